@@ -1,0 +1,4 @@
+//! The roost gateway.
+#![deny(unsafe_code)]
+
+pub mod op;

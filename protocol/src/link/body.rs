@@ -1,0 +1,153 @@
+//! Payloads of the frames of a running link.
+//!
+//! ACCEPT carries a session reference (u64); REJECT and CLOSE carry retry-after (u32, ms); ACK
+//! carries a position (u64); PING and PONG at most 8 opaque bytes; DATA and BROADCAST one whole
+//! edge frame; CLOSED, MOVED and DRAINING nothing. The rest is laid out here.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::LinkError;
+use crate::{ConnectionId, SessionRef, edge, wire::Reader};
+
+/// OPEN: a client wants a session. The listener's index stands in the header's aux.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Open<'a> {
+    /// [`crate::hash::routing_hash`] of the key.
+    pub routing_hash: u64,
+    /// The client's address, from the PROXY header where there is one; none for Unix sockets.
+    pub peer: Option<SocketAddr>,
+    /// The routing key of HELLO.
+    pub key: &'a [u8],
+    /// The auth token of HELLO.
+    pub token: &'a [u8],
+}
+
+impl<'a> Open<'a> {
+    /// The longest payload: IPv6, longest key and token.
+    pub const PAYLOAD_BYTES_MAX: usize = 8 + 1 + 16 + 2 + 2 + edge::KEY_BYTES_MAX + 2 + edge::TOKEN_BYTES_MAX;
+
+    /// Appends the payload: hash u64, family u8 (0, 4 or 6), address (0, 4 or 16 bytes), port u16
+    /// (where there is an address), key and token, each behind a u16 length.
+    pub fn encode_payload(&self, out: &mut Vec<u8>) {
+        out.extend(self.routing_hash.to_be_bytes());
+        match self.peer.map(|peer| (peer.ip(), peer.port())) {
+            None => out.push(0),
+            Some((IpAddr::V4(ip), port)) => {
+                out.push(4);
+                out.extend(ip.octets());
+                out.extend(port.to_be_bytes());
+            }
+            Some((IpAddr::V6(ip), port)) => {
+                out.push(6);
+                out.extend(ip.octets());
+                out.extend(port.to_be_bytes());
+            }
+        }
+        for field in [self.key, self.token] {
+            out.extend((field.len() as u16).to_be_bytes());
+            out.extend(field);
+        }
+    }
+
+    /// Decodes the payload.
+    pub fn decode(payload: &'a [u8]) -> Result<Self, LinkError> {
+        let mut reader = Reader::new(payload);
+        let routing_hash = reader.u64()?;
+        let ip = match reader.u8()? {
+            0 => None,
+            4 => Some(IpAddr::V4(Ipv4Addr::from(reader.array::<4>()?))),
+            6 => Some(IpAddr::V6(Ipv6Addr::from(reader.array::<16>()?))),
+            _ => return Err(LinkError::Malformed),
+        };
+        let peer = match ip {
+            None => None,
+            Some(ip) => Some(SocketAddr::new(ip, reader.u16()?)),
+        };
+        let open = Self { routing_hash, peer, key: reader.counted()?, token: reader.counted()? };
+        let too_long = open.key.len() > edge::KEY_BYTES_MAX || open.token.len() > edge::TOKEN_BYTES_MAX;
+        if !reader.is_empty() || too_long {
+            return Err(LinkError::Malformed);
+        }
+        Ok(open)
+    }
+}
+
+/// REOPEN: a connection that another worker had. The listener's index stands in the header's aux.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reopen {
+    /// The routing hash that OPEN stated.
+    pub routing_hash: u64,
+    /// What the first worker answered in ACCEPT.
+    pub session: SessionRef,
+}
+
+impl Reopen {
+    /// Bytes of the payload.
+    pub const PAYLOAD_BYTES: usize = 16;
+
+    /// The payload.
+    pub fn encode_payload(&self) -> [u8; Self::PAYLOAD_BYTES] {
+        let mut out = [0; Self::PAYLOAD_BYTES];
+        out[..8].copy_from_slice(&self.routing_hash.to_be_bytes());
+        out[8..].copy_from_slice(&self.session.0.to_be_bytes());
+        out
+    }
+
+    /// Decodes the payload.
+    pub fn decode(payload: &[u8]) -> Result<Self, LinkError> {
+        let mut reader = Reader::new(payload);
+        let reopen = Self { routing_hash: reader.u64()?, session: SessionRef(reader.u64()?) };
+        if reader.is_empty() { Ok(reopen) } else { Err(LinkError::Malformed) }
+    }
+}
+
+/// RELAY: a payload for whoever serves a routing hash. The gateway hands it, unchanged, to the
+/// worker that owns the hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Relay<'a> {
+    /// [`crate::hash::routing_hash`] of the key it is meant for.
+    pub routing_hash: u64,
+    /// Opaque to the gateway.
+    pub payload: &'a [u8],
+}
+
+impl<'a> Relay<'a> {
+    /// Appends the payload: hash u64, then the opaque bytes.
+    pub fn encode_payload(&self, out: &mut Vec<u8>) {
+        out.extend(self.routing_hash.to_be_bytes());
+        out.extend(self.payload);
+    }
+
+    /// Decodes the payload.
+    pub fn decode(payload: &'a [u8]) -> Result<Self, LinkError> {
+        let mut reader = Reader::new(payload);
+        Ok(Self { routing_hash: reader.u64()?, payload: reader.rest() })
+    }
+}
+
+/// Splits a MULTICAST payload (count u32, that many connection ids u64, one edge frame) into the
+/// bytes of the ids and the edge frame. [`multicast_ids`] walks the ids.
+pub fn split_multicast(payload: &[u8]) -> Result<(&[u8], &[u8]), LinkError> {
+    let mut reader = Reader::new(payload);
+    let count = reader.u32()? as usize;
+    let ids = reader.take(count.checked_mul(8).ok_or(LinkError::Malformed)?)?;
+    Ok((ids, reader.rest()))
+}
+
+/// The connection ids in the bytes that [`split_multicast`] gave.
+pub fn multicast_ids(ids: &[u8]) -> impl Iterator<Item = ConnectionId> {
+    ids.as_chunks::<8>().0.iter().map(|&id| ConnectionId::from_bits(u64::from_be_bytes(id)))
+}
+
+/// A u64 payload: ACK's position or ACCEPT's session reference.
+pub fn decode_u64(payload: &[u8]) -> Result<u64, LinkError> {
+    Ok(u64::from_be_bytes(payload.try_into().map_err(|_| LinkError::Malformed)?))
+}
+
+/// A u32 payload: retry-after of REJECT and CLOSE, in milliseconds; an empty payload is 0.
+pub fn decode_retry_after_ms(payload: &[u8]) -> Result<u32, LinkError> {
+    if payload.is_empty() {
+        return Ok(0);
+    }
+    Ok(u32::from_be_bytes(payload.try_into().map_err(|_| LinkError::Malformed)?))
+}
