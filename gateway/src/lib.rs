@@ -1,4 +1,5 @@
 //! The roost gateway.
 #![deny(unsafe_code)]
 
+pub mod core;
 pub mod op;

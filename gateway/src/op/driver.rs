@@ -43,6 +43,13 @@ pub trait Io {
     /// at least that the block has no receive in flight and the range lies within the block).
     fn write(&mut self, block: Block, offset: u32, bytes: &[u8]);
 
+    /// Copies `len` bytes from one block to another, under the rules of [`Self::block`] for `from`
+    /// and of [`Self::write`] for `to`. Drivers override this to copy without a detour.
+    fn copy(&mut self, from: Block, from_offset: u32, len: u32, to: Block, to_offset: u32) {
+        let bytes = self.block(from)[from_offset as usize..][..len as usize].to_vec();
+        self.write(to, to_offset, &bytes);
+    }
+
     /// The address of the client last accepted into `slot`; none for Unix sockets.
     fn accepted_peer(&self, slot: u32) -> Option<SocketAddr>;
 }

@@ -1,0 +1,122 @@
+//! What the core needs to know, as plain numbers; the shell fills it from its configuration.
+
+use roost_protocol::{InstanceId, edge, link};
+
+/// What becomes of a client when no worker is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoWorkerPolicy {
+    /// It waits, unread, until a worker is up.
+    Wait,
+    /// GOAWAY with `no_worker` and a retry-after.
+    Refuse,
+}
+
+/// A worker as the core knows it; its address is the driver's business.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerConfig {
+    /// The name that the rendezvous choice hashes.
+    pub name: String,
+    /// Whether the link proves the secret (not over loopback or Unix sockets, unless one is set).
+    pub secret: Option<Vec<u8>>,
+}
+
+/// The configuration of one shard's core. Times in milliseconds, sizes in bytes; 0 turns a limit
+/// off where it says so.
+#[derive(Clone, Debug)]
+pub struct CoreConfig {
+    /// This shard's index.
+    pub shard: u8,
+    /// How many shards there are.
+    pub shards: u16,
+    /// This run of the gateway.
+    pub gateway: InstanceId,
+    /// Slots of this shard.
+    pub slots_max: u32,
+    /// Listeners that the driver has.
+    pub listeners: u16,
+    /// Accepts armed per listener.
+    pub accepts_max: u32,
+    /// The workers; link i goes to worker i.
+    pub workers: Vec<WorkerConfig>,
+    /// See [`NoWorkerPolicy`].
+    pub no_worker: NoWorkerPolicy,
+    /// Time from accept to a complete HELLO.
+    pub handshake_timeout_ms: u32,
+    /// Silence after which a client is closed; 0: never.
+    pub idle_timeout_ms: u32,
+    /// What WELCOME asks for, and how often a blocked client gets a PONG; 0: none.
+    pub heartbeat_interval_ms: u32,
+    /// How long a frame may stay incomplete.
+    pub frame_timeout_ms: u32,
+    /// How long a client may take none of what is queued for it.
+    pub write_timeout_ms: u32,
+    /// How long a closed client is listened to before its socket is closed.
+    pub linger_ms: u32,
+    /// Largest payload of a MESSAGE.
+    pub frame_bytes_max: u32,
+    /// Largest backlog of one client.
+    pub outbox_bytes_max: u32,
+    /// Memory for all backlogs of the shard.
+    pub outbox_bytes_total: u64,
+    /// Memory for all incomplete frames of the shard.
+    pub spill_bytes_total: u64,
+    /// What a worker may send without acknowledgement, and the most retained for it.
+    pub link_window_bytes: u32,
+    /// Absence after which a worker's connections go elsewhere.
+    pub link_failover_ms: u32,
+    /// First and longest pause between dials; the pause doubles and is jittered.
+    pub link_redial_ms: (u32, u32),
+    /// Silence after which a link is probed, and after twice that declared broken; 0: never.
+    pub link_keepalive_ms: u32,
+    /// Messages per second and connection; 0: no limit.
+    pub messages_per_s_max: u32,
+    /// Retry-after of refusals: uniformly from this range.
+    pub retry_after_ms: (u32, u32),
+}
+
+impl CoreConfig {
+    /// Bytes of a client receive buffer.
+    pub const RX_BLOCK_BYTES: u32 = 16 * 1024;
+    /// Client receive buffers per shard.
+    pub const RX_BLOCKS: u32 = 256;
+    /// Bytes of a chunk of an outbox or a spill.
+    pub const CHUNK_BYTES: u32 = 2 * 1024;
+    /// Bytes of a block of a link's send queue.
+    pub const LINK_TX_BLOCK_BYTES: u32 = 64 * 1024;
+
+    /// Safe defaults for tests and a lone shard; the shell's defaults are documented in
+    /// `roost.example.toml`.
+    pub fn lone(slots_max: u32, workers: Vec<WorkerConfig>) -> Self {
+        Self {
+            shard: 0,
+            shards: 1,
+            gateway: InstanceId([1; 16]),
+            slots_max,
+            listeners: 1,
+            accepts_max: 64,
+            workers,
+            no_worker: NoWorkerPolicy::Wait,
+            handshake_timeout_ms: 10_000,
+            idle_timeout_ms: 150_000,
+            heartbeat_interval_ms: 60_000,
+            frame_timeout_ms: 30_000,
+            write_timeout_ms: 20_000,
+            linger_ms: 1_000,
+            frame_bytes_max: edge::FRAME_BYTES_MAX_DEFAULT,
+            outbox_bytes_max: 1024 * 1024,
+            outbox_bytes_total: 64 * 1024 * 1024,
+            spill_bytes_total: 64 * 1024 * 1024,
+            link_window_bytes: link::WINDOW_BYTES_DEFAULT,
+            link_failover_ms: 10_000,
+            link_redial_ms: (50, 2_000),
+            link_keepalive_ms: 10_000,
+            messages_per_s_max: 0,
+            retry_after_ms: (1_000, 5_000),
+        }
+    }
+
+    /// The longest link payload, both directions.
+    pub const fn link_payload_bytes_max(&self) -> u32 {
+        link::payload_bytes_max(self.frame_bytes_max)
+    }
+}

@@ -1,0 +1,9 @@
+//! The pure shard core: connections, frames, links and limits as state machines.
+//!
+//! In: completions, commands and the time. Out: operations through [`crate::op::Io`]. There is
+//! no descriptor, clock, randomness or thread in here, and nothing is allocated for an idle
+//! connection beyond its 48 bytes.
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod stats;
