@@ -3,3 +3,5 @@
 
 pub mod core;
 pub mod op;
+#[allow(unsafe_code)]
+pub mod ring;
