@@ -1,0 +1,378 @@
+//! The layers: defaults, file, environment, flags. Every value remembers where it came from, so
+//! that an error names the place to correct.
+
+use std::{collections::BTreeMap, ffi::OsString, fmt, fs, path::PathBuf};
+
+use serde::Deserialize;
+use toml::{Table, Value, de::DeTable};
+
+use super::{
+    check,
+    cli::Options,
+    keys::{self, Config, KEYS},
+};
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Nobody said otherwise.
+    Default,
+    /// The file, at this line, counted from 1.
+    File(PathBuf, usize),
+    /// This variable.
+    Variable(String),
+    /// This flag.
+    Flag(String),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path, line) => write!(f, "{}:{line}", path.display()),
+            Self::Variable(name) => write!(f, "environment {name}"),
+            Self::Flag(name) => f.write_str(name),
+        }
+    }
+}
+
+/// What is wrong, a line each, with place and remedy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError(pub Vec<String>);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// The variables of the environment that concern roost.
+#[derive(Clone, Debug, Default)]
+pub struct Environment(Vec<(String, String)>);
+
+impl Environment {
+    /// Those of this process.
+    pub fn of_process() -> Self {
+        Self::new(std::env::vars_os())
+    }
+
+    /// Those of any list.
+    pub fn new(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+        let text = |(name, value): (OsString, OsString)| {
+            Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
+        };
+        let mut own: Vec<_> =
+            variables.into_iter().filter_map(text).filter(|(name, _)| name.starts_with("ROOST_")).collect();
+        own.sort();
+        Self(own)
+    }
+}
+
+/// A configuration and where its values came from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The values.
+    pub config: Config,
+    /// What is odd but does not stop the gateway; for the log.
+    pub warnings: Vec<String>,
+    sources: BTreeMap<&'static str, Source>,
+}
+
+impl Loaded {
+    /// Where the value of `key` came from.
+    pub fn source(&self, key: &str) -> &Source {
+        self.sources.get(key).unwrap_or(&Source::Default)
+    }
+
+    /// The effective configuration as a TOML file, each line with where it came from.
+    pub fn to_toml(&self) -> String {
+        let table = Table::try_from(&self.config).expect("a configuration is a table");
+        let lines = KEYS.iter().map(|key| {
+            let line = format!("{} = {}", key.name, table[key.name]);
+            format!("{line:<48} # {}\n", self.source(key.name))
+        });
+        lines.collect()
+    }
+}
+
+/// Reads all layers and checks the result.
+///
+/// # Errors
+/// Every problem found, a line each: an unreadable file, broken TOML, an unknown key, a value of
+/// the wrong type or out of range, values that contradict each other.
+pub fn load(options: &Options, environment: &Environment) -> Result<Loaded, ConfigError> {
+    let mut layers = Layers::default();
+    if let Some(path) = &options.config {
+        layers.file(path.clone());
+    }
+    layers.environment(environment);
+    layers.flags(options);
+    layers.finish()
+}
+
+#[derive(Default)]
+struct Layers {
+    values: Table,
+    sources: BTreeMap<&'static str, Source>,
+    problems: Vec<String>,
+    warnings: Vec<String>,
+}
+
+impl Layers {
+    fn file(&mut self, path: PathBuf) {
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) => return self.problems.push(format!("{}: cannot be read: {error}", path.display())),
+        };
+        let line = |offset: usize| 1 + text[..offset].matches('\n').count();
+        let parsed = DeTable::parse(&text).and_then(|spans| Ok((spans, text.parse::<Table>()?)));
+        let (spans, values) = match parsed {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                let line = line(error.span().map_or(0, |span| span.start));
+                return self.problems.push(format!("{}:{line}: {}", path.display(), error.message()));
+            }
+        };
+        let mut entries: Vec<_> = spans.get_ref().keys().map(|key| (line(key.span().start), key)).collect();
+        entries.sort_by_key(|&(line, _)| line);
+        for (line, name) in entries {
+            let name: &str = name.get_ref();
+            self.set(name, values[name].clone(), Source::File(path.clone(), line));
+        }
+    }
+
+    fn environment(&mut self, environment: &Environment) {
+        for (variable, text) in &environment.0 {
+            let name = variable["ROOST_".len()..].to_ascii_lowercase();
+            match keys::key(&name) {
+                Some(key) => self.set_text(key.name, text, Source::Variable(variable.clone())),
+                None if name == "config" => {}
+                // Not an error: container platforms make up variables after service names.
+                None => self.warnings.push(format!(
+                    "environment {variable} is no key of the configuration and has no effect{}",
+                    did_you_mean(&name)
+                )),
+            }
+        }
+    }
+
+    fn flags(&mut self, options: &Options) {
+        for (name, value) in options.given() {
+            let flag = if name == "workers" { "--worker".to_owned() } else { dashed(name) };
+            self.set(name, value, Source::Flag(flag));
+        }
+        for (name, text) in &options.set {
+            self.set_text(name, text, Source::Flag(format!("--set {name}")));
+        }
+    }
+
+    /// Sets a key from text that need not be TOML: words without quotes, lists with commas.
+    fn set_text(&mut self, name: &str, text: &str, source: Source) {
+        let default = Table::try_from(Config::default()).expect("a configuration is a table");
+        let quoted = Value::String(text.to_owned());
+        let literal =
+            format!("value = {text}").parse::<Table>().ok().and_then(|mut table| table.remove("value"));
+        let value = match default.get(name) {
+            Some(Value::Array(_)) => literal.filter(Value::is_array).unwrap_or_else(|| {
+                let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+                Value::Array(items.map(|item| Value::String(item.to_owned())).collect())
+            }),
+            _ => literal.filter(|literal| deserialize(name, literal.clone()).is_ok()).unwrap_or(quoted),
+        };
+        self.set(name, value, source);
+    }
+
+    fn set(&mut self, name: &str, value: Value, source: Source) {
+        let Some(key) = keys::key(name) else {
+            return self.problems.push(format!("{source}: unknown key `{name}`{}", did_you_mean(name)));
+        };
+        if let Err(message) = deserialize(name, value.clone()) {
+            return self.problems.push(format!("{source}: {name}: {message}"));
+        }
+        if let (Some((least, most)), Some(number)) = (key.range, value.as_integer()) {
+            if !u64::try_from(number).is_ok_and(|number| (least..=most).contains(&number)) {
+                let message = format!("{number} is out of range, write {least} to {most}");
+                return self.problems.push(format!("{source}: {name}: {message}"));
+            }
+        }
+        self.values.insert(name.to_owned(), value);
+        self.sources.insert(key.name, source);
+    }
+
+    fn finish(self) -> Result<Loaded, ConfigError> {
+        let Self { values, sources, mut problems, warnings } = self;
+        let config = Config::deserialize(values).expect("each key was checked when it was set");
+        let loaded = Loaded { config, warnings, sources };
+        if problems.is_empty() {
+            // Contradictions between values, only when each makes sense alone.
+            for (key, message) in check::contradictions(&loaded.config) {
+                problems.push(format!("{}: {key}: {message}", loaded.source(key)));
+            }
+        }
+        if problems.is_empty() { Ok(loaded) } else { Err(ConfigError(problems)) }
+    }
+}
+
+fn deserialize(name: &str, value: Value) -> Result<Config, String> {
+    let table = Table::from_iter([(name.to_owned(), value)]);
+    Config::deserialize(table).map_err(|error| error.message().to_owned())
+}
+
+fn dashed(name: &str) -> String {
+    format!("--{}", name.replace('_', "-"))
+}
+
+fn did_you_mean(name: &str) -> String {
+    let near = KEYS.iter().map(|key| (strsim::jaro_winkler(name, key.name), key.name));
+    match near.max_by(|a, b| a.0.total_cmp(&b.0)) {
+        Some((likeness, key)) if likeness > 0.8 => format!("; did you mean `{key}`?"),
+        _ => "; roost.example.toml lists them all".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use clap::Parser;
+
+    use super::{ConfigError, Environment, Loaded, Source, load};
+    use crate::config::{Auto, Cli, Config, KEYS};
+
+    fn loaded(file: &str, variables: &[(&str, &str)], flags: &[&str]) -> Result<Loaded, ConfigError> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("roost.toml");
+        fs::write(&path, file).unwrap();
+        let mut line = vec!["roost-gateway", "--config", path.to_str().unwrap()];
+        line.extend(flags);
+        let environment =
+            Environment::new(variables.iter().map(|&(name, value)| (name.into(), value.into())));
+        // The directory's name is random; tests compare what follows it.
+        load(&Cli::try_parse_from(line).unwrap().options, &environment).map_err(|error| {
+            let prefix = format!("{}/", directory.path().display());
+            ConfigError(error.0.iter().map(|line| line.replace(&prefix, "")).collect())
+        })
+    }
+
+    fn problems(file: &str, variables: &[(&str, &str)], flags: &[&str]) -> String {
+        loaded(file, variables, flags).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn flags_win_over_the_environment_and_that_over_the_file() {
+        let file = "idle_timeout_ms = 100_000\ndrain_ms = 1\nper_ip_max = 5\nshards = 1\n";
+        let variables = [("ROOST_DRAIN_MS", "2"), ("ROOST_PER_IP_MAX", "6"), ("ROOST_SHARDS", "auto")];
+        let loaded = loaded(file, &variables, &["--set", "per_ip_max=7"]).unwrap();
+        let expected = Config { idle_timeout_ms: 100_000, drain_ms: 2, per_ip_max: 7, ..Config::default() };
+        assert_eq!(loaded.config, expected);
+        assert!(matches!(loaded.source("idle_timeout_ms"), Source::File(_, 1)));
+        assert_eq!(*loaded.source("drain_ms"), Source::Variable("ROOST_DRAIN_MS".to_owned()));
+        assert_eq!(*loaded.source("per_ip_max"), Source::Flag("--set per_ip_max".to_owned()));
+        assert_eq!(*loaded.source("full"), Source::Default);
+        assert!(loaded.to_toml().contains("per_ip_max = 7 "));
+    }
+
+    #[test]
+    fn lists_and_words_need_no_quotes_outside_the_file() {
+        let variables = [("ROOST_WORKERS", "a=127.0.0.1:1, unix:/run/w.sock"), ("ROOST_LISTEN", "[::1]:0")];
+        let loaded = loaded("", &variables, &["--set", "full=refuse", "--set", "connections_max=9"]).unwrap();
+        let shown: Vec<_> = loaded.config.workers.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["a=127.0.0.1:1", "unix:/run/w.sock"]);
+        assert_eq!(loaded.config.listen[0].to_string(), "[::1]:0");
+        assert_eq!(loaded.config.connections_max, Auto::Value(9));
+    }
+
+    #[test]
+    fn every_key_can_be_set_to_its_own_default_by_file_environment_and_flag() {
+        let defaults = toml::Table::try_from(Config::default()).unwrap();
+        for key in KEYS {
+            let value = &defaults[key.name];
+            let plain = match value {
+                toml::Value::String(text) => text.clone(),
+                other => other.to_string(),
+            };
+            let file = format!("{} = {value}", key.name);
+            for loaded in [
+                loaded(&file, &[], &[]),
+                loaded("", &[(&key.variable(), &plain)], &[]),
+                loaded("", &[], &["--set", &format!("{}={plain}", key.name)]),
+            ] {
+                let loaded = loaded.unwrap_or_else(|error| panic!("{}: {error}", key.name));
+                assert_eq!(loaded.config, Config::default(), "{}", key.name);
+                assert_ne!(*loaded.source(key.name), Source::Default);
+            }
+        }
+    }
+
+    #[test]
+    fn every_problem_is_named_with_file_line_and_remedy() {
+        let file =
+            "\nidle_timeout = 5\ndrain_ms = \"x\"\nper_ip_max = -1\nworkers = [\"nowhere\"]\nfull = \"no\"\n";
+        let expected = "\
+roost.toml:2: unknown key `idle_timeout`; did you mean `idle_timeout_ms`?
+roost.toml:3: drain_ms: invalid type: string \"x\", expected u32
+roost.toml:4: per_ip_max: invalid value: integer `-1`, expected u32
+roost.toml:5: workers: `nowhere` is no worker: write [NAME=]HOST:PORT or [NAME=]unix:PATH
+roost.toml:6: full: `no` is not one of backlog, refuse";
+        assert_eq!(problems(file, &[], &[]), expected);
+    }
+
+    #[test]
+    fn broken_toml_and_missing_files_are_one_line() {
+        let broken = problems("drain_ms = 1\nfull = \n", &[], &[]);
+        assert!(broken.starts_with("roost.toml:2: ") && broken.lines().count() == 1, "{broken}");
+        let twice = problems("drain_ms = 1\n\ndrain_ms = 2\n", &[], &[]);
+        assert!(twice.starts_with("roost.toml:3: ") && twice.contains("duplicate"), "{twice}");
+        let cli = Cli::try_parse_from(["roost-gateway", "--config", "/nonexistent/roost.toml"]).unwrap();
+        let missing = load(&cli.options, &Environment::default()).unwrap_err().to_string();
+        assert!(missing.starts_with("/nonexistent/roost.toml: cannot be read: No such file"), "{missing}");
+    }
+
+    #[test]
+    fn ranges_hold_in_every_layer() {
+        let remedy = "frame_bytes_max: 16777216 is out of range, write 64 to 16777215";
+        let value = "16777216";
+        assert_eq!(problems("frame_bytes_max = 16777216", &[], &[]), format!("roost.toml:1: {remedy}"));
+        let variable = problems("", &[("ROOST_FRAME_BYTES_MAX", value)], &[]);
+        assert_eq!(variable, format!("environment ROOST_FRAME_BYTES_MAX: {remedy}"));
+        let flag = problems("", &[], &["--set", "frame_bytes_max=16777216"]);
+        assert_eq!(flag, format!("--set frame_bytes_max: {remedy}"));
+        let shards = problems("", &[], &["--shards", "0"]);
+        assert_eq!(shards, "--shards: shards: 0 is out of range, write 1 to 256");
+    }
+
+    #[test]
+    fn contradictions_name_the_key_and_its_place() {
+        for (file, start) in [
+            ("listen = []", "roost.toml:1: listen: empty"),
+            ("idle_timeout_ms = 60000", "roost.toml:1: idle_timeout_ms: 60000 closes clients"),
+            ("heartbeat_interval_ms = 0\nidle_timeout_ms = 5", "roost.toml:2: idle_timeout_ms: 5 is less"),
+            ("retry_after_min_ms = 9000", "roost.toml:1: retry_after_min_ms: 9000 is more"),
+            ("link_redial_min_ms = 9000", "roost.toml:1: link_redial_min_ms: 9000 is more"),
+            ("outbox_bytes_max = 4096", "roost.toml:1: outbox_bytes_max: 4096 holds not even"),
+            ("outbox_bytes_max = 536870912", "default: outbox_bytes_total: "),
+            ("link_window_bytes = 65536", "roost.toml:1: link_window_bytes: 65536 holds less"),
+            ("frame_bytes_max = 16000000", "default: outbox_bytes_max: 1048576 holds not even"),
+            ("workers = [\"10.0.0.1:5\"]", "roost.toml:1: workers: `10.0.0.1:5` is not on this machine"),
+            ("workers = [\"a=unix:/x\", \"a=unix:/y\"]", "roost.toml:1: workers: two are named `a`"),
+            ("listen = [\"proxy:0.0.0.0:1\"]", "default: proxy_trusted: PROXY headers need both"),
+            ("proxy_trusted = [\"10.0.0.0/8\"]", "roost.toml:1: proxy_trusted: PROXY headers need both"),
+            ("connections_max = 1\nshards = 2", "roost.toml:1: connections_max: 1 is less than one"),
+        ] {
+            let found = problems(file, &[], &[]);
+            assert!(found.lines().any(|line| line.starts_with(start)), "{file}: {found}");
+        }
+    }
+
+    #[test]
+    fn unknown_variables_warn_and_unknown_flags_do_not_pass() {
+        let loaded =
+            loaded("", &[("ROOST_IDLE_TIMEOUT", "1"), ("ROOST_CONFIG", "x"), ("HOME", "/")], &[]).unwrap();
+        assert_eq!(loaded.warnings.len(), 1);
+        assert!(loaded.warnings[0].contains("did you mean `idle_timeout_ms`?"), "{:?}", loaded.warnings);
+        assert!(Cli::try_parse_from(["roost-gateway", "--idle-timeout", "1"]).is_err());
+        assert!(problems("", &[], &["--set", "nonsense=1"]).contains("unknown key `nonsense`"));
+    }
+}
