@@ -19,7 +19,7 @@ pub(super) fn contradictions(config: &Config) -> Vec<(&'static str, String)> {
 
     demand(!c.listen.is_empty(), "listen", "empty: nobody could connect; name at least one address".into());
     demand(
-        c.proxy_trusted.is_empty() == !c.listen.iter().any(|listener| listener.proxy),
+        c.proxy_trusted.is_empty() != c.listen.iter().any(|listener| listener.proxy),
         "proxy_trusted",
         "PROXY headers need both: a `proxy:` listener, and the networks to believe here".into(),
     );

@@ -8,8 +8,7 @@ use roost_protocol::{edge, link};
 use serde::{Deserialize, Serialize};
 
 use super::value::{
-    Auto, EmbeddedHandler, FullPolicy, ListenerSpec, LogFormat, LogLevel, NoWorkerPolicy, SocketMode,
-    WorkerSpec,
+    Auto, EmbeddedHandler, FullPolicy, ListenerSpec, LogFormat, LogLevel, NoWorkerPolicy, WorkerSpec,
 };
 
 /// When a changed value takes effect.
@@ -99,9 +98,6 @@ keys! {
     Start ring_slots_max: u32 = 16_384, in 64..=1 << 20;
     /// The best kernel feature tier to use, to try a lower one on a newer kernel; `auto`: all.
     Start features_max: Auto<String> = Auto::Auto;
-    /// How client sockets are held: `direct` descriptors take no file descriptor, `plain` ones
-    /// do; `auto` finds out by trial whether this kernel closes direct ones in time.
-    Start client_sockets: SocketMode = SocketMode::Auto;
     /// Memory this process and its sockets in the kernel may take, for `connections_max = "auto"`
     /// and `check`; `auto`: what is free now, less a reserve.
     Start memory_bytes_max: Auto<u64> = Auto::Auto, in 16 * MIB..=1 << 50;

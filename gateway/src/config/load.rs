@@ -191,11 +191,11 @@ impl Layers {
         if let Err(message) = deserialize(name, value.clone()) {
             return self.problems.push(format!("{source}: {name}: {message}"));
         }
-        if let (Some((least, most)), Some(number)) = (key.range, value.as_integer()) {
-            if !u64::try_from(number).is_ok_and(|number| (least..=most).contains(&number)) {
-                let message = format!("{number} is out of range, write {least} to {most}");
-                return self.problems.push(format!("{source}: {name}: {message}"));
-            }
+        if let (Some((least, most)), Some(number)) = (key.range, value.as_integer())
+            && !u64::try_from(number).is_ok_and(|number| (least..=most).contains(&number))
+        {
+            let message = format!("{number} is out of range, write {least} to {most}");
+            return self.problems.push(format!("{source}: {name}: {message}"));
         }
         self.values.insert(name.to_owned(), value);
         self.sources.insert(key.name, source);

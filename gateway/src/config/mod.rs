@@ -20,6 +20,6 @@ pub use keys::{Config, KEYS, Key, When};
 pub use load::{ConfigError, Environment, Loaded, Source, load};
 pub use reload::Changes;
 pub use value::{
-    Auto, EmbeddedHandler, FullPolicy, ListenerSpec, LogFormat, LogLevel, NoWorkerPolicy, SocketMode,
-    WorkerAddress, WorkerSpec,
+    Auto, EmbeddedHandler, FullPolicy, ListenerSpec, LogFormat, LogLevel, NoWorkerPolicy, WorkerAddress,
+    WorkerSpec,
 };

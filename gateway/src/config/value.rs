@@ -249,15 +249,6 @@ words! {
         /// Delivers to many or all.
         Fanout = "fanout",
     }
-    /// How client sockets are held.
-    SocketMode {
-        /// By trial at start.
-        Auto = "auto",
-        /// In a ring's file table.
-        Direct = "direct",
-        /// As file descriptors of the process.
-        Plain = "plain",
-    }
     /// What becomes of clients while no worker is up.
     NoWorkerPolicy {
         /// They wait, unread.
