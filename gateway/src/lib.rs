@@ -6,3 +6,4 @@ pub mod core;
 pub mod op;
 #[allow(unsafe_code)]
 pub mod ring;
+pub mod shard;

@@ -6,4 +6,15 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod link;
+mod outbox;
+pub mod pool;
+pub mod record;
+pub mod shard;
+mod slab;
+mod spill;
 pub mod stats;
+mod table;
+
+pub use config::CoreConfig;
+pub use shard::{Command, ConnectionInfo, Next, ShardCore};

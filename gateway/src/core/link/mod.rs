@@ -1,0 +1,157 @@
+//! Links: one per worker, each with a session that outlives its TCP connections.
+//!
+//! * [`tx`]: the send queue with retention, acknowledgement and resume.
+//! * `state` (here): the TCP connection's state and the session's.
+//!
+//! What a shard does with links (dialling, frames, failover) stands in `core::shard`.
+
+pub(crate) mod tx;
+
+use std::collections::VecDeque;
+
+use roost_protocol::{InstanceId, link::LinkHello};
+use tx::TxQueue;
+
+use crate::op::Block;
+
+/// Where a link's TCP connection is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum LinkState {
+    /// No connection; the next dial is due at `retry_at_ms`.
+    Down = 1,
+    /// A connect is in the kernel.
+    Connecting = 2,
+    /// LINK_HELLO is sent, LINK_WELCOME awaited.
+    Handshaking = 3,
+    /// Frames flow.
+    Up = 4,
+    /// Armed ops are cancelled and joined, then the socket is closed.
+    Closing = 5,
+}
+
+impl LinkState {
+    /// Every state.
+    pub const ALL: [LinkState; 5] =
+        [Self::Down, Self::Connecting, Self::Handshaking, Self::Up, Self::Closing];
+}
+
+/// One bit per op of a link that is in the kernel.
+pub(crate) mod link_bit {
+    pub(crate) const CONNECT: u8 = 1 << 0;
+    pub(crate) const RECV: u8 = 1 << 1;
+    pub(crate) const SEND: u8 = 1 << 2;
+    pub(crate) const CANCEL: u8 = 1 << 3;
+    pub(crate) const CLOSE: u8 = 1 << 4;
+}
+
+/// A session with a worker instance: what must survive a break of the TCP connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Session {
+    pub(crate) worker: InstanceId,
+    /// Sequenced frames of the worker handled so far.
+    pub(crate) received: u64,
+    /// Of those, acknowledged on this connection.
+    pub(crate) acked: u64,
+    /// What the worker grants.
+    pub(crate) window_bytes: u32,
+}
+
+/// A failed session's connections being moved to other workers, and its frames re-sent.
+#[derive(Debug)]
+pub(crate) struct Failover {
+    /// Slots below this have been visited.
+    pub(crate) cursor: u32,
+    /// Sequenced frames that the failed session had not acknowledged.
+    pub(crate) salvage: Vec<u8>,
+}
+
+/// What is received on a link.
+#[derive(Debug, Default)]
+pub(crate) struct Rx {
+    /// The block that receives, or whose frames are being handled.
+    pub(crate) block: Option<Block>,
+    /// Bytes received into the block.
+    pub(crate) filled: u32,
+    /// Of those, handled.
+    pub(crate) handled: u32,
+    /// Frames stand in the block, but handling waits (for a broadcast to end).
+    pub(crate) stalled: bool,
+}
+
+/// One link.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) state: LinkState,
+    /// `link_bit::*`.
+    pub(crate) ops: u8,
+    /// Bumped whenever the TCP connection is gone.
+    pub(crate) generation: u32,
+    /// The worker's hash in the rendezvous choice.
+    pub(crate) worker_hash: u64,
+    pub(crate) session: Option<Session>,
+    /// The worker asked for its connections to go elsewhere.
+    pub(crate) draining: bool,
+    pub(crate) failover: Option<Failover>,
+    pub(crate) tx: TxQueue,
+    /// Frames outside the session (handshake, ACK, PING, PONG) to send at the next boundary.
+    pub(crate) control: Vec<u8>,
+    /// The block that `control` is sent from, and how much of it is unsent: offset and length.
+    pub(crate) control_send: Option<(Block, u32, u32)>,
+    pub(crate) rx: Rx,
+    /// Connections that woke while the link had no credit: slot and generation.
+    pub(crate) blocked: VecDeque<(u32, u32)>,
+    /// Connections routed to this worker.
+    pub(crate) connections: u32,
+    pub(crate) retry_at_ms: u64,
+    pub(crate) backoff_ms: u32,
+    /// When the worker was last heard, or the session began to miss it.
+    pub(crate) heard_at_ms: u64,
+    /// When the last PING was sent.
+    pub(crate) pinged_at_ms: u64,
+    /// What LINK_HELLO said on this connection.
+    pub(crate) hello: Option<LinkHello>,
+}
+
+impl Link {
+    pub(crate) fn new(worker_hash: u64, tx_block_bytes: u32) -> Self {
+        Self {
+            state: LinkState::Down,
+            ops: 0,
+            generation: 0,
+            worker_hash,
+            session: None,
+            draining: false,
+            failover: None,
+            tx: TxQueue::new(tx_block_bytes),
+            control: Vec::new(),
+            control_send: None,
+            rx: Rx::default(),
+            blocked: VecDeque::new(),
+            connections: 0,
+            retry_at_ms: 0,
+            backoff_ms: 0,
+            heard_at_ms: 0,
+            pinged_at_ms: 0,
+            hello: None,
+        }
+    }
+
+    /// Whether connections can be routed here: there is a session, and no older one is being
+    /// cleared away. Its TCP connection may be broken for the moment.
+    pub(crate) fn is_routable(&self) -> bool {
+        self.session.is_some() && self.failover.is_none() && !self.draining
+    }
+
+    /// Whether frames can be queued for the session.
+    pub(crate) fn takes_frames(&self) -> bool {
+        self.session.is_some() && self.failover.is_none()
+    }
+
+    /// Whether connections routed here may be read: what they send can be queued within the
+    /// window.
+    pub(crate) fn has_credit(&self) -> bool {
+        self.session.is_some_and(|session| self.tx.retained_bytes() < u64::from(session.window_bytes))
+            && self.failover.is_none()
+    }
+}

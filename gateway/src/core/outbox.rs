@@ -1,0 +1,277 @@
+//! Bounded send queues of clients that have something unsent.
+//!
+//! An outbox is a chain of segments; the first one is what is being sent. A segment refers to
+//! bytes in a block: a chunk of the outbox pool, a broadcast's shared payload, or, only while its
+//! first send is in the kernel, the link's receive buffer: what the socket does not take at once
+//! is copied ([`Outboxes::detach`]), so that no slow client pins a link buffer.
+
+use crate::{
+    core::{
+        pool::{Class, Pools},
+        slab::Slab,
+    },
+    op::{Block, Io},
+};
+
+/// Bytes in a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) block: Block,
+    pub(crate) offset: u32,
+    pub(crate) len: u32,
+}
+
+impl Default for Span {
+    fn default() -> Self {
+        Self { block: Block::new(0, 0), offset: 0, len: 0 }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Segment {
+    span: Span,
+    /// Handle of the next segment; 0: none.
+    next: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Outbox {
+    head: u32,
+    tail: u32,
+    bytes: u32,
+    /// Tick at which the client last took something, or the outbox was made.
+    progress_tick: u16,
+    /// The owner, for choosing whom to close when the pool is exhausted.
+    slot: u32,
+}
+
+/// The pool has no chunk left for what should be queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Exhausted;
+
+/// All outboxes of a shard.
+#[derive(Debug)]
+pub(crate) struct Outboxes {
+    outboxes: Slab<Outbox>,
+    segments: Slab<Segment>,
+    bytes: u64,
+    /// Where the next search for a victim begins.
+    victim_cursor: u32,
+}
+
+impl Outboxes {
+    pub(crate) const fn new() -> Self {
+        Self { outboxes: Slab::new(), segments: Slab::new(), bytes: 0, victim_cursor: 0 }
+    }
+
+    /// A new outbox whose only content is `span`; the caller's hold on the block goes to it.
+    pub(crate) fn open(&mut self, slot: u32, span: Span, tick: u16) -> u32 {
+        let segment = self.segments.insert(Segment { span, next: 0 });
+        self.bytes += u64::from(span.len);
+        self.outboxes.insert(Outbox {
+            head: segment,
+            tail: segment,
+            bytes: span.len,
+            progress_tick: tick,
+            slot,
+        })
+    }
+
+    /// What is to be sent next.
+    pub(crate) fn front(&self, handle: u32) -> Span {
+        self.segments.get(self.outboxes.get(handle).head).span
+    }
+
+    pub(crate) fn bytes(&self, handle: u32) -> u32 {
+        self.outboxes.get(handle).bytes
+    }
+
+    pub(crate) fn progress_tick(&self, handle: u32) -> u16 {
+        self.outboxes.get(handle).progress_tick
+    }
+
+    /// Bytes in all outboxes.
+    pub(crate) fn bytes_total(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.outboxes.len()
+    }
+
+    /// Queues a copy of the bytes of `span`, all or nothing. The caller keeps its hold.
+    pub(crate) fn push_copy(
+        &mut self,
+        io: &mut impl Io,
+        pools: &mut Pools,
+        handle: u32,
+        span: Span,
+    ) -> Result<(), Exhausted> {
+        let mut copied = 0;
+        self.push_with(pools, handle, span.len, |to, offset, len| {
+            io.copy(span.block, span.offset + copied, len, to, offset);
+            copied += len;
+        })
+    }
+
+    /// Queues bytes that stand in no block, all or nothing.
+    pub(crate) fn push_bytes(
+        &mut self,
+        io: &mut impl Io,
+        pools: &mut Pools,
+        handle: u32,
+        bytes: &[u8],
+    ) -> Result<(), Exhausted> {
+        let mut rest = bytes;
+        self.push_with(pools, handle, bytes.len() as u32, |to, offset, len| {
+            let (now, later) = rest.split_at(len as usize);
+            io.write(to, offset, now);
+            rest = later;
+        })
+    }
+
+    /// Queues a share of the block of `span`.
+    pub(crate) fn push_shared(&mut self, pools: &mut Pools, handle: u32, span: Span) {
+        pools.retain(span.block);
+        self.append(handle, span);
+        self.grow(handle, span.len);
+    }
+
+    /// `sent` bytes of the front segment have left. Returns whether the outbox is now empty; it
+    /// is then gone.
+    pub(crate) fn advance(&mut self, pools: &mut Pools, handle: u32, sent: u32, tick: u16) -> bool {
+        let outbox = self.outboxes.get_mut(handle);
+        let segment = self.segments.get_mut(outbox.head);
+        assert!(sent <= segment.span.len, "more was sent than offered");
+        outbox.bytes -= sent;
+        self.bytes -= u64::from(sent);
+        if sent > 0 {
+            outbox.progress_tick = tick;
+        }
+        segment.span.offset += sent;
+        segment.span.len -= sent;
+        if segment.span.len == 0 {
+            let done = self.segments.remove(outbox.head);
+            pools.release(done.span.block);
+            outbox.head = done.next;
+            if done.next == 0 {
+                assert_eq!(outbox.bytes, 0, "outbox bytes are the sum of its segments");
+                self.outboxes.remove(handle);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Copies what is left of the front segment out of a link's receive buffer, so that the
+    /// buffer can be reused. Does nothing for other blocks.
+    pub(crate) fn detach(
+        &mut self,
+        io: &mut impl Io,
+        pools: &mut Pools,
+        handle: u32,
+    ) -> Result<(), Exhausted> {
+        let outbox = *self.outboxes.get(handle);
+        let Segment { span, next } = *self.segments.get(outbox.head);
+        if span.block.class() != Class::LinkRx as usize {
+            return Ok(());
+        }
+        let chunk_bytes = pools.block_bytes(Class::Outbox);
+        if pools.available(Class::Outbox) < span.len.div_ceil(chunk_bytes) {
+            return Err(Exhausted);
+        }
+        let (mut done, mut after) = (0, outbox.head);
+        while done < span.len {
+            let block = pools.alloc(Class::Outbox).expect("checked above");
+            let len = chunk_bytes.min(span.len - done);
+            io.copy(span.block, span.offset + done, len, block, 0);
+            let piece = Span { block, offset: 0, len };
+            if done == 0 {
+                self.segments.get_mut(after).span = piece;
+            } else {
+                let segment = self.segments.insert(Segment { span: piece, next: 0 });
+                self.segments.get_mut(after).next = segment;
+                after = segment;
+            }
+            done += len;
+        }
+        self.segments.get_mut(after).next = next;
+        if outbox.tail == outbox.head {
+            self.outboxes.get_mut(handle).tail = after;
+        }
+        pools.release(span.block);
+        Ok(())
+    }
+
+    /// Drops an outbox with all it holds. Not while a send of it is in the kernel.
+    pub(crate) fn discard(&mut self, pools: &mut Pools, handle: u32) {
+        let outbox = self.outboxes.remove(handle);
+        self.bytes -= u64::from(outbox.bytes);
+        let mut next = outbox.head;
+        while next != 0 {
+            let segment = self.segments.remove(next);
+            pools.release(segment.span.block);
+            next = segment.next;
+        }
+    }
+
+    /// Among a bounded number of outboxes, the owner of the largest: whom to close when the pool
+    /// is exhausted. The search goes on where the last one ended, so that all are seen in time.
+    pub(crate) fn victim(&mut self) -> Option<u32> {
+        const LOOKS: u32 = 64;
+        let high_water = self.outboxes.high_water();
+        let mut best: Option<(u32, u32)> = None;
+        for _ in 0..LOOKS.min(high_water) {
+            self.victim_cursor = self.victim_cursor % high_water + 1;
+            let outbox = self.outboxes.get(self.victim_cursor);
+            if outbox.bytes > best.map_or(0, |(bytes, _)| bytes) {
+                best = Some((outbox.bytes, outbox.slot));
+            }
+        }
+        best.map(|(_, slot)| slot)
+    }
+
+    fn push_with(
+        &mut self,
+        pools: &mut Pools,
+        handle: u32,
+        len: u32,
+        mut put: impl FnMut(Block, u32, u32),
+    ) -> Result<(), Exhausted> {
+        let chunk_bytes = pools.block_bytes(Class::Outbox);
+        let tail_handle = self.outboxes.get(handle).tail;
+        let tail = self.segments.get(tail_handle).span;
+        let own_chunk = tail.block.class() == Class::Outbox as usize && pools.holders(tail.block) == 1;
+        let room = if own_chunk { chunk_bytes - tail.offset - tail.len } else { 0 };
+        let in_tail = room.min(len);
+        if pools.available(Class::Outbox) < (len - in_tail).div_ceil(chunk_bytes) {
+            return Err(Exhausted);
+        }
+        if in_tail > 0 {
+            put(tail.block, tail.offset + tail.len, in_tail);
+            self.segments.get_mut(tail_handle).span.len += in_tail;
+        }
+        let mut done = in_tail;
+        while done < len {
+            let block = pools.alloc(Class::Outbox).expect("checked above");
+            let piece = chunk_bytes.min(len - done);
+            put(block, 0, piece);
+            self.append(handle, Span { block, offset: 0, len: piece });
+            done += piece;
+        }
+        self.grow(handle, len);
+        Ok(())
+    }
+
+    fn append(&mut self, handle: u32, span: Span) {
+        let segment = self.segments.insert(Segment { span, next: 0 });
+        let outbox = self.outboxes.get_mut(handle);
+        self.segments.get_mut(outbox.tail).next = segment;
+        outbox.tail = segment;
+    }
+
+    fn grow(&mut self, handle: u32, len: u32) {
+        self.outboxes.get_mut(handle).bytes += len;
+        self.bytes += u64::from(len);
+    }
+}

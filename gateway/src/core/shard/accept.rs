@@ -1,0 +1,169 @@
+//! Clients come in: one-shot accepts into slots of our choice, never more than free slots.
+
+use crate::{
+    core::{
+        record::{State, flag},
+        shard::{ShardCore, kind},
+        stats::Stat,
+    },
+    op::{Io, Op, errno},
+};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// How long accepting pauses when the system is out of descriptors or memory.
+const PAUSE_MS: u64 = 200;
+
+/// What is armed where.
+#[derive(Debug)]
+pub(super) struct Accepting {
+    /// Accepts in the kernel, per listener.
+    armed: Vec<u32>,
+    /// The ring that accepts now.
+    ring: u32,
+    pub(super) slots_started: u32,
+    pub(super) wants_slots: bool,
+    /// No accept is armed before this time.
+    paused_until_ms: u64,
+    /// Accepting has ended for good (drain).
+    pub(super) stopped: bool,
+}
+
+impl Accepting {
+    pub(super) fn new(listeners: u16) -> Self {
+        Self {
+            armed: vec![0; usize::from(listeners)],
+            ring: 0,
+            slots_started: 0,
+            wants_slots: false,
+            paused_until_ms: 0,
+            stopped: false,
+        }
+    }
+
+    /// Accepts in the kernel.
+    pub(super) fn armed_total(&self) -> u32 {
+        self.armed.iter().sum()
+    }
+
+    /// When accepting goes on, if it is paused.
+    pub(super) fn resumes_at_ms(&self, now_ms: u64) -> Option<u64> {
+        (self.paused_until_ms > now_ms).then_some(self.paused_until_ms)
+    }
+}
+
+impl ShardCore {
+    /// Arms accepts up to the limit, in slots of one ring after the other.
+    pub(super) fn fill_accepts(&mut self, io: &mut impl Io) {
+        if self.accepting.stopped || self.now_ms < self.accepting.paused_until_ms {
+            return;
+        }
+        for listener in 0..self.cfg.listeners {
+            while self.accepting.armed[usize::from(listener)] < self.cfg.accepts_max {
+                let Some(slot) = self.take_slot() else { return };
+                self.set_state(slot, State::Accepting);
+                // Before OPEN the rate fields are free: keep the listener there.
+                self.table.cold_mut(slot).rate_tick = listener;
+                self.accepting.armed[usize::from(listener)] += 1;
+                self.submit(io, slot, kind::ACCEPT, Op::Accept { slot, listener });
+            }
+        }
+    }
+
+    fn take_slot(&mut self) -> Option<u32> {
+        let accepting = &mut self.accepting;
+        let rings_started = self.table.ring_of(accepting.slots_started - 1) + 1;
+        if self.table.free_in(accepting.ring) == 0 {
+            // Lowest first, so that the table stays dense and late rings are not started early.
+            match (0..rings_started).find(|&ring| self.table.free_in(ring) > 0) {
+                Some(ring) => accepting.ring = ring,
+                None => {
+                    accepting.wants_slots = true;
+                    return None;
+                }
+            }
+        }
+        accepting.wants_slots = false;
+        self.table.alloc(accepting.ring)
+    }
+
+    pub(super) fn on_accept(&mut self, io: &mut impl Io, slot: u32, result: i32) {
+        let listener = self.table.cold(slot).rate_tick;
+        self.accepting.armed[usize::from(listener)] -= 1;
+        if result < 0 {
+            match -result {
+                errno::ECANCELED => {}
+                errno::ECONNABORTED | errno::EAGAIN | errno::EINTR => {}
+                _ => {
+                    // Out of descriptors or memory: the backlog keeps the clients meanwhile.
+                    self.stats.inc(Stat::AcceptErrors);
+                    self.accepting.paused_until_ms = self.now_ms + PAUSE_MS;
+                }
+            }
+            if self.hot(slot).ops == 0 {
+                self.release_accept(slot);
+            }
+            return;
+        }
+        self.stats.inc(Stat::Accepts);
+        self.stats.inc(Stat::Connections);
+        self.set_state(slot, State::Handshaking);
+        let tick = self.tick();
+        let hot = self.table.hot_mut(slot);
+        (hot.active_tick, hot.mark_tick) = (tick, tick);
+        if let Some(peer) = io.accepted_peer(slot) {
+            self.keep_peer(slot, peer);
+        }
+        self.admit(io, slot);
+    }
+
+    /// An accept has ended without a client.
+    pub(super) fn release_accept(&mut self, slot: u32) {
+        self.table.free(slot);
+    }
+
+    fn admit(&mut self, io: &mut impl Io, slot: u32) {
+        if self.drain.is_some() {
+            // A cancelled accept may still have succeeded, and the client must be told.
+            self.refuse_draining(io, slot);
+            return;
+        }
+        // Most clients send HELLO at once: a receive now saves the poll.
+        self.read(io, slot);
+    }
+
+    /// Until OPEN, the fields for session, hash and rate hold the peer's address.
+    fn keep_peer(&mut self, slot: u32, peer: SocketAddr) {
+        let (family, bytes) = match peer.ip() {
+            IpAddr::V4(ip) => (flag::PEER_V4, ip.to_ipv6_mapped().octets()),
+            IpAddr::V6(ip) => (flag::PEER_V6, ip.octets()),
+        };
+        let (high, low) = bytes.split_at(8);
+        let hot = self.table.hot_mut(slot);
+        hot.flags |= family;
+        hot.session = u64::from_be_bytes(high.try_into().expect("8 bytes"));
+        let cold = self.table.cold_mut(slot);
+        cold.routing_hash = u64::from_be_bytes(low.try_into().expect("8 bytes"));
+        cold.rate_left = peer.port();
+    }
+
+    /// Takes the peer's address and the listener back out, before OPEN overwrites them.
+    pub(super) fn take_peer(&mut self, slot: u32) -> (Option<SocketAddr>, u16) {
+        let cold = *self.table.cold(slot);
+        let hot = self.table.hot_mut(slot);
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&hot.session.to_be_bytes());
+        bytes[8..].copy_from_slice(&cold.routing_hash.to_be_bytes());
+        let v6 = Ipv6Addr::from(bytes);
+        let ip = match hot.flags & (flag::PEER_V4 | flag::PEER_V6) {
+            flag::PEER_V4 => Some(IpAddr::V4(v6.to_ipv4_mapped().unwrap_or(Ipv4Addr::UNSPECIFIED))),
+            flag::PEER_V6 => Some(IpAddr::V6(v6)),
+            _ => None,
+        };
+        hot.flags &= !(flag::PEER_V4 | flag::PEER_V6);
+        hot.session = 0;
+        let cold = self.table.cold_mut(slot);
+        let (port, listener) = (cold.rate_left, cold.rate_tick);
+        (cold.routing_hash, cold.rate_left, cold.rate_tick) = (0, 0, 0);
+        (ip.map(|ip| SocketAddr::new(ip, port)), listener)
+    }
+}

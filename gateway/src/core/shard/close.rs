@@ -1,0 +1,169 @@
+//! The end of a connection: drain (GOAWAY, flush, shut, discard), then stop, join, close.
+//!
+//! Closing a slot with an op still in the kernel would send no FIN, and closing with unread input
+//! would send RST and destroy the GOAWAY: hence the steps.
+
+use roost_protocol::{
+    Reason,
+    edge::Goaway,
+    link::{Header, LinkType},
+};
+
+use crate::{
+    core::{
+        record::{State, bit, flag},
+        shard::{ShardCore, kind},
+        stats::Stat,
+    },
+    op::{Io, Op, Sock},
+};
+
+/// Shutdowns in the kernel at once: each occupies a kernel worker thread.
+const SHUTDOWNS_MAX: u32 = 32;
+
+impl ShardCore {
+    /// Ends a connection because of an error of the client: GOAWAY without retry advice.
+    pub(super) fn refuse(&mut self, io: &mut impl Io, slot: u32, reason: Reason) {
+        self.close(io, slot, reason, Some(0));
+    }
+
+    /// Ends a connection. With `goaway` (the retry-after in ms; 0: no advice) the client is told,
+    /// unless its sending side is gone; without, what is queued for it is still flushed after a
+    /// CLOSE of its own. Does nothing for a connection that is ending already.
+    pub(super) fn close(&mut self, io: &mut impl Io, slot: u32, reason: Reason, goaway: Option<u32>) {
+        let hot = self.hot(slot);
+        if matches!(hot.state(), State::Draining | State::Closing) {
+            return;
+        }
+        self.stats.count_close(reason);
+        if hot.has_session() {
+            self.leave_worker(io, slot, reason);
+        }
+        self.clear_blocked(slot);
+        self.clear_flag(slot, flag::RX_WAIT);
+        let tick = self.tick();
+        let hot = self.table.hot_mut(slot);
+        hot.mark_tick = tick;
+        // From here on the field counts discarded bytes.
+        hot.session = 0;
+        let spill = std::mem::take(&mut hot.spill);
+        if spill != 0 {
+            self.spills.discard(&mut self.pools, spill);
+        }
+        let flushes = goaway.is_some() || reason == Reason::ClientClosed;
+        if self.hot(slot).has(flag::SHUT) || !flushes {
+            self.stop(io, slot);
+            return;
+        }
+        self.set_state(slot, State::Draining);
+        if let Some(retry_after_ms) = goaway {
+            let mut bytes = Vec::with_capacity(16);
+            Goaway { reason, retry_after_ms, alternative: b"" }.encode(&mut bytes);
+            self.queue_goaway(io, slot, &bytes);
+        } else if self.hot(slot).outbox == 0 {
+            self.shut(io, slot);
+        }
+    }
+
+    fn queue_goaway(&mut self, io: &mut impl Io, slot: u32, bytes: &[u8]) {
+        let full = self.hot(slot).outbox != 0
+            && self.outboxes.bytes(self.hot(slot).outbox) + bytes.len() as u32 > self.cfg.outbox_bytes_max;
+        if full || self.pools.available(crate::core::pool::Class::Outbox) == 0 {
+            self.stop(io, slot);
+        } else {
+            self.queue_bytes(io, slot, bytes);
+        }
+    }
+
+    /// Tells the worker, once, that the connection is gone.
+    fn leave_worker(&mut self, io: &mut impl Io, slot: u32, reason: Reason) {
+        let hot = *self.hot(slot);
+        let index = usize::from(hot.worker);
+        self.links[index].connections -= 1;
+        if hot.has(flag::MOVING) {
+            // The old worker has its CLOSED, the new one has not heard of it yet.
+            self.clear_flag(slot, flag::MOVING);
+            self.moving -= 1;
+        } else if !self.awaits_failover(slot) {
+            let header = Header::new(LinkType::Closed, self.connection_id(slot), 0).reason(reason);
+            self.links[index].tx.begin(io, &mut self.pools, header);
+        }
+    }
+
+    /// Everything is flushed: shuts the sending side, as soon as few others do.
+    pub(super) fn shut(&mut self, io: &mut impl Io, slot: u32) {
+        if self.shutdowns_in_flight >= SHUTDOWNS_MAX {
+            self.set_flag(slot, flag::SHUT_WAIT);
+            self.shutdown_waiters.push_back((slot, self.hot(slot).generation));
+            return;
+        }
+        self.shutdowns_in_flight += 1;
+        self.set_flag(slot, flag::SHUT);
+        self.submit(io, slot, kind::SHUTDOWN, Op::Shutdown { sock: Sock::Client(slot) });
+    }
+
+    pub(super) fn on_shutdown(&mut self, io: &mut impl Io, slot: u32) {
+        self.shutdowns_in_flight -= 1;
+        while let Some((waiter, generation)) = self.shutdown_waiters.pop_front() {
+            if self.hot(waiter).generation == generation && self.hot(waiter).has(flag::SHUT_WAIT) {
+                self.clear_flag(waiter, flag::SHUT_WAIT);
+                self.shut(io, waiter);
+                break;
+            }
+        }
+        match self.hot(slot).state() {
+            State::Closing => self.join(io, slot),
+            _ if self.hot(slot).ops & (bit::RECV | bit::POLL_IN) == 0 => self.park(io, slot),
+            _ => {}
+        }
+    }
+
+    /// First step: nothing new is submitted, and what waits in the kernel is cancelled.
+    pub(super) fn stop(&mut self, io: &mut impl Io, slot: u32) {
+        self.set_state(slot, State::Closing);
+        self.clear_flag(slot, flag::RX_WAIT | flag::SHUT_WAIT);
+        self.join(io, slot);
+    }
+
+    /// Second step: waits until no op is in the kernel, then closes.
+    pub(super) fn join(&mut self, io: &mut impl Io, slot: u32) {
+        assert_eq!(self.hot(slot).state(), State::Closing);
+        let ops = self.hot(slot).ops;
+        if ops & bit::SEND == 0 {
+            let outbox = std::mem::take(&mut self.table.hot_mut(slot).outbox);
+            if outbox != 0 {
+                self.outboxes.discard(&mut self.pools, outbox);
+            }
+        }
+        if ops == 0 {
+            self.submit(io, slot, kind::CLOSE, Op::Close { sock: Sock::Client(slot) });
+        } else if ops & bit::CANCEL == 0 {
+            // Only polls wait in the kernel; all else ends by itself.
+            let target = match ops {
+                _ if ops & bit::POLL_IN != 0 => kind::POLL_IN,
+                _ if ops & bit::POLL_OUT != 0 => kind::POLL_OUT,
+                _ => return,
+            };
+            let op = Op::Cancel { sock: Sock::Client(slot), target: self.token(target, slot) };
+            self.submit(io, slot, kind::CANCEL, op);
+        }
+    }
+
+    /// A cancel has ended; its target ends, or has ended, by itself.
+    pub(super) fn on_cancel(&mut self, io: &mut impl Io, slot: u32) {
+        match self.hot(slot).state() {
+            State::Closing => self.join(io, slot),
+            // The accept ended before its cancel did.
+            State::Accepting if self.hot(slot).ops == 0 => self.release_accept(slot),
+            _ => {}
+        }
+    }
+
+    /// Third step is done: the slot is free.
+    pub(super) fn on_close(&mut self, slot: u32) {
+        assert_eq!(self.hot(slot).state(), State::Closing);
+        self.table.free(slot);
+        self.stats.dec(Stat::ConnectionsClosing);
+        self.stats.dec(Stat::Connections);
+    }
+}

@@ -1,0 +1,162 @@
+//! What the shell asks of a shard: drain, look up, close.
+
+use roost_protocol::{ConnectionId, Reason};
+
+use crate::{
+    core::{
+        record::State,
+        shard::{ShardCore, kind},
+    },
+    op::{Io, Op, Sock},
+};
+
+/// Slots visited per turn by a drain.
+const VISITS_MAX: u32 = 4_096;
+
+/// A request of the shell; answers are return values of [`ShardCore`]'s methods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Stop accepting for good; armed accepts are cancelled, and those that succeeded meanwhile
+    /// are served. For a hand-over to another process.
+    StopAccepting,
+    /// Stop accepting and send GOAWAY to everybody, evenly over this time.
+    Drain {
+        /// Over how long; 0: at once.
+        over_ms: u32,
+    },
+    /// Close one connection.
+    Close {
+        /// Which.
+        connection: ConnectionId,
+        /// With this reason.
+        reason: Reason,
+    },
+}
+
+/// What is known of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionInfo {
+    /// Its id.
+    pub connection: ConnectionId,
+    /// Where it is in its life.
+    pub state: State,
+    /// The worker it is routed to, from Opening on.
+    pub worker: Option<u8>,
+    /// The hash of its routing key, from Opening on.
+    pub routing_hash: Option<u64>,
+    /// The worker's session reference, once open.
+    pub session: Option<u64>,
+    /// Milliseconds since it was last heard, in steps of 1,000.
+    pub idle_ms: u32,
+    /// Bytes queued for it.
+    pub outbox_bytes: u32,
+    /// Bytes of its incomplete frame.
+    pub spill_bytes: u32,
+    /// Not read for want of credit.
+    pub blocked: bool,
+}
+
+/// A drain under way.
+#[derive(Debug)]
+pub(super) struct Drain {
+    cursor: u32,
+    began_ms: u64,
+    over_ms: u32,
+    slots: u32,
+}
+
+impl ShardCore {
+    /// Carries out a command; paced parts follow in later turns.
+    pub fn on_command(&mut self, io: &mut impl Io, command: Command) {
+        match command {
+            Command::StopAccepting => self.stop_accepting(io),
+            Command::Drain { over_ms } => {
+                self.stop_accepting(io);
+                let slots = self.table.high_water();
+                let cursor = self.drain.as_ref().map_or(0, |drain| drain.cursor);
+                self.drain = Some(Drain { cursor, began_ms: self.now_ms, over_ms, slots });
+            }
+            Command::Close { connection, reason } => {
+                if let Some(slot) = self.find(connection) {
+                    self.close(io, slot, reason, Some(0));
+                }
+            }
+        }
+    }
+
+    fn stop_accepting(&mut self, io: &mut impl Io) {
+        if std::mem::replace(&mut self.accepting.stopped, true) {
+            return;
+        }
+        for slot in 0..self.table.high_water() {
+            if self.hot(slot).state() == State::Accepting {
+                let op = Op::Cancel { sock: Sock::Client(slot), target: self.token(kind::ACCEPT, slot) };
+                // A cancel that loses leaves its bit until it completes; `join` ignores it then.
+                self.submit(io, slot, kind::CANCEL, op);
+            }
+        }
+    }
+
+    /// Accepts that are still in the kernel: when 0, the listeners can be closed or handed over.
+    pub fn accepts_armed(&self) -> u32 {
+        self.accepting.armed_total()
+    }
+
+    /// Connections that are not free, armed accepts not counted.
+    pub fn connections(&self) -> u32 {
+        self.table.live() - self.accepting.armed_total()
+    }
+
+    /// Sends GOAWAY to those whose time has come. Returns whether more are due now.
+    pub(super) fn run_drain(&mut self, io: &mut impl Io) -> bool {
+        let Some(Drain { cursor, began_ms, over_ms, slots }) = self.drain else { return false };
+        let elapsed_ms = self.now_ms - began_ms;
+        let due = match over_ms {
+            0 => slots,
+            _ => (u64::from(slots) * elapsed_ms / u64::from(over_ms)).min(u64::from(slots)) as u32,
+        };
+        let to = due.max(cursor).min(cursor + VISITS_MAX);
+        for slot in cursor..to {
+            if !matches!(self.hot(slot).state(), State::Free | State::Accepting) {
+                self.refuse_draining(io, slot);
+            }
+        }
+        self.drain = Some(Drain { cursor: to, began_ms, over_ms, slots });
+        to < due
+    }
+
+    pub(super) fn refuse_draining(&mut self, io: &mut impl Io, slot: u32) {
+        let retry_after_ms = self.retry_after_ms();
+        self.close(io, slot, Reason::Drain, Some(retry_after_ms));
+    }
+
+    /// What is known of a connection.
+    pub fn look_up(&self, connection: ConnectionId) -> Option<ConnectionInfo> {
+        self.find(connection).map(|slot| self.info(slot))
+    }
+
+    /// Up to `count` connections from `from_slot` on.
+    pub fn sample(&self, from_slot: u32, count: usize) -> Vec<ConnectionInfo> {
+        (from_slot..self.table.high_water())
+            .filter(|&slot| !matches!(self.hot(slot).state(), State::Free | State::Accepting))
+            .take(count)
+            .map(|slot| self.info(slot))
+            .collect()
+    }
+
+    fn info(&self, slot: u32) -> ConnectionInfo {
+        let hot = self.hot(slot);
+        let routed = hot.has_session();
+        ConnectionInfo {
+            connection: self.connection_id(slot),
+            state: hot.state(),
+            worker: routed.then_some(hot.worker),
+            routing_hash: routed.then(|| self.table.cold(slot).routing_hash),
+            session: hot.is_open().then_some(hot.session),
+            idle_ms: self.age_ms(hot.active_tick),
+            outbox_bytes: if hot.outbox == 0 { 0 } else { self.outboxes.bytes(hot.outbox) },
+            spill_bytes: if hot.spill == 0 { 0 } else { self.spills.bytes(hot.spill) },
+            blocked: hot.has(crate::core::record::flag::BLOCKED),
+        }
+    }
+}

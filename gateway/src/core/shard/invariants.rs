@@ -1,0 +1,74 @@
+//! What must hold between any two steps. Walks the whole table: for simulations and tests.
+
+use crate::core::{
+    link::LinkState,
+    record::{State, bit, flag},
+    shard::ShardCore,
+    stats::Stat,
+};
+
+impl ShardCore {
+    /// Panics if an invariant does not hold, naming it.
+    pub fn check_invariants(&self) {
+        let mut live = 0;
+        let mut states = [0u64; State::ALL.len()];
+        let (mut outbox_bytes, mut outboxes) = (0u64, 0);
+        let (mut spill_bytes, mut spills) = (0u64, 0);
+        let mut blocked = 0;
+        let mut moving = 0;
+        let mut routed = vec![0u32; self.links.len()];
+        for slot in 0..self.table.high_water() {
+            let hot = self.hot(slot);
+            states[hot.state() as usize] += 1;
+            live += u32::from(hot.state() != State::Free);
+            if hot.outbox != 0 {
+                outboxes += 1;
+                outbox_bytes += u64::from(self.outboxes.bytes(hot.outbox));
+                let closing = hot.state() == State::Closing;
+                assert!(closing || self.is_sending(slot), "slot {slot}: an outbox is always on its way");
+            }
+            if hot.spill != 0 {
+                spills += 1;
+                spill_bytes += u64::from(self.spills.bytes(hot.spill));
+            }
+            blocked += u64::from(hot.has(flag::BLOCKED));
+            moving += u32::from(hot.has(flag::MOVING));
+            if hot.has_session() {
+                routed[usize::from(hot.worker)] += 1;
+            }
+            self.check_reading(slot);
+            if matches!(hot.state(), State::Free) {
+                assert_eq!((hot.ops, hot.outbox, hot.spill), (0, 0, 0), "a free slot is clean");
+            }
+        }
+        assert_eq!(live, self.table.live(), "live slots are those not free");
+        assert_eq!(outbox_bytes, self.outboxes.bytes_total(), "outbox bytes sum up");
+        assert_eq!(outboxes, self.outboxes.count(), "every outbox has an owner");
+        assert_eq!(spill_bytes, self.spills.bytes_total(), "spill bytes sum up");
+        assert_eq!(spills, self.spills.count(), "every spill has an owner");
+        assert_eq!(blocked, self.stats.get(Stat::ConnectionsBlocked), "blocked connections are counted");
+        assert_eq!(moving, self.moving, "moving connections are counted");
+        assert_eq!(states[State::Accepting as usize], u64::from(self.accepting.armed_total()));
+        for (link, routed) in self.links.iter().zip(routed) {
+            assert_eq!(link.connections, routed, "connections per worker are counted");
+            if link.state == LinkState::Down {
+                assert_eq!(link.ops, 0, "a link that is down has no op in the kernel");
+            }
+        }
+        let closed: u64 = roost_protocol::Reason::ALL.iter().map(|&reason| self.stats.closes(reason)).sum();
+        assert_eq!(closed, self.stats.get(Stat::Closes), "close reasons sum to closed");
+        let ending = states[State::Draining as usize] + states[State::Closing as usize];
+        let alive = u64::from(live) - states[State::Accepting as usize] - ending;
+        assert_eq!(self.stats.get(Stat::Accepts) - closed, alive, "accepted - closed = alive");
+    }
+
+    /// A connection that reads is waiting for input in exactly one place.
+    fn check_reading(&self, slot: u32) {
+        let hot = self.hot(slot);
+        let in_kernel = hot.ops & (bit::POLL_IN | bit::RECV) != 0;
+        let waits = hot.flags & (flag::BLOCKED | flag::RX_WAIT) != 0;
+        if matches!(hot.state(), State::Handshaking | State::Opening | State::Open) {
+            assert!(in_kernel != waits, "slot {slot}: a connection waits for input in exactly one place");
+        }
+    }
+}

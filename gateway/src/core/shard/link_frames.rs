@@ -1,0 +1,313 @@
+//! What workers say: frames of a link, handled in the order in which they arrive.
+
+use roost_protocol::{
+    Reason, SessionRef,
+    edge::{self, FrameType, Welcome},
+    link::{self, Header, LinkError, LinkType, Relay, Split, body, header},
+};
+
+use crate::{
+    core::{
+        link::LinkState,
+        outbox::Span,
+        pool::Class,
+        record::{State, flag},
+        shard::{ShardCore, fanout},
+        stats::Stat,
+    },
+    op::{Io, errno},
+};
+
+/// What became of a link frame.
+enum Handled {
+    Done,
+    /// It must wait; nothing was done.
+    Stalled,
+}
+
+impl ShardCore {
+    pub(super) fn on_link_recv(&mut self, io: &mut impl Io, index: usize, result: i32) {
+        match result {
+            1.. => {
+                self.stats.add(Stat::LinkBytesReceived, result as u64);
+                let link = &mut self.links[index];
+                link.rx.filled += result as u32;
+                link.heard_at_ms = self.now_ms;
+                self.handle_link_bytes(io, index);
+            }
+            _ if matches!(-result, errno::EINTR | errno::EAGAIN) => self.receive_link(io, index),
+            _ => self.break_link(io, index),
+        }
+    }
+
+    /// Goes on with links whose frames had to wait, and with those that had no receive block.
+    pub(super) fn run_stalled_links(&mut self, io: &mut impl Io) {
+        for index in 0..self.links.len() {
+            let link = &self.links[index];
+            if !matches!(link.state, LinkState::Handshaking | LinkState::Up) {
+                continue;
+            }
+            if link.rx.stalled {
+                self.links[index].rx.stalled = false;
+                self.handle_link_bytes(io, index);
+            } else if link.ops & crate::core::link::link_bit::RECV == 0 && link.rx.block.is_none() {
+                self.receive_link(io, index);
+            }
+        }
+    }
+
+    fn handle_link_bytes(&mut self, io: &mut impl Io, index: usize) {
+        let payload_bytes_max = self.cfg.link_payload_bytes_max();
+        loop {
+            let rx = &self.links[index].rx;
+            let block = rx.block.expect("frames stand in a block");
+            let bytes = &io.block(block)[rx.handled as usize..rx.filled as usize];
+            let (header, frame_bytes) = match link::split(bytes, payload_bytes_max) {
+                Ok(Split::Frame { header, .. }) => (header, header.frame_bytes() as u32),
+                Ok(Split::Need { .. }) => break,
+                Err(error) => return self.on_link_error(io, index, error),
+            };
+            let offset = rx.handled + header::HEADER_BYTES as u32;
+            let payload = Span { block, offset, len: header.payload_bytes };
+            match self.handle_link_frame(io, index, header, payload) {
+                Ok(Handled::Done) => {}
+                Ok(Handled::Stalled) => {
+                    self.links[index].rx.stalled = true;
+                    return;
+                }
+                Err(error) => return self.on_link_error(io, index, error),
+            }
+            let link = &mut self.links[index];
+            if link.state == LinkState::Closing {
+                return;
+            }
+            link.rx.handled += frame_bytes;
+            if let Some(session) = &mut link.session {
+                session.received += u64::from(header.link_type.is_sequenced());
+            }
+        }
+        self.recycle_link_block(io, index);
+        self.receive_link(io, index);
+    }
+
+    /// Moves the incomplete rest to the front of a block that no send is using.
+    fn recycle_link_block(&mut self, io: &mut impl Io, index: usize) {
+        let rx = &mut self.links[index].rx;
+        let block = rx.block.expect("frames stand in a block");
+        let (from, len) = (rx.handled, rx.filled - rx.handled);
+        if self.pools.holders(block) == 1 {
+            if from > 0 && len > 0 {
+                let rest = io.block(block)[from as usize..][..len as usize].to_vec();
+                io.write(block, 0, &rest);
+            }
+        } else if let Some(fresh) = self.pools.alloc(Class::LinkRx) {
+            if len > 0 {
+                io.copy(block, from, len, fresh, 0);
+            }
+            self.pools.release(block);
+            rx.block = Some(fresh);
+        } else {
+            // Every block is being sent from: the sends end with this turn, then it goes on.
+            rx.stalled = true;
+            return;
+        }
+        (rx.handled, rx.filled) = (0, len);
+    }
+
+    fn on_link_error(&mut self, io: &mut impl Io, index: usize, _error: LinkError) {
+        self.stats.inc(Stat::LinkErrors);
+        self.break_link(io, index);
+    }
+
+    fn handle_link_frame(
+        &mut self,
+        io: &mut impl Io,
+        index: usize,
+        header: Header,
+        payload: Span,
+    ) -> Result<Handled, LinkError> {
+        if self.links[index].state == LinkState::Handshaking {
+            return match header.link_type {
+                LinkType::LinkWelcome => {
+                    let payload = bytes_of(io, payload).to_vec();
+                    self.on_welcome(io, index, &payload).map(|()| Handled::Done)
+                }
+                other => Err(LinkError::Unexpected(other)),
+            };
+        }
+        match header.link_type {
+            LinkType::Data => self.on_data(io, index, header, payload)?,
+            LinkType::Ack => {
+                let position = body::decode_u64(bytes_of(io, payload))?;
+                self.links[index].tx.on_ack(&mut self.pools, position)?;
+            }
+            LinkType::Accept => {
+                let session = SessionRef(body::decode_u64(bytes_of(io, payload))?);
+                self.on_accepted(io, index, header, session);
+            }
+            LinkType::Reject | LinkType::Close => {
+                let retry_after_ms = body::decode_retry_after_ms(bytes_of(io, payload))?;
+                self.on_worker_close(io, index, header, retry_after_ms);
+            }
+            LinkType::Moved => self.on_moved(io, index, header),
+            LinkType::Multicast => self.on_multicast(io, index, payload)?,
+            LinkType::Broadcast => return self.on_broadcast(io, index, header, payload),
+            LinkType::Relay => self.on_relay(io, payload)?,
+            LinkType::Draining => self.on_draining(index),
+            LinkType::Ping => {
+                let mut pong = Header::new(LinkType::Pong, header.connection, header.payload_bytes);
+                pong.payload_bytes = payload.len.min(edge::PING_BYTES_MAX as u32);
+                let link = &mut self.links[index];
+                link.control.extend(pong.encode());
+                link.control.extend(&bytes_of(io, payload)[..pong.payload_bytes as usize]);
+            }
+            LinkType::Pong => {}
+            other => return Err(LinkError::Unexpected(other)),
+        }
+        Ok(Handled::Done)
+    }
+
+    /// The connection that a frame of this worker is about, if it is this worker's.
+    fn find_routed(&self, index: usize, header: Header) -> Option<u32> {
+        let slot = self.find(header.connection)?;
+        let hot = self.hot(slot);
+        (hot.has_session() && usize::from(hot.worker) == index).then_some(slot)
+    }
+
+    fn count_stale(&self) {
+        self.stats.inc(Stat::LinkFramesStale);
+    }
+
+    fn on_data(
+        &mut self,
+        io: &mut impl Io,
+        index: usize,
+        header: Header,
+        payload: Span,
+    ) -> Result<(), LinkError> {
+        self.check_message(io, payload)?;
+        match self.find_routed(index, header) {
+            Some(slot) if self.hot(slot).is_open() => {
+                self.stats.inc(Stat::MessagesDelivered);
+                self.queue_span(io, slot, payload);
+            }
+            _ => self.count_stale(),
+        }
+        Ok(())
+    }
+
+    /// What a worker wants delivered must be one whole MESSAGE.
+    fn check_message(&self, io: &impl Io, payload: Span) -> Result<(), LinkError> {
+        let bytes = bytes_of(io, payload);
+        let Some(&head) = bytes.first_chunk::<{ edge::HEADER_BYTES }>() else {
+            return Err(LinkError::Malformed);
+        };
+        match edge::Header::decode(head, self.cfg.frame_bytes_max) {
+            Ok(header) if header.frame_type == FrameType::Message && header.frame_bytes() == bytes.len() => {
+                Ok(())
+            }
+            _ => Err(LinkError::Malformed),
+        }
+    }
+
+    fn on_accepted(&mut self, io: &mut impl Io, index: usize, header: Header, session: SessionRef) {
+        match self.find_routed(index, header) {
+            Some(slot) if self.hot(slot).state() == State::Opening => {
+                let tick = self.tick();
+                let hot = self.table.hot_mut(slot);
+                (hot.session, hot.mark_tick) = (session.0, tick);
+                self.set_state(slot, State::Open);
+                let welcome = Welcome {
+                    heartbeat_interval_ms: self.cfg.heartbeat_interval_ms,
+                    frame_bytes_max: self.cfg.frame_bytes_max,
+                    session,
+                };
+                self.queue_bytes(io, slot, &welcome.encode());
+            }
+            _ => self.count_stale(),
+        }
+    }
+
+    fn on_worker_close(&mut self, io: &mut impl Io, index: usize, header: Header, retry_after_ms: u32) {
+        let Some(slot) = self.find_routed(index, header) else { return self.count_stale() };
+        let default = match header.link_type {
+            LinkType::Reject => Reason::WorkerRejected,
+            _ => Reason::WorkerClosed,
+        };
+        let reason = if header.aux == 0 { default } else { header.aux_reason() };
+        self.close(io, slot, reason, Some(retry_after_ms));
+    }
+
+    fn on_multicast(&mut self, io: &mut impl Io, index: usize, payload: Span) -> Result<(), LinkError> {
+        let (ids, frame) = body::split_multicast(bytes_of(io, payload))?;
+        let ids_offset = payload.offset + 4;
+        let frame =
+            Span { block: payload.block, offset: ids_offset + ids.len() as u32, len: frame.len() as u32 };
+        let count = ids.len() as u32 / 8;
+        self.check_message(io, frame)?;
+        for i in 0..count {
+            let id = &io.block(payload.block)[(ids_offset + i * 8) as usize..][..8];
+            let id = u64::from_be_bytes(id.try_into().expect("8 bytes"));
+            let connection = roost_protocol::ConnectionId::from_bits(id);
+            let header = Header::new(LinkType::Multicast, connection, 0);
+            match self.find_routed(index, header) {
+                Some(slot) if self.hot(slot).is_open() => {
+                    self.stats.inc(Stat::FanoutDeliveries);
+                    self.queue_span(io, slot, frame);
+                }
+                _ => self.count_stale(),
+            }
+        }
+        Ok(())
+    }
+
+    fn on_broadcast(
+        &mut self,
+        io: &mut impl Io,
+        index: usize,
+        header: Header,
+        payload: Span,
+    ) -> Result<Handled, LinkError> {
+        self.check_message(io, payload)?;
+        let Some(block) = self.pools.alloc(Class::Fanout) else { return Ok(Handled::Stalled) };
+        io.copy(payload.block, payload.offset, payload.len, block, 0);
+        self.fanouts.push_back(fanout::Fanout {
+            span: Span { block, offset: 0, len: payload.len },
+            only_worker: (header.flags & header::FLAG_ALL == 0).then_some(index as u8),
+            cursor: 0,
+        });
+        Ok(Handled::Done)
+    }
+
+    /// RELAY goes to the worker that owns the hash, which may be the one that sent it.
+    fn on_relay(&mut self, io: &mut impl Io, payload: Span) -> Result<(), LinkError> {
+        let relay = Relay::decode(bytes_of(io, payload))?;
+        let Some(worker) = self.route(relay.routing_hash) else {
+            self.stats.inc(Stat::RelaysDropped);
+            return Ok(());
+        };
+        let link = &mut self.links[usize::from(worker)];
+        let window_bytes = link.session.map_or(0, |session| session.window_bytes);
+        if link.tx.retained_bytes() + u64::from(payload.len) > 2 * u64::from(window_bytes) {
+            // Two workers that wait for each other to read would wait for ever.
+            self.stats.inc(Stat::RelaysDropped);
+            return Ok(());
+        }
+        let none = roost_protocol::ConnectionId::from_bits(0);
+        link.tx.begin(io, &mut self.pools, Header::new(LinkType::Relay, none, payload.len));
+        link.tx.put_span(io, &mut self.pools, payload);
+        self.stats.inc(Stat::RelaysForwarded);
+        Ok(())
+    }
+
+    fn on_moved(&mut self, io: &mut impl Io, index: usize, header: Header) {
+        match self.find_routed(index, header) {
+            Some(slot) if self.hot(slot).has(flag::MOVING) => self.finish_move(io, slot),
+            _ => self.count_stale(),
+        }
+    }
+}
+
+fn bytes_of(io: &impl Io, span: Span) -> &[u8] {
+    &io.block(span.block)[span.offset as usize..][..span.len as usize]
+}

@@ -1,0 +1,367 @@
+//! Links come up and go down: dialling, handshake, flushing, keepalive.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use roost_protocol::{
+    InstanceId,
+    auth::{self, Side},
+    link::{
+        Header, LinkError, LinkHello, LinkProof, LinkType, LinkWelcome, handshake, handshake::NONCE_BYTES,
+    },
+};
+
+use crate::{
+    core::{
+        link::{Link, LinkState, Session, link_bit},
+        outbox::Span,
+        pool::Class,
+        shard::{ShardCore, kind},
+        stats::Stat,
+    },
+    op::{Io, Op, Sock, Token},
+};
+
+/// Bytes of a handshake frame that is still awaited or read, generously.
+const NO_CONNECTION: roost_protocol::ConnectionId = roost_protocol::ConnectionId::from_bits(0);
+
+impl ShardCore {
+    fn link_token(&self, kind: u8, index: usize) -> Token {
+        Token::new(kind, index as u32, self.links[index].generation)
+    }
+
+    fn submit_link(&mut self, io: &mut impl Io, index: usize, kind: u8, op: Op) {
+        let token = self.link_token(kind, index);
+        let bit = link_op_bit(kind);
+        let link = &mut self.links[index];
+        assert_eq!(link.ops & bit, 0, "at most one op of a kind per link");
+        link.ops |= bit;
+        io.submit(token, op);
+    }
+
+    pub(super) fn on_link_completion(&mut self, io: &mut impl Io, token: Token, result: i32) {
+        let index = token.index() as usize;
+        if index >= self.links.len() || self.links[index].generation != token.generation() {
+            self.stats.inc(Stat::LateCompletions);
+            return;
+        }
+        let link = &mut self.links[index];
+        let bit = link_op_bit(token.kind());
+        assert!(link.ops & bit != 0, "{token:?} completes an op that is not in the kernel");
+        link.ops &= !bit;
+        if token.kind() == kind::LINK_SEND {
+            // Even while closing: what TCP has taken must be known before the session resumes.
+            self.on_link_sent(index, result);
+        }
+        if token.kind() == kind::LINK_CLOSE {
+            return self.on_link_closed(index);
+        }
+        if self.links[index].state == LinkState::Closing {
+            return self.join_link(io, index);
+        }
+        match token.kind() {
+            kind::LINK_CONNECT => self.on_link_connect(io, index, result),
+            kind::LINK_RECV => self.on_link_recv(io, index, result),
+            kind::LINK_SEND if result <= 0 => self.break_link(io, index),
+            _ => {}
+        }
+    }
+
+    /// Dials the workers whose turn it is, probes silent links, and gives up the dead.
+    pub(super) fn dial_due(&mut self, io: &mut impl Io) {
+        for index in 0..self.links.len() {
+            let silent_ms = self.now_ms.saturating_sub(self.links[index].heard_at_ms);
+            if self.links[index].session.is_some() && silent_ms >= u64::from(self.cfg.link_failover_ms) {
+                // Fencing: what a worker that was only stopped says later must not be heard.
+                self.break_link(io, index);
+                self.fail_session(io, index);
+            }
+            let keepalive_ms = u64::from(self.keepalive_ms());
+            let link = &mut self.links[index];
+            match link.state {
+                LinkState::Down if self.now_ms >= link.retry_at_ms => {
+                    link.state = LinkState::Connecting;
+                    self.submit_link(io, index, kind::LINK_CONNECT, Op::Connect { link: index as u16 });
+                }
+                LinkState::Connecting | LinkState::Handshaking
+                    if self.now_ms >= link.retry_at_ms + u64::from(self.cfg.handshake_timeout_ms) =>
+                {
+                    self.break_link(io, index);
+                }
+                LinkState::Up if silent_ms >= keepalive_ms => {
+                    if self.now_ms >= link.pinged_at_ms + keepalive_ms {
+                        link.pinged_at_ms = self.now_ms;
+                        link.control.extend(Header::new(LinkType::Ping, NO_CONNECTION, 0).encode());
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// A silent link is probed a few times before its worker counts as gone.
+    fn keepalive_ms(&self) -> u32 {
+        self.cfg.link_keepalive_ms.min(self.cfg.link_failover_ms / 4).max(1)
+    }
+
+    /// When a link next needs attention.
+    pub(super) fn next_link_deadline(&self) -> u64 {
+        let keepalive_ms = u64::from(self.keepalive_ms());
+        let failover_ms = u64::from(self.cfg.link_failover_ms);
+        let mut at = u64::MAX;
+        for link in &self.links {
+            at = at.min(match link.state {
+                LinkState::Down => link.retry_at_ms,
+                LinkState::Connecting | LinkState::Handshaking => {
+                    link.retry_at_ms + u64::from(self.cfg.handshake_timeout_ms)
+                }
+                LinkState::Up => (link.heard_at_ms.max(link.pinged_at_ms)) + keepalive_ms,
+                LinkState::Closing => u64::MAX,
+            });
+            if link.session.is_some() {
+                at = at.min(link.heard_at_ms + failover_ms);
+            }
+        }
+        at.max(self.now_ms + 1)
+    }
+
+    fn on_link_connect(&mut self, io: &mut impl Io, index: usize, result: i32) {
+        if result < 0 {
+            return self.break_link(io, index);
+        }
+        let mut nonce = [0; NONCE_BYTES];
+        (self.entropy)(&mut nonce);
+        let link = &mut self.links[index];
+        let hello = LinkHello {
+            shard: u16::from(self.cfg.shard),
+            shards: self.cfg.shards,
+            gateway: self.cfg.gateway,
+            nonce,
+            expected_worker: link.session.map_or(InstanceId::NONE, |session| session.worker),
+            received_position: link.session.map_or(0, |session| session.received),
+            window_bytes: self.cfg.link_window_bytes,
+            frame_bytes_max: self.cfg.frame_bytes_max,
+        };
+        link.state = LinkState::Handshaking;
+        handshake::encode_frame(LinkType::LinkHello, &hello.encode_payload(), &mut link.control);
+        link.hello = Some(hello);
+        self.receive_link(io, index);
+        self.flush_link(io, index);
+    }
+
+    /// Receives behind what stands in the block already.
+    pub(super) fn receive_link(&mut self, io: &mut impl Io, index: usize) {
+        if self.links[index].rx.block.is_none() {
+            // All blocks may be held by sends of this very turn; `run_stalled_links` tries again.
+            self.links[index].rx.block = self.pools.alloc(Class::LinkRx);
+        }
+        let rx = &self.links[index].rx;
+        let Some(block) = rx.block else { return };
+        let offset = rx.filled;
+        let len = self.pools.block_bytes(Class::LinkRx) - offset;
+        let sock = Sock::Link(index as u16);
+        self.submit_link(io, index, kind::LINK_RECV, Op::Recv { sock, block, offset, len, wait: true });
+    }
+
+    /// LINK_WELCOME: the worker's proof is checked, and the session goes on or starts anew.
+    pub(super) fn on_welcome(
+        &mut self,
+        io: &mut impl Io,
+        index: usize,
+        payload: &[u8],
+    ) -> Result<(), LinkError> {
+        let welcome = LinkWelcome::decode(payload)?;
+        let link = &mut self.links[index];
+        let hello = link.hello.take().expect("LINK_HELLO comes first").encode_payload();
+        let proven = &payload[..LinkWelcome::PROVEN_BYTES];
+        let secret = self.cfg.workers[index].secret.as_deref();
+        let proof = match (secret, welcome.proof) {
+            (None, _) => None,
+            (Some(secret), Some(proof)) if auth::verify(secret, Side::Worker, &hello, proven, &proof) => {
+                Some(auth::prove(secret, Side::Gateway, &hello, proven))
+            }
+            _ => return Err(LinkError::Malformed),
+        };
+        if welcome.window_bytes == 0 {
+            return Err(LinkError::Malformed);
+        }
+        handshake::encode_frame(
+            LinkType::LinkProof,
+            &LinkProof { proof }.encode_payload(),
+            &mut link.control,
+        );
+        link.state = LinkState::Up;
+        link.backoff_ms = 0;
+        link.draining = false;
+        let same = link.session.is_some_and(|session| session.worker == welcome.worker);
+        if welcome.resumed {
+            let Some(session) = link.session.as_mut().filter(|_| same) else {
+                return Err(LinkError::Malformed);
+            };
+            session.acked = session.received;
+            session.window_bytes = welcome.window_bytes;
+            link.tx.resume(&mut self.pools, welcome.received_position)?;
+            self.stats.inc(Stat::LinkResumes);
+        } else {
+            if link.session.is_some() {
+                // Another instance, or one that has forgotten: its connections must be reopened.
+                self.fail_session(io, index);
+            }
+            self.links[index].session = Some(Session {
+                worker: welcome.worker,
+                received: 0,
+                acked: 0,
+                window_bytes: welcome.window_bytes,
+            });
+            self.stats.inc(Stat::LinkSessionsStarted);
+            self.start_rebalance();
+        }
+        Ok(())
+    }
+
+    /// Sends what waits, on every link.
+    pub(super) fn flush_links(&mut self, io: &mut impl Io) {
+        for index in 0..self.links.len() {
+            self.flush_link(io, index);
+        }
+    }
+
+    fn flush_link(&mut self, io: &mut impl Io, index: usize) {
+        let link = &mut self.links[index];
+        let running = matches!(link.state, LinkState::Handshaking | LinkState::Up);
+        if !running || link.ops & link_bit::SEND != 0 {
+            return;
+        }
+        let up = link.state == LinkState::Up;
+        let window_bytes = link.session.map_or(0, |session| session.window_bytes);
+        if let Some(session) = link.session.as_mut().filter(|s| up && s.acked < s.received) {
+            session.acked = session.received;
+            let header = Header::new(LinkType::Ack, NO_CONNECTION, 8);
+            let position = session.received.to_be_bytes();
+            // Behind data that goes out now the acknowledgement costs no send of its own; behind
+            // data that the window holds back it would wait for ever.
+            let room = u64::from(window_bytes).saturating_sub(link.tx.retained_bytes());
+            if !link.tx.is_all_sent() && room >= header.frame_bytes() as u64 {
+                link.tx.begin(io, &mut self.pools, header);
+                link.tx.put_bytes(io, &mut self.pools, &position);
+            } else {
+                link.control.extend(header.encode());
+                link.control.extend(position);
+            }
+        }
+        let link = &mut self.links[index];
+        let at_boundary = link.tx.is_at_boundary();
+        if link.control_send.is_none() && !link.control.is_empty() && at_boundary {
+            let Some(block) = self.pools.alloc(Class::LinkTx) else { return };
+            let len = link.control.len().min(self.pools.block_bytes(Class::LinkTx) as usize);
+            io.write(block, 0, &link.control[..len]);
+            link.control.drain(..len);
+            link.control_send = Some((block, 0, len as u32));
+        }
+        let span = match link.control_send {
+            Some((block, offset, len)) => Span { block, offset, len },
+            None if !up => return,
+            None => match link.tx.next_send(window_bytes) {
+                Some(span) => span,
+                None => return,
+            },
+        };
+        let Span { block, offset, len } = span;
+        let sock = Sock::Link(index as u16);
+        self.submit_link(io, index, kind::LINK_SEND, Op::Send { sock, block, offset, len, wait: true });
+    }
+
+    fn on_link_sent(&mut self, index: usize, result: i32) {
+        let Ok(sent) = u32::try_from(result) else { return };
+        self.stats.add(Stat::LinkBytesSent, u64::from(sent));
+        let link = &mut self.links[index];
+        match link.control_send {
+            Some((block, _, len)) if len == sent => {
+                self.pools.release(block);
+                link.control_send = None;
+            }
+            Some((block, offset, len)) => link.control_send = Some((block, offset + sent, len - sent)),
+            None => link.tx.on_sent(&mut self.pools, sent),
+        }
+    }
+
+    /// The TCP connection is of no more use; the session stays.
+    pub(super) fn break_link(&mut self, io: &mut impl Io, index: usize) {
+        let link = &mut self.links[index];
+        if matches!(link.state, LinkState::Down | LinkState::Closing) {
+            return;
+        }
+        self.stats.inc(Stat::LinkBreaks);
+        link.state = LinkState::Closing;
+        self.join_link(io, index);
+    }
+
+    fn join_link(&mut self, io: &mut impl Io, index: usize) {
+        let ops = self.links[index].ops;
+        let sock = Sock::Link(index as u16);
+        if ops == 0 {
+            self.submit_link(io, index, kind::LINK_CLOSE, Op::Close { sock });
+        } else if ops & link_bit::CANCEL == 0 {
+            let target = match ops {
+                _ if ops & link_bit::CONNECT != 0 => kind::LINK_CONNECT,
+                _ if ops & link_bit::RECV != 0 => kind::LINK_RECV,
+                _ => kind::LINK_SEND,
+            };
+            let target = self.link_token(target, index);
+            self.submit_link(io, index, kind::LINK_CANCEL, Op::Cancel { sock, target });
+        }
+    }
+
+    fn on_link_closed(&mut self, index: usize) {
+        let jitter = self.random_below(1000);
+        let link = &mut self.links[index];
+        assert_eq!(link.ops, 0, "a link is closed only when its ops are joined");
+        link.state = LinkState::Down;
+        link.generation = link.generation.wrapping_add(1);
+        link.control.clear();
+        if let Some((block, ..)) = link.control_send.take() {
+            self.pools.release(block);
+        }
+        if let Some(block) = link.rx.block.take() {
+            self.pools.release(block);
+        }
+        link.rx = crate::core::link::Rx::default();
+        let (first, longest) = self.cfg.link_redial_ms;
+        link.backoff_ms = (link.backoff_ms * 2).clamp(first, longest);
+        // Jittered down by up to half, so that shards and gateways do not dial in step.
+        let pause = u64::from(link.backoff_ms) * u64::from(1000 - jitter / 2) / 1000;
+        link.retry_at_ms = self.now_ms + pause.max(1);
+    }
+
+    pub(super) fn publish_links(&self) {
+        let mut up = 0;
+        let mut retained = 0;
+        for (link, stats) in self.links.iter().zip(&self.stats.links) {
+            up += u64::from(link.state == LinkState::Up);
+            retained += link.tx.retained_bytes();
+            stats.state.store(link.state as u64, Relaxed);
+            stats.draining.store(u64::from(link.draining), Relaxed);
+            stats.window_bytes.store(link.session.map_or(0, |s| u64::from(s.window_bytes)), Relaxed);
+            stats.retained_bytes.store(link.tx.retained_bytes(), Relaxed);
+            stats.lag_frames.store(link.tx.lag_frames(), Relaxed);
+            stats.connections.store(u64::from(link.connections), Relaxed);
+            stats.blocked.store(link.blocked.len() as u64, Relaxed);
+        }
+        self.stats.set(Stat::LinksUp, up);
+        self.stats.set(Stat::LinkRetainedBytes, retained);
+    }
+
+    pub(super) fn link(&self, worker: u8) -> &Link {
+        &self.links[usize::from(worker)]
+    }
+}
+
+fn link_op_bit(kind: u8) -> u8 {
+    match kind {
+        kind::LINK_CONNECT => link_bit::CONNECT,
+        kind::LINK_RECV => link_bit::RECV,
+        kind::LINK_SEND => link_bit::SEND,
+        kind::LINK_CANCEL => link_bit::CANCEL,
+        kind::LINK_CLOSE => link_bit::CLOSE,
+        other => panic!("no link op has kind {other}"),
+    }
+}

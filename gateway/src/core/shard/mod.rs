@@ -1,0 +1,347 @@
+//! One shard's core: what happens to its connections and links when something completes.
+//!
+//! * [`accept`]: clients come in.
+//! * [`receive`]: bytes of clients become frames, frames go to a link.
+//! * [`send`]: frames go to clients, at once or by an outbox.
+//! * [`close`]: drain, stop, join, close.
+//! * [`links`]: dialling, handshake, flushing, keepalive.
+//! * [`link_frames`]: what workers say.
+//! * [`routing`]: which worker a connection belongs to; failover and moves.
+//! * [`fanout`]: broadcasts, a bounded part per turn.
+//! * [`sweep`]: deadlines, by visiting the table slice by slice.
+//! * [`command`]: what the shell asks for.
+
+mod accept;
+mod close;
+mod command;
+mod fanout;
+mod invariants;
+mod link_frames;
+mod links;
+mod receive;
+mod routing;
+mod send;
+mod sweep;
+
+use std::{collections::VecDeque, sync::Arc};
+
+pub use command::{Command, ConnectionInfo};
+use roost_protocol::{ConnectionId, Reason, hash};
+
+use crate::{
+    core::{
+        config::CoreConfig,
+        link::Link,
+        outbox::Outboxes,
+        pool::{Class, Pools},
+        record::{Hot, State, bit},
+        spill::Spills,
+        stats::{ShardStats, Stat},
+        table::Table,
+    },
+    op::{Completion, Io, Token},
+};
+
+/// What tokens are for: the kind of every token the core makes.
+pub mod kind {
+    /// Ops on clients; the index is the slot.
+    pub const ACCEPT: u8 = 1;
+    /// A poll for input.
+    pub const POLL_IN: u8 = 2;
+    /// A receive.
+    pub const RECV: u8 = 3;
+    /// A send.
+    pub const SEND: u8 = 4;
+    /// A poll for room.
+    pub const POLL_OUT: u8 = 5;
+    /// A cancel.
+    pub const CANCEL: u8 = 6;
+    /// A shutdown of the sending side.
+    pub const SHUTDOWN: u8 = 7;
+    /// A close.
+    pub const CLOSE: u8 = 8;
+    /// Ops on links; the index is the link.
+    pub const LINK_CONNECT: u8 = 16;
+    /// A receive on a link.
+    pub const LINK_RECV: u8 = 17;
+    /// A send on a link.
+    pub const LINK_SEND: u8 = 18;
+    /// A cancel on a link.
+    pub const LINK_CANCEL: u8 = 19;
+    /// A close of a link.
+    pub const LINK_CLOSE: u8 = 20;
+}
+
+/// When the core wants to run again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// At once: paced work is left.
+    Busy,
+    /// At this time at the latest, in the clock of `now_ms`.
+    At(u64),
+}
+
+/// Fills a buffer with random bytes: from the system's generator, or a seed in the simulation.
+pub type Entropy = Box<dyn FnMut(&mut [u8]) + Send>;
+
+/// One shard's core. Drive it with [`Self::start`], then for every turn of the loop
+/// [`Self::begin_turn`], [`Self::on_completion`] for each completion, [`Self::end_turn`].
+pub struct ShardCore {
+    cfg: CoreConfig,
+    stats: Arc<ShardStats>,
+    now_ms: u64,
+    table: Table,
+    pools: Pools,
+    outboxes: Outboxes,
+    spills: Spills,
+    links: Vec<Link>,
+    accepting: accept::Accepting,
+    sweep: sweep::Sweep,
+    fanouts: VecDeque<fanout::Fanout>,
+    rebalance: Option<routing::Rebalance>,
+    /// Connections whose MOVED is awaited.
+    moving: u32,
+    /// Connections with data to read and no receive buffer: slot and generation.
+    rx_waiters: VecDeque<(u32, u32)>,
+    /// Connections whose HELLO waits for any worker: slot and generation.
+    homeless: VecDeque<(u32, u32)>,
+    /// Connections that wait for their turn to shut their sending side.
+    shutdown_waiters: VecDeque<(u32, u32)>,
+    shutdowns_in_flight: u32,
+    drain: Option<command::Drain>,
+    entropy: Entropy,
+    /// Reused where bytes of a frame must be contiguous.
+    scratch: Vec<u8>,
+}
+
+impl ShardCore {
+    /// A core whose driver has `slots_per_ring` slots per ring.
+    pub fn new(cfg: CoreConfig, slots_per_ring: u32, stats: Arc<ShardStats>, entropy: Entropy) -> Self {
+        let pools = Pools::new(&cfg);
+        let links = cfg.workers.iter().map(|worker| {
+            Link::new(hash::routing_hash(worker.name.as_bytes()), pools.block_bytes(Class::LinkTx))
+        });
+        stats.set(Stat::SlotsMax, u64::from(cfg.slots_max));
+        Self {
+            links: links.collect(),
+            table: Table::new(cfg.slots_max, slots_per_ring),
+            accepting: accept::Accepting::new(cfg.listeners),
+            pools,
+            stats,
+            now_ms: 0,
+            outboxes: Outboxes::new(),
+            spills: Spills::new(),
+            sweep: sweep::Sweep::default(),
+            fanouts: VecDeque::new(),
+            rebalance: None,
+            moving: 0,
+            rx_waiters: VecDeque::new(),
+            homeless: VecDeque::new(),
+            shutdown_waiters: VecDeque::new(),
+            shutdowns_in_flight: 0,
+            drain: None,
+            entropy,
+            scratch: Vec::new(),
+            cfg,
+        }
+    }
+
+    /// Arms the accepts and dials the workers. `slots_started` is the driver's.
+    pub fn start(&mut self, io: &mut impl Io, now_ms: u64, slots_started: u32) {
+        self.now_ms = now_ms;
+        self.sweep.start(now_ms);
+        self.set_slots_started(slots_started);
+        self.dial_due(io);
+        self.fill_accepts(io);
+    }
+
+    /// Says how many slots the driver has started; see [`Self::wants_slots`].
+    pub fn set_slots_started(&mut self, slots_started: u32) {
+        self.accepting.slots_started = slots_started;
+        self.stats.set(Stat::SlotsStarted, u64::from(slots_started));
+    }
+
+    /// Whether all started slots are in use and more may be started.
+    pub fn wants_slots(&self) -> bool {
+        self.accepting.wants_slots && self.accepting.slots_started < self.table.slots()
+    }
+
+    /// Begins a turn at this time, which must not go back.
+    pub fn begin_turn(&mut self, now_ms: u64) {
+        self.now_ms = self.now_ms.max(now_ms);
+    }
+
+    /// Acts on one completion.
+    pub fn on_completion(&mut self, io: &mut impl Io, completion: Completion) {
+        let Completion { token, result } = completion;
+        if token.kind() >= kind::LINK_CONNECT {
+            self.on_link_completion(io, token, result);
+            return;
+        }
+        let slot = token.index();
+        if slot >= self.table.slots() || self.table.hot(slot).generation != token.generation() {
+            self.stats.inc(Stat::LateCompletions);
+            return;
+        }
+        let bit = op_bit(token.kind());
+        let hot = self.table.hot_mut(slot);
+        assert!(hot.ops & bit != 0, "{token:?} completes an op that is not in the kernel");
+        hot.ops &= !bit;
+        match token.kind() {
+            kind::ACCEPT => self.on_accept(io, slot, result),
+            kind::POLL_IN => self.on_poll_in(io, slot),
+            kind::RECV => self.on_recv(io, slot, result),
+            kind::SEND => self.on_send(io, slot, result),
+            kind::POLL_OUT => self.on_poll_out(io, slot),
+            kind::CANCEL => self.on_cancel(io, slot),
+            kind::SHUTDOWN => self.on_shutdown(io, slot),
+            kind::CLOSE => self.on_close(slot),
+            other => panic!("no op has kind {other}"),
+        }
+    }
+
+    /// Ends a turn: paced work, flushing links, deadlines. Says when to run again.
+    pub fn end_turn(&mut self, io: &mut impl Io) -> Next {
+        let mut busy = self.run_rx_waiters(io);
+        busy |= self.run_routing(io);
+        busy |= self.run_fanouts(io);
+        busy |= self.run_drain(io);
+        self.run_stalled_links(io);
+        self.dial_due(io);
+        self.fill_accepts(io);
+        let sweep_at = self.run_sweep(io);
+        self.flush_links(io);
+        self.publish();
+        if busy { Next::Busy } else { Next::At(sweep_at.min(self.next_link_deadline())) }
+    }
+
+    /// The shard's figures.
+    pub fn stats(&self) -> &Arc<ShardStats> {
+        &self.stats
+    }
+
+    /// Time in ticks of one second, as records hold it.
+    fn tick(&self) -> u16 {
+        (self.now_ms / 1000) as u16
+    }
+
+    /// Whole milliseconds since `tick`, rounded down to ticks.
+    fn age_ms(&self, tick: u16) -> u32 {
+        u32::from(self.tick().wrapping_sub(tick)) * 1000
+    }
+
+    fn token(&self, kind: u8, slot: u32) -> Token {
+        Token::new(kind, slot, self.table.hot(slot).generation)
+    }
+
+    fn connection_id(&self, slot: u32) -> ConnectionId {
+        ConnectionId::new(self.cfg.shard, slot, self.table.hot(slot).generation)
+    }
+
+    /// The slot of a live connection of this shard with this id.
+    fn find(&self, id: ConnectionId) -> Option<u32> {
+        let slot = id.slot();
+        let found = id.shard() == self.cfg.shard && slot < self.table.slots();
+        (found && self.is_current(slot, id.generation())).then_some(slot)
+    }
+
+    fn is_current(&self, slot: u32, generation: u32) -> bool {
+        let hot = self.table.hot(slot);
+        hot.generation == generation && !matches!(hot.state(), State::Free | State::Accepting)
+    }
+
+    /// Submits an op of a client and sets its bit.
+    fn submit(&mut self, io: &mut impl Io, slot: u32, kind: u8, op: crate::op::Op) {
+        let token = self.token(kind, slot);
+        let hot = self.table.hot_mut(slot);
+        let bit = op_bit(kind);
+        assert_eq!(hot.ops & bit, 0, "at most one op of a kind per connection");
+        hot.ops |= bit;
+        io.submit(token, op);
+    }
+
+    /// Changes the state and the gauges that count connections by state.
+    fn set_state(&mut self, slot: u32, state: State) {
+        let hot = self.table.hot_mut(slot);
+        let before = hot.state();
+        hot.set_state(state);
+        if let Some(gauge) = state_gauge(before) {
+            self.stats.dec(gauge);
+        }
+        if let Some(gauge) = state_gauge(state) {
+            self.stats.inc(gauge);
+        }
+    }
+
+    fn set_flag(&mut self, slot: u32, flag: u8) {
+        self.table.hot_mut(slot).flags |= flag;
+    }
+
+    fn clear_flag(&mut self, slot: u32, flag: u8) {
+        self.table.hot_mut(slot).flags &= !flag;
+    }
+
+    fn hot(&self, slot: u32) -> &Hot {
+        self.table.hot(slot)
+    }
+
+    /// A number below `bound`, from the entropy source.
+    fn random_below(&mut self, bound: u32) -> u32 {
+        let mut bytes = [0; 8];
+        (self.entropy)(&mut bytes);
+        (u64::from_le_bytes(bytes) % u64::from(bound.max(1))) as u32
+    }
+
+    /// A retry-after from the configured range.
+    fn retry_after_ms(&mut self) -> u32 {
+        let (from, to) = self.cfg.retry_after_ms;
+        from + self.random_below(to.saturating_sub(from) + 1)
+    }
+
+    fn publish(&self) {
+        let stats = &self.stats;
+        let chunk = u64::from(CoreConfig::CHUNK_BYTES);
+        stats.set(Stat::OutboxBytes, self.outboxes.bytes_total());
+        stats.set(Stat::Outboxes, self.outboxes.count() as u64);
+        stats.set(Stat::OutboxPoolBytes, u64::from(self.pools.in_use(Class::Outbox)) * chunk);
+        stats.set(Stat::SpillBytes, self.spills.bytes_total());
+        stats.set(Stat::Spills, self.spills.count() as u64);
+        stats.set(Stat::SpillPoolBytes, u64::from(self.pools.in_use(Class::Spill)) * chunk);
+        self.publish_links();
+    }
+}
+
+fn op_bit(kind: u8) -> u8 {
+    match kind {
+        kind::ACCEPT => bit::ACCEPT,
+        kind::POLL_IN => bit::POLL_IN,
+        kind::RECV => bit::RECV,
+        kind::SEND => bit::SEND,
+        kind::POLL_OUT => bit::POLL_OUT,
+        kind::CANCEL => bit::CANCEL,
+        kind::SHUTDOWN => bit::SHUTDOWN,
+        kind::CLOSE => bit::CLOSE,
+        other => panic!("no client op has kind {other}"),
+    }
+}
+
+fn state_gauge(state: State) -> Option<Stat> {
+    match state {
+        State::Free | State::Accepting => None,
+        State::Handshaking => Some(Stat::ConnectionsHandshaking),
+        State::Opening => Some(Stat::ConnectionsOpening),
+        State::Open => Some(Stat::ConnectionsOpen),
+        State::Draining => Some(Stat::ConnectionsDraining),
+        State::Closing => Some(Stat::ConnectionsClosing),
+    }
+}
+
+/// The reason for an errno of a receive or send.
+fn reason_of(result: i32) -> Reason {
+    use crate::op::errno;
+    match -result {
+        errno::ECONNRESET | errno::EPIPE | errno::ECONNABORTED => Reason::ClientReset,
+        errno::ETIMEDOUT => Reason::ClientVanished,
+        _ => Reason::WriteError,
+    }
+}

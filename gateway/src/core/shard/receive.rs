@@ -1,0 +1,434 @@
+//! Bytes of clients become frames, and frames go to a link.
+//!
+//! An idle connection is parked on a poll. When it wakes, its bytes are received into a shared
+//! buffer and handled at once; only an incomplete frame stays, in a spill.
+
+use roost_protocol::{
+    Reason,
+    edge::{self, FrameType, Hello, Split},
+    hash,
+    link::{Header, LinkType, Open},
+};
+
+use crate::{
+    core::{
+        config::{CoreConfig, NoWorkerPolicy},
+        outbox::Span,
+        pool::Class,
+        record::{State, bit, flag},
+        shard::{ShardCore, kind, reason_of},
+        stats::Stat,
+    },
+    op::{Block, Interest, Io, Op, Sock, errno},
+};
+
+/// What a closed client may still send before its socket is closed, in bytes.
+const DISCARD_BYTES_MAX: u64 = 64 * 1024;
+
+/// Where a whole frame stands.
+#[derive(Clone, Copy)]
+enum Frame {
+    Block(Span),
+    /// At the front of the connection's spill, this many bytes.
+    Spill(u32),
+}
+
+impl Frame {
+    fn len(self) -> u32 {
+        match self {
+            Frame::Block(span) => span.len,
+            Frame::Spill(len) => len,
+        }
+    }
+}
+
+impl ShardCore {
+    /// Waits for input without holding any buffer.
+    pub(super) fn park(&mut self, io: &mut impl Io, slot: u32) {
+        let sock = Sock::Client(slot);
+        self.submit(io, slot, kind::POLL_IN, Op::Poll { sock, interest: Interest::Readable });
+    }
+
+    pub(super) fn on_poll_in(&mut self, io: &mut impl Io, slot: u32) {
+        match self.hot(slot).state() {
+            State::Closing => self.join(io, slot),
+            // Whatever the poll said, the receive will say what there is.
+            _ => self.read(io, slot),
+        }
+    }
+
+    /// Receives if the connection may be read now; else puts it where it will be resumed.
+    pub(super) fn read(&mut self, io: &mut impl Io, slot: u32) {
+        if self.hot(slot).has_session() && !self.may_forward(slot) {
+            self.block(slot);
+            return;
+        }
+        let Some(block) = self.pools.alloc(Class::Rx) else {
+            self.stats.inc(Stat::RxPoolWaits);
+            self.set_flag(slot, flag::RX_WAIT);
+            self.rx_waiters.push_back((slot, self.hot(slot).generation));
+            return;
+        };
+        self.table.hot_mut(slot).link = block.index();
+        let op = Op::Recv {
+            sock: Sock::Client(slot),
+            block,
+            offset: 0,
+            len: CoreConfig::RX_BLOCK_BYTES,
+            wait: false,
+        };
+        self.submit(io, slot, kind::RECV, op);
+    }
+
+    /// Reads those that had to wait for a receive buffer. Returns whether some still wait.
+    pub(super) fn run_rx_waiters(&mut self, io: &mut impl Io) -> bool {
+        while self.pools.available(Class::Rx) > 0 {
+            let Some((slot, generation)) = self.rx_waiters.pop_front() else { return false };
+            if self.hot(slot).generation == generation && self.hot(slot).has(flag::RX_WAIT) {
+                self.clear_flag(slot, flag::RX_WAIT);
+                self.read(io, slot);
+            }
+        }
+        // Those that wait are woken by the completions of the receives in the kernel.
+        false
+    }
+
+    pub(super) fn on_recv(&mut self, io: &mut impl Io, slot: u32, result: i32) {
+        let tick = self.tick();
+        let hot = self.table.hot_mut(slot);
+        let block = Block::new(Class::Rx as u8, hot.link);
+        hot.link = 0;
+        match hot.state() {
+            State::Closing => {
+                self.pools.release(block);
+                self.join(io, slot);
+            }
+            State::Draining => {
+                self.pools.release(block);
+                self.discard_input(io, slot, result);
+            }
+            _ if result > 0 => {
+                hot.active_tick = tick;
+                self.stats.add(Stat::ClientBytesReceived, result as u64);
+                self.handle_bytes(io, slot, Span { block, offset: 0, len: result as u32 });
+                self.pools.release(block);
+                if self.hot(slot).ops & (bit::RECV | bit::POLL_IN) == 0 && self.is_reading(slot) {
+                    if result as u32 == CoreConfig::RX_BLOCK_BYTES {
+                        self.read(io, slot);
+                    } else {
+                        self.park(io, slot);
+                    }
+                }
+            }
+            _ => {
+                self.pools.release(block);
+                match -result {
+                    0 => self.close(io, slot, Reason::ClientEof, None),
+                    errno::EAGAIN | errno::EINTR | errno::ENOBUFS | errno::ENOMEM | errno::ECANCELED => {
+                        self.park(io, slot);
+                    }
+                    _ => {
+                        self.set_flag(slot, flag::SHUT);
+                        self.close(io, slot, reason_of(result), None);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether bytes of the client are of interest and nothing holds its reading back.
+    fn is_reading(&self, slot: u32) -> bool {
+        let hot = self.hot(slot);
+        let reads = matches!(hot.state(), State::Handshaking | State::Opening | State::Open);
+        reads && !hot.has(flag::BLOCKED | flag::RX_WAIT)
+    }
+
+    /// Handles what was received, then what is left of it once more if the state changed.
+    fn handle_bytes(&mut self, io: &mut impl Io, slot: u32, span: Span) {
+        let mut rest = span;
+        // An incomplete frame comes first: complete it, and no more.
+        while self.hot(slot).spill != 0 && rest.len > 0 {
+            let Some(missing) = self.spill_missing(io, slot) else { return };
+            let take = missing.min(rest.len);
+            if !self.spill(io, slot, Span { len: take, ..rest }) {
+                return;
+            }
+            rest.offset += take;
+            rest.len -= take;
+            if take == missing && !self.handle_spill(io, slot) {
+                break;
+            }
+        }
+        while rest.len > 0 && self.is_reading(slot) && !self.held(slot) {
+            let bytes = &io.block(rest.block)[rest.offset as usize..][..rest.len as usize];
+            match edge::split(bytes, self.cfg.frame_bytes_max) {
+                Ok(Split::Frame { frame_type, frame }) => {
+                    let frame = Span { len: frame.len() as u32, ..rest };
+                    self.handle_frame(io, slot, frame_type, Frame::Block(frame));
+                    rest.offset += frame.len;
+                    rest.len -= frame.len;
+                }
+                Ok(Split::Need { .. }) => break,
+                Err(error) => return self.refuse(io, slot, error.reason()),
+            }
+        }
+        let keeps = matches!(self.hot(slot).state(), State::Handshaking | State::Opening | State::Open);
+        if rest.len > 0 && keeps {
+            self.spill(io, slot, rest);
+        }
+    }
+
+    /// Bytes that the spill's first frame lacks; none after a bad header, which closes.
+    fn spill_missing(&mut self, io: &mut impl Io, slot: u32) -> Option<u32> {
+        let spill = self.hot(slot).spill;
+        let (header, filled) = self.spills.peek_header(io, spill);
+        match edge::split(&header[..filled], self.cfg.frame_bytes_max) {
+            Ok(Split::Need { total_bytes }) => {
+                Some((total_bytes as u32).saturating_sub(self.spills.bytes(spill)))
+            }
+            Ok(Split::Frame { frame, .. }) => {
+                Some((frame.len() as u32).saturating_sub(self.spills.bytes(spill)))
+            }
+            Err(error) => {
+                self.refuse(io, slot, error.reason());
+                None
+            }
+        }
+    }
+
+    /// Handles the frames that are whole in the spill. Returns whether the connection still
+    /// reads.
+    pub(super) fn handle_spill(&mut self, io: &mut impl Io, slot: u32) -> bool {
+        while self.hot(slot).spill != 0 && self.is_reading(slot) && !self.held(slot) {
+            let spill = self.hot(slot).spill;
+            let (header, filled) = self.spills.peek_header(io, spill);
+            if filled < edge::HEADER_BYTES {
+                return true;
+            }
+            let header = match edge::Header::decode(header, self.cfg.frame_bytes_max) {
+                Ok(header) => header,
+                Err(error) => {
+                    self.refuse(io, slot, error.reason());
+                    return false;
+                }
+            };
+            let len = header.frame_bytes() as u32;
+            if self.spills.bytes(spill) < len {
+                return true;
+            }
+            self.handle_frame(io, slot, header.frame_type, Frame::Spill(len));
+            // A close has discarded the spill; a HELLO that found no worker stays in it.
+            if self.hot(slot).spill == spill && self.is_reading(slot) {
+                if self.spills.consume(&mut self.pools, spill, len) {
+                    self.table.hot_mut(slot).spill = 0;
+                } else {
+                    self.spills.restart(spill, self.tick());
+                }
+            }
+        }
+        self.is_reading(slot)
+    }
+
+    /// Keeps bytes of an incomplete frame. Returns false if that closed the connection.
+    fn spill(&mut self, io: &mut impl Io, slot: u32, span: Span) -> bool {
+        let owner = (slot, self.tick());
+        for _ in 0..2 {
+            let handle = self.hot(slot).spill;
+            if let Ok(handle) = self.spills.push(io, &mut self.pools, handle, owner, span) {
+                self.table.hot_mut(slot).spill = handle;
+                return true;
+            }
+            match self.spills.victim() {
+                Some(victim) if victim != slot => self.refuse(io, victim, Reason::MemoryBudget),
+                _ => break,
+            }
+        }
+        self.refuse(io, slot, Reason::MemoryBudget);
+        false
+    }
+
+    fn handle_frame(&mut self, io: &mut impl Io, slot: u32, frame_type: FrameType, frame: Frame) {
+        self.stats.inc(Stat::ClientFramesReceived);
+        match (frame_type, self.hot(slot).state()) {
+            (FrameType::Message, State::Open | State::Opening) => self.forward(io, slot, frame),
+            (FrameType::Hello, State::Handshaking) => self.on_hello(io, slot, frame),
+            (FrameType::Ping, State::Open | State::Opening) => {
+                let mut pong = self.take_scratch(io, slot, frame);
+                pong[0] = FrameType::Pong as u8;
+                self.stats.inc(Stat::PingsAnswered);
+                self.queue_bytes(io, slot, &pong);
+                self.scratch = pong;
+            }
+            (FrameType::Pong, State::Open | State::Opening) => {}
+            (FrameType::Close, _) => self.close(io, slot, Reason::ClientClosed, None),
+            _ => self.refuse(io, slot, Reason::UnexpectedFrame),
+        }
+    }
+
+    /// MESSAGE goes to the link verbatim, header included.
+    fn forward(&mut self, io: &mut impl Io, slot: u32, frame: Frame) {
+        if self.cfg.messages_per_s_max > 0 && !self.take_allowance(slot) {
+            return self.refuse(io, slot, Reason::RateLimited);
+        }
+        let header = Header::new(LinkType::Data, self.connection_id(slot), frame.len());
+        let hot = self.table.hot(slot);
+        let tx = &mut self.links[usize::from(hot.worker)].tx;
+        tx.begin(io, &mut self.pools, header);
+        match frame {
+            Frame::Block(span) => tx.put_span(io, &mut self.pools, span),
+            Frame::Spill(len) => {
+                let pools = &mut self.pools;
+                self.spills.walk(hot.spill, len, |span| tx.put_span(io, pools, span));
+            }
+        }
+        self.stats.inc(Stat::MessagesForwarded);
+    }
+
+    fn on_hello(&mut self, io: &mut impl Io, slot: u32, frame: Frame) {
+        let bytes = self.take_scratch(io, slot, frame);
+        match Hello::decode(&bytes[edge::HEADER_BYTES..]) {
+            Ok(hello) => {
+                let routing_hash = hash::routing_hash(hello.key);
+                match self.route(routing_hash) {
+                    Some(worker) => self.open(io, slot, worker, routing_hash, hello),
+                    None => self.on_no_worker(io, slot, frame),
+                }
+            }
+            Err(error) => self.refuse(io, slot, error.reason()),
+        }
+        self.scratch = bytes;
+    }
+
+    fn open(&mut self, io: &mut impl Io, slot: u32, worker: u8, routing_hash: u64, hello: Hello<'_>) {
+        let (peer, listener) = self.take_peer(slot);
+        let tick = self.tick();
+        self.table.cold_mut(slot).routing_hash = routing_hash;
+        let hot = self.table.hot_mut(slot);
+        (hot.worker, hot.mark_tick) = (worker, tick);
+        self.set_state(slot, State::Opening);
+        let mut payload = Vec::with_capacity(Open::PAYLOAD_BYTES_MAX);
+        Open { routing_hash, peer, key: hello.key, token: hello.token }.encode_payload(&mut payload);
+        let header = Header::new(LinkType::Open, self.connection_id(slot), payload.len() as u32);
+        let link = &mut self.links[usize::from(worker)];
+        link.connections += 1;
+        link.tx.begin(io, &mut self.pools, header.aux(listener));
+        link.tx.put_bytes(io, &mut self.pools, &payload);
+    }
+
+    /// No worker is up: the client is refused, or waits with its HELLO in a spill.
+    fn on_no_worker(&mut self, io: &mut impl Io, slot: u32, frame: Frame) {
+        if self.cfg.no_worker == NoWorkerPolicy::Refuse {
+            let retry_after_ms = self.retry_after_ms();
+            return self.close(io, slot, Reason::NoWorker, Some(retry_after_ms));
+        }
+        if let Frame::Block(span) = frame
+            && !self.spill(io, slot, span)
+        {
+            return;
+        }
+        self.set_blocked(slot);
+        self.homeless.push_back((slot, self.hot(slot).generation));
+    }
+
+    /// The frame's bytes in the scratch buffer, which the caller must put back.
+    fn take_scratch(&mut self, io: &impl Io, slot: u32, frame: Frame) -> Vec<u8> {
+        let mut bytes = std::mem::take(&mut self.scratch);
+        bytes.clear();
+        let mut add = |span: Span| {
+            bytes.extend(&io.block(span.block)[span.offset as usize..][..span.len as usize]);
+        };
+        match frame {
+            Frame::Block(span) => add(span),
+            Frame::Spill(len) => self.spills.walk(self.hot(slot).spill, len, add),
+        }
+        bytes
+    }
+
+    /// A token bucket of one second's messages, refilled every tick.
+    fn take_allowance(&mut self, slot: u32) -> bool {
+        let tick = self.tick();
+        let full = self.cfg.messages_per_s_max.min(u32::from(u16::MAX)) as u16;
+        let cold = self.table.cold_mut(slot);
+        if cold.rate_tick != tick {
+            (cold.rate_tick, cold.rate_left) = (tick, full);
+        }
+        match cold.rate_left.checked_sub(1) {
+            Some(left) => {
+                cold.rate_left = left;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Blocks a connection whose frames have nowhere to go for the moment: it is being moved, or
+    /// a failover has not yet re-sent what came before.
+    fn held(&mut self, slot: u32) -> bool {
+        let held = self.hot(slot).has_session() && self.must_hold(slot);
+        if held {
+            self.block(slot);
+        }
+        held
+    }
+
+    /// Puts a connection where it is resumed when its link has credit.
+    fn block(&mut self, slot: u32) {
+        self.set_blocked(slot);
+        let hot = self.table.hot(slot);
+        // One that is being moved is resumed by MOVED alone.
+        if !hot.has(flag::MOVING) {
+            self.links[usize::from(hot.worker)].blocked.push_back((slot, hot.generation));
+        }
+    }
+
+    fn set_blocked(&mut self, slot: u32) {
+        let tick = self.tick();
+        let hot = self.table.hot_mut(slot);
+        assert!(!hot.has(flag::BLOCKED), "a blocked connection is not read");
+        hot.flags |= flag::BLOCKED;
+        hot.mark_tick = tick;
+        self.stats.inc(Stat::Blocked);
+        self.stats.inc(Stat::ConnectionsBlocked);
+    }
+
+    pub(super) fn clear_blocked(&mut self, slot: u32) {
+        if self.hot(slot).has(flag::BLOCKED) {
+            self.clear_flag(slot, flag::BLOCKED);
+            self.stats.dec(Stat::ConnectionsBlocked);
+        }
+    }
+
+    /// A blocked connection may go on: first with what it holds, then with what its socket has.
+    pub(super) fn resume(&mut self, io: &mut impl Io, slot: u32) {
+        let tick = self.tick();
+        self.clear_blocked(slot);
+        let hot = self.table.hot_mut(slot);
+        // Blocked time is not idle time.
+        hot.active_tick = tick;
+        hot.mark_tick = tick;
+        if hot.spill != 0 {
+            self.spills.restart(hot.spill, tick);
+        }
+        let reads = self.handle_spill(io, slot);
+        if reads && self.hot(slot).ops & (bit::RECV | bit::POLL_IN) == 0 {
+            self.read(io, slot);
+        }
+    }
+
+    /// After the sending side is shut: input is thrown away until the client ends or the limit.
+    fn discard_input(&mut self, io: &mut impl Io, slot: u32, result: i32) {
+        match result {
+            1.. => {
+                let hot = self.table.hot_mut(slot);
+                hot.session += result as u64;
+                if hot.session > DISCARD_BYTES_MAX {
+                    self.stop(io, slot);
+                } else {
+                    self.park(io, slot);
+                }
+            }
+            _ if -result == errno::EAGAIN => self.park(io, slot),
+            _ => self.stop(io, slot),
+        }
+    }
+}

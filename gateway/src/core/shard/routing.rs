@@ -1,0 +1,278 @@
+//! Which worker a connection belongs to, and what happens when that changes: failover when a
+//! worker is gone, moves when one returns or leaves in order. Clients notice nothing.
+
+use roost_protocol::{
+    Reason, hash,
+    link::{Header, LinkType, Relay, Reopen, header::FLAG_RESENT},
+};
+
+use crate::{
+    core::{
+        link::{Failover, tx::salvaged_frames},
+        record::{State, flag},
+        shard::ShardCore,
+        stats::Stat,
+    },
+    op::Io,
+};
+
+/// Slots visited per turn by a failover or a rebalance.
+const VISITS_MAX: u32 = 2048;
+/// Blocked connections resumed per link and turn.
+const RESUMES_MAX: usize = 256;
+/// Connections whose MOVED is awaited at once.
+const MOVING_MAX: u32 = 1024;
+
+/// A walk over the table that moves connections to the workers they belong to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rebalance {
+    cursor: u32,
+}
+
+impl ShardCore {
+    /// The worker for a routing hash among those that are up.
+    pub(super) fn route(&self, routing_hash: u64) -> Option<u8> {
+        let up = self.links.iter().enumerate().filter(|(_, link)| link.is_routable());
+        hash::rendezvous(routing_hash, up.map(|(index, link)| (index as u8, link.worker_hash)))
+    }
+
+    /// Like [`Self::route`], but a worker that wants to leave is better than none.
+    fn route_any(&self, routing_hash: u64) -> Option<u8> {
+        self.route(routing_hash).or_else(|| {
+            let takes = self.links.iter().enumerate().filter(|(_, link)| link.takes_frames());
+            hash::rendezvous(routing_hash, takes.map(|(index, link)| (index as u8, link.worker_hash)))
+        })
+    }
+
+    /// Whether what this connection sends can be queued now.
+    pub(super) fn may_forward(&self, slot: u32) -> bool {
+        !self.must_hold(slot) && self.link(self.hot(slot).worker).has_credit()
+    }
+
+    /// Whether what this connection has sent must wait, even beyond the window: it is being
+    /// moved, or frames that came before it have yet to be re-sent.
+    pub(super) fn must_hold(&self, slot: u32) -> bool {
+        self.hot(slot).has(flag::MOVING) || self.links.iter().any(|link| link.failover.is_some())
+    }
+
+    /// Whether the connection's worker failed and it has not been given to another one yet.
+    pub(super) fn awaits_failover(&self, slot: u32) -> bool {
+        let link = self.link(self.hot(slot).worker);
+        link.session.is_none() && link.failover.is_none()
+            || link.failover.as_ref().is_some_and(|failover| slot >= failover.cursor)
+    }
+
+    /// Gives a worker up: what it had and had not acknowledged goes to others.
+    pub(super) fn fail_session(&mut self, io: &mut impl Io, index: usize) {
+        self.stats.inc(Stat::LinkFailovers);
+        let link = &mut self.links[index];
+        link.session = None;
+        let mut salvage = link.tx.salvage(io, &mut self.pools);
+        let unfinished = link.failover.take();
+        if let Some(older) = unfinished {
+            // A failover was under way: connections beyond its cursor still wait, and what they
+            // had sent comes first. Those before it are visited again, which is harmless.
+            let mut all = older.salvage;
+            all.append(&mut salvage);
+            salvage = all;
+        }
+        link.failover = Some(Failover { cursor: 0, salvage });
+    }
+
+    pub(super) fn start_rebalance(&mut self) {
+        self.rebalance = Some(Rebalance { cursor: 0 });
+    }
+
+    pub(super) fn on_draining(&mut self, index: usize) {
+        self.links[index].draining = true;
+        self.start_rebalance();
+    }
+
+    /// Runs a bounded part of failovers, moves and resumptions. Returns whether more is left.
+    pub(super) fn run_routing(&mut self, io: &mut impl Io) -> bool {
+        let mut busy = false;
+        for index in 0..self.links.len() {
+            busy |= self.run_failover(io, index);
+        }
+        busy |= self.run_rebalance(io);
+        for index in 0..self.links.len() {
+            busy |= self.resume_blocked(io, index);
+        }
+        busy | self.resume_homeless(io)
+    }
+
+    fn run_failover(&mut self, io: &mut impl Io, index: usize) -> bool {
+        let Some(failover) = &mut self.links[index].failover else { return false };
+        let from = failover.cursor;
+        let to = (from + VISITS_MAX).min(self.table.high_water());
+        let has_new_session = self.links[index].session.is_some();
+        if !has_new_session && !self.links.iter().any(|link| link.takes_frames()) {
+            // Nobody to go to: the connections wait, unread.
+            return false;
+        }
+        for slot in from..to {
+            self.links[index].failover.as_mut().expect("it runs").cursor = slot + 1;
+            if self.hot(slot).has_session() && usize::from(self.hot(slot).worker) == index {
+                self.rehome(io, slot, index);
+            }
+        }
+        if to < self.table.high_water() {
+            return true;
+        }
+        let failover = self.links[index].failover.take().expect("it runs");
+        self.resend(io, &failover.salvage);
+        true
+    }
+
+    /// The worker for a connection of the failed worker `index`, which may itself be back.
+    fn refuge(&self, routing_hash: u64, index: usize) -> Option<u8> {
+        let candidates = self.links.iter().enumerate().filter(|&(i, link)| {
+            let back = i == index && link.session.is_some() && !link.draining;
+            link.is_routable() || back
+        });
+        hash::rendezvous(routing_hash, candidates.map(|(i, link)| (i as u8, link.worker_hash)))
+            .or_else(|| self.route_any(routing_hash))
+    }
+
+    fn rehome(&mut self, io: &mut impl Io, slot: u32, index: usize) {
+        if self.hot(slot).has(flag::MOVING) {
+            // Its MOVED will never come; it goes where it was going.
+            self.clear_flag(slot, flag::MOVING);
+            self.moving -= 1;
+            if self.hot(slot).has(flag::BLOCKED) {
+                let generation = self.hot(slot).generation;
+                self.links[index].blocked.push_back((slot, generation));
+            }
+        }
+        let Some(worker) = self.refuge(self.table.cold(slot).routing_hash, index) else {
+            // All others have gone since the walk began.
+            self.close(io, slot, Reason::NoWorker, Some(0));
+            return;
+        };
+        self.assign(io, slot, worker);
+    }
+
+    /// Gives a connection to a worker: REOPEN, unless its OPEN is itself to be sent again.
+    fn assign(&mut self, io: &mut impl Io, slot: u32, worker: u8) {
+        let hot = self.table.hot_mut(slot);
+        let old = usize::from(hot.worker);
+        hot.worker = worker;
+        self.links[old].connections -= 1;
+        self.links[usize::from(worker)].connections += 1;
+        self.stats.inc(Stat::ConnectionsMoved);
+        if self.hot(slot).state() != State::Open {
+            return;
+        }
+        let reopen =
+            Reopen { routing_hash: self.table.cold(slot).routing_hash, session: self.hot(slot).session() };
+        let header = Header::new(LinkType::Reopen, self.connection_id(slot), Reopen::PAYLOAD_BYTES as u32);
+        let tx = &mut self.links[usize::from(worker)].tx;
+        tx.begin(io, &mut self.pools, header);
+        tx.put_bytes(io, &mut self.pools, &reopen.encode_payload());
+    }
+
+    /// Sends a failed session's frames again, marked, each to where its connection is now.
+    fn resend(&mut self, io: &mut impl Io, salvage: &[u8]) {
+        for (mut header, payload) in salvaged_frames(salvage) {
+            let worker = match header.link_type {
+                LinkType::Data | LinkType::Open => match self.find(header.connection) {
+                    Some(slot) if self.hot(slot).has_session() => Some(self.hot(slot).worker),
+                    _ => None,
+                },
+                LinkType::Relay => {
+                    Relay::decode(payload).ok().and_then(|relay| self.route(relay.routing_hash))
+                }
+                // The new worker never knew the connection, or has its own REOPEN.
+                _ => None,
+            };
+            let Some(worker) = worker else { continue };
+            header.flags |= FLAG_RESENT;
+            let tx = &mut self.links[usize::from(worker)].tx;
+            tx.begin(io, &mut self.pools, header);
+            tx.put_bytes(io, &mut self.pools, payload);
+            self.stats.inc(Stat::FramesResent);
+        }
+    }
+
+    fn run_rebalance(&mut self, io: &mut impl Io) -> bool {
+        let Some(Rebalance { cursor }) = self.rebalance else { return false };
+        if self.links.iter().any(|link| link.failover.is_some()) {
+            // First things first; and a failing worker must not be told of moves.
+            return false;
+        }
+        let to = (cursor + VISITS_MAX).min(self.table.high_water());
+        for slot in cursor..to {
+            if self.moving >= MOVING_MAX {
+                self.rebalance = Some(Rebalance { cursor: slot });
+                return false;
+            }
+            self.move_if_due(io, slot);
+        }
+        let done = to == self.table.high_water();
+        self.rebalance = (!done).then_some(Rebalance { cursor: to });
+        !done
+    }
+
+    fn move_if_due(&mut self, io: &mut impl Io, slot: u32) {
+        let hot = *self.hot(slot);
+        if !hot.is_open() || hot.has(flag::MOVING) {
+            return;
+        }
+        let due = self.route(self.table.cold(slot).routing_hash);
+        if due.is_none_or(|worker| worker == hot.worker) {
+            return;
+        }
+        self.set_flag(slot, flag::MOVING);
+        self.moving += 1;
+        let header = Header::new(LinkType::Closed, self.connection_id(slot), 0).reason(Reason::Moved);
+        self.links[usize::from(hot.worker)].tx.begin(io, &mut self.pools, header);
+    }
+
+    /// MOVED has come: the old worker says no more, the new one takes over.
+    pub(super) fn finish_move(&mut self, io: &mut impl Io, slot: u32) {
+        self.clear_flag(slot, flag::MOVING);
+        self.moving -= 1;
+        match self.route_any(self.table.cold(slot).routing_hash) {
+            Some(worker) => self.assign(io, slot, worker),
+            None => return self.close(io, slot, Reason::NoWorker, Some(0)),
+        }
+        if self.hot(slot).has(flag::BLOCKED) {
+            self.resume(io, slot);
+        }
+    }
+
+    fn resume_blocked(&mut self, io: &mut impl Io, index: usize) -> bool {
+        for _ in 0..RESUMES_MAX {
+            let link = &mut self.links[index];
+            if link.blocked.is_empty() || !(link.has_credit() || self.can_scatter(index)) {
+                return false;
+            }
+            let Some((slot, generation)) = self.links[index].blocked.pop_front() else { return false };
+            let hot = self.hot(slot);
+            if hot.generation == generation && hot.has(flag::BLOCKED) && !hot.has(flag::MOVING) {
+                // It may be routed elsewhere by now; `read` blocks it there if need be.
+                self.resume(io, slot);
+            }
+        }
+        !self.links[index].blocked.is_empty()
+    }
+
+    /// After a failover the list of a worker that is still gone holds connections of others.
+    fn can_scatter(&self, index: usize) -> bool {
+        self.links[index].session.is_none() && self.links[index].failover.is_none()
+    }
+
+    fn resume_homeless(&mut self, io: &mut impl Io) -> bool {
+        for _ in 0..RESUMES_MAX {
+            if self.homeless.is_empty() || !self.links.iter().any(|link| link.is_routable()) {
+                return false;
+            }
+            let Some((slot, generation)) = self.homeless.pop_front() else { return false };
+            let hot = self.hot(slot);
+            if hot.generation == generation && hot.has(flag::BLOCKED) && hot.state() == State::Handshaking {
+                self.resume(io, slot);
+            }
+        }
+        !self.homeless.is_empty()
+    }
+}

@@ -1,0 +1,179 @@
+//! Frames go to clients: straight from where they stand, or by an outbox.
+//!
+//! At most one send of a connection is in the kernel. A send takes what the socket has room for
+//! and never waits; what is left waits in the outbox for a poll to say that there is room.
+
+use roost_protocol::Reason;
+
+use crate::{
+    core::{
+        outbox::{Exhausted, Span},
+        pool::Class,
+        record::{State, bit, flag},
+        shard::{ShardCore, kind, reason_of},
+        stats::Stat,
+    },
+    op::{Interest, Io, Op, Sock, errno},
+};
+
+impl ShardCore {
+    /// Sends bytes that stand in a block, or queues them behind what is unsent.
+    ///
+    /// The block is held until they have left or been copied.
+    pub(super) fn queue_span(&mut self, io: &mut impl Io, slot: u32, span: Span) {
+        self.stats.inc(Stat::ClientFramesSent);
+        let hot = self.hot(slot);
+        if hot.outbox == 0 {
+            self.pools.retain(span.block);
+            self.open_outbox(io, slot, span);
+            return;
+        }
+        let outbox = hot.outbox;
+        if self.is_over_limit(slot, span.len) {
+            return self.close_slow(io, slot);
+        }
+        // Sharing pins the block: only while most broadcast blocks are free.
+        let shares = span.block.class() == Class::Fanout as usize
+            && self.pools.available(Class::Fanout) > self.pools.in_use(Class::Fanout);
+        if shares {
+            self.outboxes.push_shared(&mut self.pools, outbox, span);
+            return;
+        }
+        self.with_outbox_memory(io, slot, |core, io| {
+            core.outboxes.push_copy(io, &mut core.pools, outbox, span)
+        });
+    }
+
+    /// Sends bytes of the gateway's own (WELCOME, PONG, GOAWAY).
+    pub(super) fn queue_bytes(&mut self, io: &mut impl Io, slot: u32, bytes: &[u8]) {
+        self.stats.inc(Stat::ClientFramesSent);
+        if self.hot(slot).outbox != 0 && self.is_over_limit(slot, bytes.len() as u32) {
+            return self.close_slow(io, slot);
+        }
+        self.with_outbox_memory(io, slot, |core, io| {
+            let outbox = core.hot(slot).outbox;
+            if outbox != 0 {
+                return core.outboxes.push_bytes(io, &mut core.pools, outbox, bytes);
+            }
+            let block = core.pools.alloc(Class::Outbox).ok_or(Exhausted)?;
+            io.write(block, 0, bytes);
+            core.open_outbox(io, slot, Span { block, offset: 0, len: bytes.len() as u32 });
+            Ok(())
+        });
+    }
+
+    fn open_outbox(&mut self, io: &mut impl Io, slot: u32, span: Span) {
+        self.table.hot_mut(slot).outbox = self.outboxes.open(slot, span, self.tick());
+        self.send_front(io, slot);
+    }
+
+    fn is_over_limit(&self, slot: u32, more: u32) -> bool {
+        self.outboxes.bytes(self.hot(slot).outbox) + more > self.cfg.outbox_bytes_max
+    }
+
+    /// Runs `queue`, closing the largest holder and trying again when the pool is exhausted.
+    fn with_outbox_memory<I: Io>(
+        &mut self,
+        io: &mut I,
+        slot: u32,
+        mut queue: impl FnMut(&mut Self, &mut I) -> Result<(), Exhausted>,
+    ) {
+        for _ in 0..2 {
+            if queue(self, io).is_ok() {
+                return;
+            }
+            match self.outboxes.victim() {
+                Some(victim) if victim != slot && self.hot(victim).state() != State::Closing => {
+                    self.close_slow(io, victim);
+                }
+                _ => break,
+            }
+        }
+        self.close(io, slot, Reason::MemoryBudget, None);
+    }
+
+    fn send_front(&mut self, io: &mut impl Io, slot: u32) {
+        let Span { block, offset, len } = self.outboxes.front(self.hot(slot).outbox);
+        let op = Op::Send { sock: Sock::Client(slot), block, offset, len, wait: false };
+        self.submit(io, slot, kind::SEND, op);
+    }
+
+    pub(super) fn on_send(&mut self, io: &mut impl Io, slot: u32, result: i32) {
+        if self.hot(slot).state() == State::Closing {
+            self.stats.add(Stat::ClientBytesSent, result.max(0) as u64);
+            self.join(io, slot);
+            return;
+        }
+        let outbox = self.hot(slot).outbox;
+        match result {
+            0.. => {
+                let offered = self.outboxes.front(outbox).len;
+                self.stats.add(Stat::ClientBytesSent, result as u64);
+                let (sent, tick) = (result as u32, self.tick());
+                if self.outboxes.advance(&mut self.pools, outbox, sent, tick) {
+                    self.table.hot_mut(slot).outbox = 0;
+                    self.on_flushed(io, slot);
+                } else if sent < offered {
+                    self.await_room(io, slot);
+                } else {
+                    self.send_front(io, slot);
+                }
+            }
+            _ if matches!(-result, errno::EAGAIN | errno::EINTR | errno::ENOBUFS | errno::ENOMEM) => {
+                self.await_room(io, slot);
+            }
+            _ => {
+                self.set_flag(slot, flag::SHUT);
+                match self.hot(slot).state() {
+                    State::Draining => self.stop(io, slot),
+                    _ => self.close(io, slot, reason_of(result), None),
+                }
+            }
+        }
+    }
+
+    /// The socket is full: hold the rest without pinning a link's buffer, and wait for room.
+    fn await_room(&mut self, io: &mut impl Io, slot: u32) {
+        self.stats.inc(Stat::ShortSends);
+        let outbox = self.hot(slot).outbox;
+        let sock = Sock::Client(slot);
+        self.submit(io, slot, kind::POLL_OUT, Op::Poll { sock, interest: Interest::Writable });
+        // The limit holds for what stays, not for what passes through in one turn.
+        if self.outboxes.bytes(outbox) > self.cfg.outbox_bytes_max
+            && self.hot(slot).state() != State::Draining
+        {
+            return self.close_slow(io, slot);
+        }
+        self.with_outbox_memory(io, slot, |core, io| core.outboxes.detach(io, &mut core.pools, outbox));
+    }
+
+    pub(super) fn on_poll_out(&mut self, io: &mut impl Io, slot: u32) {
+        if self.hot(slot).state() == State::Closing {
+            self.join(io, slot);
+        } else {
+            // Whatever the poll said, the send will say what is the matter.
+            self.send_front(io, slot);
+        }
+    }
+
+    fn on_flushed(&mut self, io: &mut impl Io, slot: u32) {
+        if self.hot(slot).state() == State::Draining {
+            self.shut(io, slot);
+        }
+    }
+
+    pub(super) fn close_slow(&mut self, io: &mut impl Io, slot: u32) {
+        // No GOAWAY: the socket takes nothing.
+        self.set_flag(slot, flag::SHUT);
+        if self.hot(slot).state() == State::Draining {
+            self.stop(io, slot);
+        } else {
+            self.close(io, slot, Reason::SlowConsumer, None);
+        }
+    }
+
+    /// Whether a send or the wait for room is in the kernel.
+    pub(super) fn is_sending(&self, slot: u32) -> bool {
+        self.hot(slot).ops & (bit::SEND | bit::POLL_OUT) != 0
+    }
+}

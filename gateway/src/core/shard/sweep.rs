@@ -1,0 +1,105 @@
+//! Deadlines without timers: the table is visited slice by slice, round after round.
+
+use roost_protocol::{
+    Reason,
+    edge::{self, FrameType},
+};
+
+use crate::{
+    core::{
+        record::{State, flag},
+        shard::ShardCore,
+    },
+    op::Io,
+};
+
+/// How long a round over the table takes, at most: what a deadline may be late by.
+const ROUND_MS: u64 = 1_000;
+/// Slots visited per slice.
+const SLICE: u32 = 2_048;
+
+/// Where the round is.
+#[derive(Debug, Default)]
+pub(super) struct Sweep {
+    cursor: u32,
+    /// When the next slice is due.
+    due_ms: u64,
+}
+
+impl Sweep {
+    pub(super) fn start(&mut self, now_ms: u64) {
+        self.due_ms = now_ms + ROUND_MS;
+    }
+}
+
+impl ShardCore {
+    /// Visits a slice if one is due. Says when the next is.
+    pub(super) fn run_sweep(&mut self, io: &mut impl Io) -> u64 {
+        if self.now_ms < self.sweep.due_ms {
+            return self.next_deadline();
+        }
+        let high_water = self.table.high_water();
+        let from = self.sweep.cursor;
+        let to = (from + SLICE).min(high_water);
+        for slot in from..to {
+            self.visit(io, slot);
+        }
+        self.sweep.cursor = if to == high_water { 0 } else { to };
+        let slices = u64::from(high_water.div_ceil(SLICE).max(1));
+        self.sweep.due_ms = self.now_ms + (ROUND_MS / slices).max(1);
+        self.next_deadline()
+    }
+
+    fn next_deadline(&self) -> u64 {
+        let resumes = self.accepting.resumes_at_ms(self.now_ms).unwrap_or(u64::MAX);
+        self.sweep.due_ms.min(resumes)
+    }
+
+    fn visit(&mut self, io: &mut impl Io, slot: u32) {
+        let hot = *self.hot(slot);
+        let blocked = hot.has(flag::BLOCKED);
+        match hot.state() {
+            State::Free | State::Accepting | State::Closing => return,
+            State::Handshaking | State::Opening => {
+                if !blocked && self.age_ms(hot.mark_tick) > self.cfg.handshake_timeout_ms {
+                    return self.refuse(io, slot, Reason::HandshakeTimeout);
+                }
+            }
+            State::Open if blocked => self.soothe(io, slot),
+            State::Open => {
+                let idle_timeout_ms = self.cfg.idle_timeout_ms;
+                if idle_timeout_ms > 0 && self.age_ms(hot.active_tick) > idle_timeout_ms {
+                    return self.refuse(io, slot, Reason::IdleTimeout);
+                }
+            }
+            State::Draining => {
+                let flushing = hot.outbox != 0 || hot.has(flag::SHUT_WAIT);
+                if !flushing && self.age_ms(hot.mark_tick) > self.cfg.linger_ms {
+                    return self.stop(io, slot);
+                }
+            }
+        }
+        let hot = self.hot(slot);
+        if hot.outbox != 0 && self.age_ms(self.outboxes.progress_tick(hot.outbox)) > self.cfg.write_timeout_ms
+        {
+            return self.close_slow(io, slot);
+        }
+        if hot.spill != 0
+            && !blocked
+            && self.age_ms(self.spills.since_tick(hot.spill)) > self.cfg.frame_timeout_ms
+        {
+            self.refuse(io, slot, Reason::FrameTimeout);
+        }
+    }
+
+    /// A blocked client cannot be heard; so that it does not think us dead, it gets a PONG.
+    fn soothe(&mut self, io: &mut impl Io, slot: u32) {
+        let interval_ms = self.cfg.heartbeat_interval_ms;
+        if interval_ms > 0 && self.age_ms(self.hot(slot).mark_tick) >= interval_ms {
+            let tick = self.tick();
+            self.table.hot_mut(slot).mark_tick = tick;
+            let header = edge::Header { frame_type: FrameType::Pong, payload_bytes: 0 };
+            self.queue_bytes(io, slot, &header.encode());
+        }
+    }
+}

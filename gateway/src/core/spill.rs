@@ -1,0 +1,185 @@
+//! Incomplete frames: byte queues that exist only while a frame has not fully arrived.
+
+use roost_protocol::edge;
+
+use crate::{
+    core::{
+        outbox::{Exhausted, Span},
+        pool::{Class, Pools},
+        slab::Slab,
+    },
+    op::{Block, Io},
+};
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Spill {
+    /// Handles of the first and last piece; never 0.
+    head: u32,
+    tail: u32,
+    bytes: u32,
+    since_tick: u16,
+    slot: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Piece {
+    block: Option<Block>,
+    start: u32,
+    end: u32,
+    next: u32,
+}
+
+/// All spills of a shard.
+#[derive(Debug)]
+pub(crate) struct Spills {
+    spills: Slab<Spill>,
+    pieces: Slab<Piece>,
+    bytes: u64,
+    victim_cursor: u32,
+}
+
+impl Spills {
+    pub(crate) const fn new() -> Self {
+        Self { spills: Slab::new(), pieces: Slab::new(), bytes: 0, victim_cursor: 0 }
+    }
+
+    /// Appends a copy of `span` to the spill `handle` (0: a new one), all or nothing, and gives
+    /// its handle.
+    pub(crate) fn push(
+        &mut self,
+        io: &mut impl Io,
+        pools: &mut Pools,
+        handle: u32,
+        (slot, tick): (u32, u16),
+        span: Span,
+    ) -> Result<u32, Exhausted> {
+        let chunk_bytes = pools.block_bytes(Class::Spill);
+        let tail =
+            if handle == 0 { Piece::default() } else { *self.pieces.get(self.spills.get(handle).tail) };
+        let room = if tail.block.is_some() { chunk_bytes - tail.end } else { 0 };
+        let in_tail = room.min(span.len);
+        if pools.available(Class::Spill) < (span.len - in_tail).div_ceil(chunk_bytes) {
+            return Err(Exhausted);
+        }
+        let handle = if handle != 0 {
+            handle
+        } else {
+            self.spills.insert(Spill { since_tick: tick, slot, ..Spill::default() })
+        };
+        if let (Some(block), true) = (tail.block, in_tail > 0) {
+            io.copy(span.block, span.offset, in_tail, block, tail.end);
+            self.pieces.get_mut(self.spills.get(handle).tail).end += in_tail;
+        }
+        let mut done = in_tail;
+        while done < span.len {
+            let block = pools.alloc(Class::Spill).expect("checked above");
+            let len = chunk_bytes.min(span.len - done);
+            io.copy(span.block, span.offset + done, len, block, 0);
+            let piece = self.pieces.insert(Piece { block: Some(block), start: 0, end: len, next: 0 });
+            let spill = self.spills.get_mut(handle);
+            if spill.head == 0 {
+                spill.head = piece;
+            } else {
+                self.pieces.get_mut(spill.tail).next = piece;
+            }
+            spill.tail = piece;
+            done += len;
+        }
+        self.spills.get_mut(handle).bytes += span.len;
+        self.bytes += u64::from(span.len);
+        Ok(handle)
+    }
+
+    /// The first bytes, at most a frame header: what is needed to know the frame's length.
+    pub(crate) fn peek_header(&self, io: &impl Io, handle: u32) -> ([u8; edge::HEADER_BYTES], usize) {
+        let mut header = [0; edge::HEADER_BYTES];
+        let mut filled = 0;
+        self.walk(handle, edge::HEADER_BYTES as u32, |span| {
+            let bytes = &io.block(span.block)[span.offset as usize..][..span.len as usize];
+            header[filled..filled + bytes.len()].copy_from_slice(bytes);
+            filled += bytes.len();
+        });
+        (header, filled)
+    }
+
+    /// Visits the first `len` bytes, piece by piece.
+    pub(crate) fn walk(&self, handle: u32, len: u32, mut visit: impl FnMut(Span)) {
+        let (mut next, mut left) = (self.spills.get(handle).head, len);
+        while next != 0 && left > 0 {
+            let piece = self.pieces.get(next);
+            let len = left.min(piece.end - piece.start);
+            let block = piece.block.expect("a piece in use has a block");
+            visit(Span { block, offset: piece.start, len });
+            left -= len;
+            next = piece.next;
+        }
+    }
+
+    /// Drops the first `len` bytes. Returns whether the spill is now empty; it is then gone.
+    pub(crate) fn consume(&mut self, pools: &mut Pools, handle: u32, len: u32) -> bool {
+        let spill = self.spills.get_mut(handle);
+        assert!(len <= spill.bytes, "only what was spilled can be consumed");
+        spill.bytes -= len;
+        self.bytes -= u64::from(len);
+        let mut left = len;
+        while left > 0 {
+            let piece = self.pieces.get_mut(spill.head);
+            let step = left.min(piece.end - piece.start);
+            piece.start += step;
+            left -= step;
+            if piece.start == piece.end && (left > 0 || spill.bytes == 0 || piece.next != 0) {
+                let done = self.pieces.remove(spill.head);
+                pools.release(done.block.expect("a piece in use has a block"));
+                spill.head = done.next;
+            }
+        }
+        if spill.bytes == 0 {
+            self.spills.remove(handle);
+            return true;
+        }
+        false
+    }
+
+    /// Drops a spill with all it holds.
+    pub(crate) fn discard(&mut self, pools: &mut Pools, handle: u32) {
+        let bytes = self.bytes(handle);
+        assert!(self.consume(pools, handle, bytes), "all bytes are consumed");
+    }
+
+    /// Starts the frame deadline anew: a frame was completed and another one is incomplete.
+    pub(crate) fn restart(&mut self, handle: u32, tick: u16) {
+        self.spills.get_mut(handle).since_tick = tick;
+    }
+
+    pub(crate) fn bytes(&self, handle: u32) -> u32 {
+        self.spills.get(handle).bytes
+    }
+
+    pub(crate) fn since_tick(&self, handle: u32) -> u16 {
+        self.spills.get(handle).since_tick
+    }
+
+    /// Bytes in all spills.
+    pub(crate) fn bytes_total(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.spills.len()
+    }
+
+    /// Among a bounded number of spills, the owner of the largest; see `Outboxes::victim`.
+    pub(crate) fn victim(&mut self) -> Option<u32> {
+        const LOOKS: u32 = 64;
+        let high_water = self.spills.high_water();
+        let mut best: Option<(u32, u32)> = None;
+        for _ in 0..LOOKS.min(high_water) {
+            self.victim_cursor = self.victim_cursor % high_water + 1;
+            let spill = self.spills.get(self.victim_cursor);
+            if spill.bytes > best.map_or(0, |(bytes, _)| bytes) {
+                best = Some((spill.bytes, spill.slot));
+            }
+        }
+        best.map(|(_, slot)| slot)
+    }
+}

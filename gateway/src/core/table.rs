@@ -1,0 +1,126 @@
+//! The connection table: records mapped lazily, free slots chained through their own records.
+
+use bytemuck::Zeroable;
+
+use crate::core::record::{Cold, Hot, State};
+
+/// All records of a shard. Slots of one ring are handed out lowest first, and a slot that was
+/// never used costs no memory.
+pub(crate) struct Table {
+    hot: Box<[Hot]>,
+    cold: Box<[Cold]>,
+    rings: Vec<FreeList>,
+    slots_per_ring: u32,
+    live: u32,
+    /// Slots below this have been used.
+    high_water: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct FreeList {
+    /// Slot + 1 of the first freed slot.
+    head: u32,
+    /// Slots of the ring that were used at least once.
+    used: u32,
+    /// Slots of the ring in all.
+    slots: u32,
+    free: u32,
+}
+
+impl Table {
+    /// A table of `slots` free slots in rings of `slots_per_ring`.
+    pub(crate) fn new(slots: u32, slots_per_ring: u32) -> Self {
+        assert!(slots > 0 && slots_per_ring > 0);
+        let rings = (0..slots.div_ceil(slots_per_ring))
+            .map(|ring| {
+                let slots = slots_per_ring.min(slots - ring * slots_per_ring);
+                FreeList { head: 0, used: 0, slots, free: slots }
+            })
+            .collect();
+        Self {
+            // Zeroed pages come from the kernel on first touch: memory follows use.
+            hot: bytemuck::zeroed_slice_box(slots as usize),
+            cold: bytemuck::zeroed_slice_box(slots as usize),
+            rings,
+            slots_per_ring,
+            live: 0,
+            high_water: 0,
+        }
+    }
+
+    /// Takes a free slot of `ring`.
+    pub(crate) fn alloc(&mut self, ring: u32) -> Option<u32> {
+        let list = &mut self.rings[ring as usize];
+        let slot = if list.head != 0 {
+            let slot = list.head - 1;
+            list.head = self.hot[slot as usize].link;
+            self.hot[slot as usize].link = 0;
+            slot
+        } else if list.used < list.slots {
+            list.used += 1;
+            ring * self.slots_per_ring + list.used - 1
+        } else {
+            return None;
+        };
+        list.free -= 1;
+        self.live += 1;
+        self.high_water = self.high_water.max(slot + 1);
+        Some(slot)
+    }
+
+    /// Gives a slot back and bumps its generation. Panics unless the record is clean: a slot
+    /// that keeps an op bit or a buffer would leak them to the next client.
+    pub(crate) fn free(&mut self, slot: u32) {
+        let hot = &mut self.hot[slot as usize];
+        assert_eq!(hot.ops, 0, "slot {slot} is freed with ops in the kernel");
+        assert_eq!((hot.outbox, hot.spill), (0, 0), "slot {slot} is freed with buffers");
+        assert_ne!(hot.state(), State::Free, "slot {slot} is freed twice");
+        let list = &mut self.rings[(slot / self.slots_per_ring) as usize];
+        let generation = hot.generation.wrapping_add(1);
+        *hot = Hot::zeroed();
+        (hot.generation, hot.link) = (generation, list.head);
+        self.cold[slot as usize] = Cold::zeroed();
+        list.head = slot + 1;
+        list.free += 1;
+        self.live -= 1;
+    }
+
+    #[inline]
+    pub(crate) fn hot(&self, slot: u32) -> &Hot {
+        &self.hot[slot as usize]
+    }
+
+    #[inline]
+    pub(crate) fn hot_mut(&mut self, slot: u32) -> &mut Hot {
+        &mut self.hot[slot as usize]
+    }
+
+    pub(crate) fn cold(&self, slot: u32) -> &Cold {
+        &self.cold[slot as usize]
+    }
+
+    pub(crate) fn cold_mut(&mut self, slot: u32) -> &mut Cold {
+        &mut self.cold[slot as usize]
+    }
+
+    pub(crate) fn slots(&self) -> u32 {
+        self.hot.len() as u32
+    }
+
+    /// Slots that are not free.
+    pub(crate) fn live(&self) -> u32 {
+        self.live
+    }
+
+    pub(crate) fn high_water(&self) -> u32 {
+        self.high_water
+    }
+
+    pub(crate) fn free_in(&self, ring: u32) -> u32 {
+        self.rings[ring as usize].free
+    }
+
+    pub(crate) fn ring_of(&self, slot: u32) -> u32 {
+        slot / self.slots_per_ring
+    }
+}

@@ -1,0 +1,131 @@
+//! The shard loop: reap completions, let the core act, submit, wait. One thread each.
+//!
+//! Generic over the driver and the clock, so that the simulation runs this very loop.
+#![forbid(unsafe_code)]
+
+mod control;
+
+use std::{io, time::Duration};
+
+pub use control::{Request, ShardHandle, channel};
+use crossbeam_channel::Receiver;
+
+use crate::{
+    core::{CoreConfig, Next, ShardCore, shard::Entropy, stats::ShardStats},
+    op::{Completion, Driver, Token, Wait},
+};
+use std::sync::Arc;
+
+/// A monotonic clock.
+pub trait Clock {
+    /// Nanoseconds since some fixed point; never goes back.
+    fn now_ns(&mut self) -> u64;
+}
+
+/// The system's monotonic clock.
+#[derive(Clone, Copy, Debug)]
+pub struct MonotonicClock(std::time::Instant);
+
+impl Default for MonotonicClock {
+    fn default() -> Self {
+        Self(std::time::Instant::now())
+    }
+}
+
+impl Clock for MonotonicClock {
+    fn now_ns(&mut self) -> u64 {
+        self.0.elapsed().as_nanos() as u64
+    }
+}
+
+/// Whether the loop goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Running {
+    /// Another turn is due.
+    Yes,
+    /// [`Request::Stop`] came.
+    No,
+}
+
+/// One shard: its core, its driver, and what the shell sends it.
+pub struct Shard<D, C> {
+    core: ShardCore,
+    driver: D,
+    clock: C,
+    requests: Receiver<Request>,
+    completions: Vec<Completion>,
+    next: Next,
+}
+
+impl<D: Driver, C: Clock> Shard<D, C> {
+    /// Starts the core on the driver: accepts are armed and links dialled at the first turn.
+    pub fn new(
+        cfg: CoreConfig,
+        mut driver: D,
+        mut clock: C,
+        stats: Arc<ShardStats>,
+        entropy: Entropy,
+        requests: Receiver<Request>,
+    ) -> Self {
+        let mut core = ShardCore::new(cfg, driver.slots_per_ring(), stats, entropy);
+        let now_ms = clock.now_ns() / 1_000_000;
+        core.start(&mut driver, now_ms, driver.slots_started());
+        Self { core, driver, clock, requests, completions: Vec::with_capacity(1024), next: Next::Busy }
+    }
+
+    /// Turns until [`Request::Stop`].
+    pub fn run(&mut self) -> io::Result<()> {
+        while self.turn()? == Running::Yes {}
+        Ok(())
+    }
+
+    /// One turn: waits as long as the core allows, then acts on what has completed.
+    pub fn turn(&mut self) -> io::Result<Running> {
+        let wait = match self.next {
+            Next::Busy => Wait::No,
+            Next::At(at_ms) => {
+                let now_ns = self.clock.now_ns();
+                Wait::AtMost(Duration::from_nanos((at_ms * 1_000_000).saturating_sub(now_ns)))
+            }
+        };
+        self.driver.turn(wait, &mut self.completions)?;
+        let began_ns = self.clock.now_ns();
+        self.core.begin_turn(began_ns / 1_000_000);
+        let mut running = Running::Yes;
+        self.core.stats().add(crate::core::stats::Stat::Completions, self.completions.len() as u64);
+        for completion in self.completions.drain(..) {
+            if completion.token == Token::WAKE {
+                continue;
+            }
+            self.core.on_completion(&mut self.driver, completion);
+        }
+        while let Ok(request) = self.requests.try_recv() {
+            match request {
+                Request::Command(command) => self.core.on_command(&mut self.driver, command),
+                // Whoever asked may have gone.
+                Request::LookUp(connection, reply) => drop(reply.send(self.core.look_up(connection))),
+                Request::Sample { from_slot, count, reply } => {
+                    drop(reply.send(self.core.sample(from_slot, count)));
+                }
+                Request::Stop => running = Running::No,
+            }
+        }
+        if self.core.wants_slots() {
+            self.driver.start_slots()?;
+            self.core.set_slots_started(self.driver.slots_started());
+        }
+        self.next = self.core.end_turn(&mut self.driver);
+        self.core.stats().count_turn(self.clock.now_ns() - began_ns);
+        Ok(running)
+    }
+
+    /// The core, for tests.
+    pub fn core(&self) -> &ShardCore {
+        &self.core
+    }
+
+    /// The driver, for tests.
+    pub fn driver_mut(&mut self) -> &mut D {
+        &mut self.driver
+    }
+}
