@@ -69,7 +69,8 @@ impl<D: Driver, C: Clock> Shard<D, C> {
     ) -> Self {
         let mut core = ShardCore::new(cfg, driver.slots_per_ring(), stats, entropy);
         let now_ms = clock.now_ns() / 1_000_000;
-        core.start(&mut driver, now_ms, driver.slots_started());
+        let slots_started = driver.slots_started();
+        core.start(&mut driver, now_ms, slots_started);
         Self { core, driver, clock, requests, completions: Vec::with_capacity(1024), next: Next::Busy }
     }
 
