@@ -3,7 +3,11 @@
 
 pub mod config;
 pub mod core;
+pub mod logging;
 pub mod op;
+pub mod preflight;
 #[allow(unsafe_code)]
 pub mod ring;
 pub mod shard;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
