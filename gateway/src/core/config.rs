@@ -1,6 +1,11 @@
 //! What the core needs to know, as plain numbers; the shell fills it from its configuration.
 
+use std::sync::Arc;
+
+use ipnet::IpNet;
 use roost_protocol::{InstanceId, edge, link};
+
+use crate::core::limits::PerIp;
 
 /// What becomes of a client when no worker is up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,12 +35,23 @@ pub struct CoreConfig {
     pub shards: u16,
     /// This run of the gateway.
     pub gateway: InstanceId,
-    /// Slots of this shard.
+    /// Slots of this shard: its share of the connections, and of those that are only told to go.
     pub slots_max: u32,
+    /// Connections beyond this are answered with GOAWAY; not below `slots_max`: they stay in the
+    /// backlog instead.
+    pub connections_max: u32,
     /// Listeners that the driver has.
     pub listeners: u16,
     /// Accepts armed per listener.
     pub accepts_max: u32,
+    /// Listeners where a PROXY header comes first.
+    pub proxy_listeners: Vec<u16>,
+    /// Whose PROXY headers are believed.
+    pub proxy_trusted: Vec<IpNet>,
+    /// Connections per address, shared by all shards; none: no limit.
+    pub per_ip: Option<Arc<PerIp>>,
+    /// Connections accepted per second; 0: no limit.
+    pub accept_ramp_per_s: u32,
     /// The workers; link i goes to worker i.
     pub workers: Vec<WorkerConfig>,
     /// See [`NoWorkerPolicy`].
@@ -92,8 +108,13 @@ impl CoreConfig {
             shards: 1,
             gateway: InstanceId([1; 16]),
             slots_max,
+            connections_max: slots_max,
             listeners: 1,
             accepts_max: 64,
+            proxy_listeners: Vec::new(),
+            proxy_trusted: Vec::new(),
+            per_ip: None,
+            accept_ramp_per_s: 0,
             workers,
             no_worker: NoWorkerPolicy::Wait,
             handshake_timeout_ms: 10_000,

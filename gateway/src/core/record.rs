@@ -85,6 +85,8 @@ pub mod flag {
     pub const RX_WAIT: u8 = 1 << 5;
     /// Waits for its turn to shut its sending side.
     pub const SHUT_WAIT: u8 = 1 << 6;
+    /// The PROXY header is not complete.
+    pub const PROXY: u8 = 1 << 7;
 }
 
 /// The part of the record that every event touches: half a cache line.

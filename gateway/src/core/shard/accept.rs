@@ -1,14 +1,18 @@
 //! Clients come in: one-shot accepts into slots of our choice, never more than free slots.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use roost_protocol::Reason;
+
 use crate::{
     core::{
+        limits::{Admission, Ramp},
         record::{State, flag},
         shard::{ShardCore, kind},
         stats::Stat,
     },
     op::{Io, Op, errno},
 };
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// How long accepting pauses when the system is out of descriptors or memory.
 const PAUSE_MS: u64 = 200;
@@ -24,18 +28,23 @@ pub(super) struct Accepting {
     pub(super) wants_slots: bool,
     /// No accept is armed before this time.
     paused_until_ms: u64,
+    ramp: Ramp,
+    /// The ramp holds accepting back until then.
+    ramp_until_ms: u64,
     /// Accepting has ended for good (drain).
     pub(super) stopped: bool,
 }
 
 impl Accepting {
-    pub(super) fn new(listeners: u16) -> Self {
+    pub(super) fn new(listeners: u16, ramp_per_s: u32) -> Self {
         Self {
             armed: vec![0; usize::from(listeners)],
             ring: 0,
             slots_started: 0,
             wants_slots: false,
             paused_until_ms: 0,
+            ramp: Ramp::new(ramp_per_s),
+            ramp_until_ms: 0,
             stopped: false,
         }
     }
@@ -47,7 +56,8 @@ impl Accepting {
 
     /// When accepting goes on, if it is paused.
     pub(super) fn resumes_at_ms(&self, now_ms: u64) -> Option<u64> {
-        (self.paused_until_ms > now_ms).then_some(self.paused_until_ms)
+        let at_ms = self.paused_until_ms.max(self.ramp_until_ms);
+        (at_ms > now_ms && !self.stopped).then_some(at_ms)
     }
 }
 
@@ -59,6 +69,10 @@ impl ShardCore {
         }
         for listener in 0..self.cfg.listeners {
             while self.accepting.armed[usize::from(listener)] < self.cfg.accepts_max {
+                if !self.accepting.ramp.take(self.now_ms) {
+                    self.accepting.ramp_until_ms = self.accepting.ramp.next_ms();
+                    return;
+                }
                 let Some(slot) = self.take_slot() else { return };
                 self.set_state(slot, State::Accepting);
                 // Before OPEN the rate fields are free: keep the listener there.
@@ -110,10 +124,45 @@ impl ShardCore {
         let tick = self.tick();
         let hot = self.table.hot_mut(slot);
         (hot.active_tick, hot.mark_tick) = (tick, tick);
-        if let Some(peer) = io.accepted_peer(slot) {
+        let peer = io.accepted_peer(slot);
+        if let Some(peer) = peer {
             self.keep_peer(slot, peer);
         }
-        self.admit(io, slot);
+        if self.drain.is_some() {
+            // A cancelled accept may still have succeeded, and the client must be told.
+            return self.refuse_draining(io, slot);
+        }
+        if self.connections() > self.cfg.connections_max {
+            let retry_after_ms = self.retry_after_ms();
+            return self.close(io, slot, Reason::Full, Some(retry_after_ms));
+        }
+        if self.expects_proxy(listener) {
+            if !self.trusts_proxy(peer) {
+                return self.refuse(io, slot, Reason::ProxyHeader);
+            }
+            self.set_flag(slot, flag::PROXY);
+        } else if !self.admit_address(io, slot) {
+            return;
+        }
+        // Most clients send HELLO at once: a receive now saves the poll.
+        self.read(io, slot);
+    }
+
+    /// Counts the connection for its address. Returns false if that closed it.
+    pub(super) fn admit_address(&mut self, io: &mut impl Io, slot: u32) -> bool {
+        let Some(per_ip) = self.cfg.per_ip.clone() else { return true };
+        let Some(peer) = self.peer(slot) else { return true };
+        match per_ip.admit(peer.ip()) {
+            Admission::Counted(cell) => self.table.cold_mut(slot).ip_cell = cell,
+            Admission::Untracked => self.stats.inc(Stat::PerIpUntracked),
+            Admission::Exempt => {}
+            Admission::Refused => {
+                let retry_after_ms = self.retry_after_ms();
+                self.close(io, slot, Reason::PerIpLimit, Some(retry_after_ms));
+                return false;
+            }
+        }
+        true
     }
 
     /// An accept has ended without a client.
@@ -121,49 +170,44 @@ impl ShardCore {
         self.table.free(slot);
     }
 
-    fn admit(&mut self, io: &mut impl Io, slot: u32) {
-        if self.drain.is_some() {
-            // A cancelled accept may still have succeeded, and the client must be told.
-            self.refuse_draining(io, slot);
-            return;
-        }
-        // Most clients send HELLO at once: a receive now saves the poll.
-        self.read(io, slot);
-    }
-
     /// Until OPEN, the fields for session, hash and rate hold the peer's address.
-    fn keep_peer(&mut self, slot: u32, peer: SocketAddr) {
+    pub(super) fn keep_peer(&mut self, slot: u32, peer: SocketAddr) {
         let (family, bytes) = match peer.ip() {
             IpAddr::V4(ip) => (flag::PEER_V4, ip.to_ipv6_mapped().octets()),
             IpAddr::V6(ip) => (flag::PEER_V6, ip.octets()),
         };
         let (high, low) = bytes.split_at(8);
         let hot = self.table.hot_mut(slot);
-        hot.flags |= family;
+        hot.flags = hot.flags & !(flag::PEER_V4 | flag::PEER_V6) | family;
         hot.session = u64::from_be_bytes(high.try_into().expect("8 bytes"));
         let cold = self.table.cold_mut(slot);
         cold.routing_hash = u64::from_be_bytes(low.try_into().expect("8 bytes"));
         cold.rate_left = peer.port();
     }
 
-    /// Takes the peer's address and the listener back out, before OPEN overwrites them.
-    pub(super) fn take_peer(&mut self, slot: u32) -> (Option<SocketAddr>, u16) {
-        let cold = *self.table.cold(slot);
-        let hot = self.table.hot_mut(slot);
+    /// The peer's address, until OPEN.
+    fn peer(&self, slot: u32) -> Option<SocketAddr> {
+        let (hot, cold) = (self.hot(slot), self.table.cold(slot));
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&hot.session.to_be_bytes());
         bytes[8..].copy_from_slice(&cold.routing_hash.to_be_bytes());
         let v6 = Ipv6Addr::from(bytes);
         let ip = match hot.flags & (flag::PEER_V4 | flag::PEER_V6) {
-            flag::PEER_V4 => Some(IpAddr::V4(v6.to_ipv4_mapped().unwrap_or(Ipv4Addr::UNSPECIFIED))),
-            flag::PEER_V6 => Some(IpAddr::V6(v6)),
-            _ => None,
+            flag::PEER_V4 => IpAddr::V4(v6.to_ipv4_mapped().unwrap_or(Ipv4Addr::UNSPECIFIED)),
+            flag::PEER_V6 => IpAddr::V6(v6),
+            _ => return None,
         };
-        hot.flags &= !(flag::PEER_V4 | flag::PEER_V6);
-        hot.session = 0;
+        Some(SocketAddr::new(ip, cold.rate_left))
+    }
+
+    /// Takes the peer's address and the listener out, before OPEN overwrites them.
+    pub(super) fn take_peer(&mut self, slot: u32) -> (Option<SocketAddr>, u16) {
+        let peer = self.peer(slot);
+        self.clear_flag(slot, flag::PEER_V4 | flag::PEER_V6);
+        self.table.hot_mut(slot).session = 0;
         let cold = self.table.cold_mut(slot);
-        let (port, listener) = (cold.rate_left, cold.rate_tick);
+        let listener = cold.rate_tick;
         (cold.routing_hash, cold.rate_left, cold.rate_tick) = (0, 0, 0);
-        (ip.map(|ip| SocketAddr::new(ip, port)), listener)
+        (peer, listener)
     }
 }

@@ -1,6 +1,7 @@
 //! One shard's core: what happens to its connections and links when something completes.
 //!
 //! * [`accept`]: clients come in.
+//! * [`proxy`]: who they really are, behind a proxy.
 //! * [`receive`]: bytes of clients become frames, frames go to a link.
 //! * [`send`]: frames go to clients, at once or by an outbox.
 //! * [`close`]: drain, stop, join, close.
@@ -18,6 +19,7 @@ mod fanout;
 mod invariants;
 mod link_frames;
 mod links;
+mod proxy;
 mod receive;
 mod routing;
 mod send;
@@ -125,7 +127,7 @@ impl ShardCore {
         Self {
             links: links.collect(),
             table: Table::new(cfg.slots_max, slots_per_ring),
-            accepting: accept::Accepting::new(cfg.listeners),
+            accepting: accept::Accepting::new(cfg.listeners, cfg.accept_ramp_per_s),
             pools,
             stats,
             now_ms: 0,

@@ -146,6 +146,12 @@ impl ShardCore {
     /// Handles what was received, then what is left of it once more if the state changed.
     fn handle_bytes(&mut self, io: &mut impl Io, slot: u32, span: Span) {
         let mut rest = span;
+        if self.hot(slot).has(flag::PROXY) {
+            match self.handle_proxy(io, slot, span) {
+                Some(after) => rest = after,
+                None => return,
+            }
+        }
         // An incomplete frame comes first: complete it, and no more.
         while self.hot(slot).spill != 0 && rest.len > 0 {
             let Some(missing) = self.spill_missing(io, slot) else { return };
@@ -230,7 +236,7 @@ impl ShardCore {
     }
 
     /// Keeps bytes of an incomplete frame. Returns false if that closed the connection.
-    fn spill(&mut self, io: &mut impl Io, slot: u32, span: Span) -> bool {
+    pub(super) fn spill(&mut self, io: &mut impl Io, slot: u32, span: Span) -> bool {
         let owner = (slot, self.tick());
         for _ in 0..2 {
             let handle = self.hot(slot).spill;
