@@ -1,0 +1,203 @@
+//! What the kernel says about limits and memory.
+
+use std::{fs, io, path::Path, thread};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// The limits and the memory of a machine, as far as they bound connections. What could not be
+/// read is `None`, never zero.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Machine {
+    /// Kernel release, as uname(2) has it; for people only, nothing depends on it.
+    pub kernel: String,
+    /// Cores this process may run on.
+    pub cores: usize,
+    /// Soft RLIMIT_NOFILE; `u64::MAX` for no limit.
+    pub nofile_soft: u64,
+    /// Hard RLIMIT_NOFILE.
+    pub nofile_hard: u64,
+    /// fs.nr_open: what the hard limit can be raised to.
+    pub nr_open: Option<u64>,
+    /// fs.file-max: open files of the whole machine, direct descriptors among them.
+    pub file_max: Option<u64>,
+    /// Open files now.
+    pub files_open: Option<u64>,
+    /// Bytes of memory in all.
+    pub memory_bytes: Option<u64>,
+    /// Bytes free or in the page cache. Not MemAvailable: that counts socket inodes as
+    /// reclaimable and over-reports by gigabytes once there are many sockets.
+    pub memory_free_bytes: Option<u64>,
+    /// Bytes that the memory control group still allows; none: no group limits it.
+    pub cgroup_free_bytes: Option<u64>,
+    /// net.ipv4.tcp_mem: pages for data in sockets, the point of pressure.
+    pub tcp_mem_pressure_pages: Option<u64>,
+    /// Bytes of a page.
+    pub page_bytes: u64,
+    /// net.core.somaxconn.
+    pub somaxconn: Option<u64>,
+    /// net.ipv4.tcp_max_syn_backlog.
+    pub syn_backlog: Option<u64>,
+    /// Buckets of the established hash (net.ipv4.tcp_ehash_entries).
+    pub hash_buckets: Option<u64>,
+    /// Whether the buckets are those of the initial network namespace.
+    pub hash_is_shared: bool,
+    /// net.netfilter.nf_conntrack_max, where connections are tracked at all.
+    pub conntrack_max: Option<u64>,
+}
+
+impl Machine {
+    /// Reads this machine, after [`raise_nofile`].
+    pub fn read() -> Self {
+        let limit = getrlimit(Resource::Nofile);
+        let uname = rustix::system::uname();
+        Self {
+            kernel: uname.release().to_string_lossy().into_owned(),
+            cores: thread::available_parallelism().map_or(1, usize::from),
+            nofile_soft: limit.current.unwrap_or(u64::MAX),
+            nofile_hard: limit.maximum.unwrap_or(u64::MAX),
+            page_bytes: rustix::param::page_size() as u64,
+            ..Self::from_files(Path::new("/"))
+        }
+    }
+
+    /// The part that stands in files, below `root`.
+    pub(super) fn from_files(root: &Path) -> Self {
+        let proc = |path: &str| fs::read_to_string(root.join("proc").join(path)).ok();
+        let sysctl = |path: &str| -> Option<Vec<i64>> {
+            let text = proc(&format!("sys/{path}"))?;
+            text.split_whitespace().map(|word| word.parse().ok()).collect()
+        };
+        let first = |path: &str| u64::try_from(*sysctl(path)?.first()?).ok();
+        let meminfo = proc("meminfo").unwrap_or_default();
+        let kib = |name: &str| {
+            let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+            line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
+        };
+        let buckets = sysctl("net/ipv4/tcp_ehash_entries").and_then(|values| values.first().copied());
+        Self {
+            nr_open: first("fs/nr_open"),
+            file_max: first("fs/file-max"),
+            files_open: first("fs/file-nr"),
+            memory_bytes: kib("MemTotal"),
+            memory_free_bytes: kib("MemFree").map(|free| {
+                let cache = kib("Cached").unwrap_or(0) + kib("Buffers").unwrap_or(0);
+                free + cache.saturating_sub(kib("Shmem").unwrap_or(0))
+            }),
+            cgroup_free_bytes: cgroup_free_bytes(root, &proc("self/cgroup").unwrap_or_default()),
+            tcp_mem_pressure_pages: sysctl("net/ipv4/tcp_mem")
+                .and_then(|values| u64::try_from(*values.get(1)?).ok()),
+            somaxconn: first("net/core/somaxconn"),
+            syn_backlog: first("net/ipv4/tcp_max_syn_backlog"),
+            // Negative: this namespace shares the table of the initial one (ip-sysctl.rst).
+            hash_buckets: buckets.map(i64::unsigned_abs),
+            hash_is_shared: buckets.is_some_and(|buckets| buckets < 0),
+            conntrack_max: first("net/netfilter/nf_conntrack_max"),
+            ..Self::default()
+        }
+    }
+}
+
+/// Raises the soft limit on open files to the hard one. Returns the limit now in force.
+///
+/// # Errors
+/// What setrlimit(2) says; the old limit stays.
+pub fn raise_nofile() -> io::Result<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
+    }
+    Ok(limit.maximum.unwrap_or(u64::MAX))
+}
+
+/// What the process's memory control group and those above it still allow, for both versions of
+/// the interface (cgroup-v2.rst, cgroup-v1/memory.rst).
+fn cgroup_free_bytes(root: &Path, membership: &str) -> Option<u64> {
+    let number = |path: &Path| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let mut least = None;
+    for line in membership.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(group)) = (parts.next(), parts.next()) else { continue };
+        let (base, limit, usage) = match controllers {
+            "" => ("sys/fs/cgroup", "memory.max", "memory.current"),
+            _ if controllers.split(',').any(|name| name == "memory") => {
+                ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes")
+            }
+            _ => continue,
+        };
+        let base = root.join(base);
+        // A container may see its own group at the top of the mount, whatever the path says.
+        for group in Path::new(group.trim_start_matches('/')).ancestors() {
+            let directory = base.join(group);
+            let (Some(limit), Some(usage)) = (number(&directory.join(limit)), number(&directory.join(usage)))
+            else {
+                continue;
+            };
+            // The old interface says "no limit" as a huge number.
+            if limit < 1 << 60 {
+                let free = limit.saturating_sub(usage);
+                least = Some(least.map_or(free, |least: u64| least.min(free)));
+            }
+        }
+    }
+    least
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::Machine;
+
+    fn write(root: &Path, path: &str, text: &str) {
+        let path = root.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn reads_what_is_there_and_leaves_the_rest_unknown() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        assert_eq!(Machine::from_files(root), Machine::default());
+        let meminfo = "MemTotal: 1000 kB\nMemFree: 500 kB\nBuffers: 10 kB\nCached: 100 kB\nSwapCached: 7 kB\nShmem: 60 kB\n";
+        write(root, "proc/meminfo", meminfo);
+        write(root, "proc/sys/fs/file-nr", "123\t0\t2466165\n");
+        write(root, "proc/sys/net/ipv4/tcp_mem", "10\t20\t30\n");
+        write(root, "proc/sys/net/ipv4/tcp_ehash_entries", "-262144\n");
+        let machine = Machine::from_files(root);
+        assert_eq!(machine.memory_bytes, Some(1000 * 1024));
+        assert_eq!(machine.memory_free_bytes, Some(550 * 1024));
+        assert_eq!(machine.files_open, Some(123));
+        assert_eq!(machine.tcp_mem_pressure_pages, Some(20));
+        assert_eq!((machine.hash_buckets, machine.hash_is_shared), (Some(262_144), true));
+        assert_eq!(machine.file_max, None);
+    }
+
+    #[test]
+    fn the_tightest_control_group_counts_in_both_versions() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        write(root, "proc/self/cgroup", "4:cpu,memory:/a/b\n0::/x/y\n");
+        let v1 = "sys/fs/cgroup/memory";
+        write(root, &format!("{v1}/a/b/memory.limit_in_bytes"), "9223372036854771712\n");
+        write(root, &format!("{v1}/a/b/memory.usage_in_bytes"), "5\n");
+        assert_eq!(Machine::from_files(root).cgroup_free_bytes, None);
+        write(root, &format!("{v1}/a/memory.limit_in_bytes"), "1000\n");
+        write(root, &format!("{v1}/a/memory.usage_in_bytes"), "100\n");
+        assert_eq!(Machine::from_files(root).cgroup_free_bytes, Some(900));
+        write(root, "sys/fs/cgroup/x/y/memory.max", "max\n");
+        write(root, "sys/fs/cgroup/x/y/memory.current", "1\n");
+        assert_eq!(Machine::from_files(root).cgroup_free_bytes, Some(900));
+        write(root, "sys/fs/cgroup/x/memory.max", "50\n");
+        write(root, "sys/fs/cgroup/x/memory.current", "60\n");
+        assert_eq!(Machine::from_files(root).cgroup_free_bytes, Some(0));
+    }
+
+    #[test]
+    fn this_machine_has_memory_cores_and_a_file_limit() {
+        let machine = Machine::read();
+        assert!(machine.cores > 0 && machine.nofile_soft > 0 && machine.page_bytes >= 4096);
+        assert!(machine.memory_free_bytes < machine.memory_bytes);
+        assert!(!machine.kernel.is_empty());
+    }
+}
