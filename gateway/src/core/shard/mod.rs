@@ -16,6 +16,8 @@ mod accept;
 mod close;
 mod command;
 mod fanout;
+#[cfg(any(test, feature = "sim"))]
+pub mod inspect;
 mod invariants;
 mod link_frames;
 mod links;

@@ -1,0 +1,139 @@
+//! What the simulation's shadow model may see of a core, and what it may not change.
+
+use std::collections::BTreeSet;
+
+use roost_protocol::{ConnectionId, InstanceId};
+
+use crate::{
+    core::{
+        link::{LinkState, link_bit},
+        pool::Class,
+        record::{State, bit, flag},
+        shard::{ShardCore, kind},
+    },
+    op::{Block, Token},
+};
+
+/// A slot, as a plain value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotView {
+    /// Its connection's id, or its next connection's.
+    pub connection: ConnectionId,
+    /// Where it is in its life.
+    pub state: State,
+    /// `record::flag::*`.
+    pub flags: u8,
+    /// `record::bit::*`.
+    pub ops: u8,
+    /// The worker it is routed to.
+    pub worker: u8,
+    /// Bytes queued for it.
+    pub outbox_bytes: u32,
+    /// Bytes of its incomplete frame.
+    pub spill_bytes: u32,
+}
+
+/// A link, as a plain value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkView {
+    /// Where its TCP connection is in its life.
+    pub state: LinkState,
+    /// The worker of its session.
+    pub session: Option<InstanceId>,
+    /// A failed session's connections are being moved.
+    pub failing_over: bool,
+    /// Queued or not yet acknowledged, in bytes.
+    pub retained_bytes: u64,
+    /// What the worker grants, in bytes.
+    pub window_bytes: u32,
+    /// Connections routed to it.
+    pub connections: u32,
+}
+
+impl ShardCore {
+    /// The tokens of all ops that the core believes to be in the kernel.
+    pub fn ops_in_kernel(&self) -> Vec<Token> {
+        let client = [
+            (bit::ACCEPT, kind::ACCEPT),
+            (bit::POLL_IN, kind::POLL_IN),
+            (bit::RECV, kind::RECV),
+            (bit::SEND, kind::SEND),
+            (bit::POLL_OUT, kind::POLL_OUT),
+            (bit::CANCEL, kind::CANCEL),
+            (bit::SHUTDOWN, kind::SHUTDOWN),
+            (bit::CLOSE, kind::CLOSE),
+        ];
+        let link = [
+            (link_bit::CONNECT, kind::LINK_CONNECT),
+            (link_bit::RECV, kind::LINK_RECV),
+            (link_bit::SEND, kind::LINK_SEND),
+            (link_bit::CANCEL, kind::LINK_CANCEL),
+            (link_bit::CLOSE, kind::LINK_CLOSE),
+        ];
+        let mut tokens = Vec::new();
+        for slot in 0..self.table.high_water() {
+            let ops = self.hot(slot).ops;
+            let set = client.iter().filter(|(bit, _)| ops & bit != 0);
+            tokens.extend(set.map(|&(_, kind)| self.token(kind, slot)));
+        }
+        for (index, state) in self.links.iter().enumerate() {
+            let set = link.iter().filter(|(bit, _)| state.ops & bit != 0);
+            tokens.extend(set.map(|&(_, kind)| Token::new(kind, index as u32, state.generation)));
+        }
+        tokens
+    }
+
+    /// Every slot that was ever used.
+    pub fn slot_views(&self) -> impl Iterator<Item = SlotView> {
+        (0..self.table.high_water()).map(|slot| {
+            let hot = self.hot(slot);
+            SlotView {
+                connection: self.connection_id(slot),
+                state: hot.state(),
+                flags: hot.flags,
+                ops: hot.ops,
+                worker: hot.worker,
+                outbox_bytes: if hot.outbox == 0 { 0 } else { self.outboxes.bytes(hot.outbox) },
+                spill_bytes: if hot.spill == 0 { 0 } else { self.spills.bytes(hot.spill) },
+            }
+        })
+    }
+
+    /// Every link.
+    pub fn link_views(&self) -> impl Iterator<Item = LinkView> {
+        self.links.iter().map(|link| LinkView {
+            state: link.state,
+            session: link.session.map(|session| session.worker),
+            failing_over: link.failover.is_some(),
+            retained_bytes: link.tx.retained_bytes(),
+            window_bytes: link.session.map_or(0, |session| session.window_bytes),
+            connections: link.connections,
+        })
+    }
+
+    /// Whether nobody in the core holds this block.
+    pub fn is_free_block(&self, block: Block) -> bool {
+        self.pools.holders(block) == 0
+    }
+
+    /// Blocks in use, by class, in the order of the classes.
+    pub fn blocks_in_use(&self) -> [u32; 6] {
+        [Class::Rx, Class::Outbox, Class::Spill, Class::LinkRx, Class::LinkTx, Class::Fanout]
+            .map(|class| self.pools.in_use(class))
+    }
+
+    /// Blocked connections that stand on no list from which they would ever be resumed.
+    pub fn forgotten(&self) -> Vec<u32> {
+        let links = self.links.iter().flat_map(|link| link.blocked.iter());
+        let listed: BTreeSet<(u32, u32)> = links.chain(&self.homeless).copied().collect();
+        let waiting: BTreeSet<(u32, u32)> = self.rx_waiters.iter().copied().collect();
+        let is_forgotten = |slot: &u32| {
+            let hot = self.hot(*slot);
+            let at = (*slot, hot.generation);
+            let blocked = hot.flags & flag::BLOCKED != 0 && hot.flags & flag::MOVING == 0;
+            let starved = hot.flags & flag::RX_WAIT != 0;
+            blocked && !listed.contains(&at) || starved && !waiting.contains(&at)
+        };
+        (0..self.table.high_water()).filter(is_forgotten).collect()
+    }
+}
