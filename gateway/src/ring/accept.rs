@@ -1,0 +1,155 @@
+//! Addresses of accepted clients.
+//!
+//! A direct descriptor has no number, so getpeername(2) cannot ask about it: the address has to
+//! be taken from the accept itself. Every accept in flight has a cell of its own that the kernel
+//! writes to. A million addresses would be tens of megabytes, which an idle client must not cost:
+//! only the latest [`RECENT`] are kept here.
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
+    ptr::NonNull,
+};
+
+use libc::{sa_family_t, sockaddr, sockaddr_in, sockaddr_in6, socklen_t};
+
+use super::memory::Region;
+
+/// How many of the latest accepted addresses are at hand.
+const RECENT: usize = 1 << 11;
+
+/// Where one accept's address goes.
+#[repr(C)]
+struct Cell {
+    /// The largest address that we care for; a longer one is cut (accept(2)).
+    address: sockaddr_in6,
+    len: socklen_t,
+}
+
+/// The cells of accepts in flight, and the addresses of the latest ones done.
+pub(super) struct Accepts {
+    cells: Region,
+    free: Vec<u32>,
+    /// Cells from here on have never been used, so their pages are not touched.
+    fresh: u32,
+    /// Slot + 1 of each recent accept, 0 for none; apart from the addresses, to be searched fast.
+    recent_slots: Vec<u32>,
+    recent: Vec<Option<SocketAddr>>,
+    next_recent: usize,
+}
+
+impl Accepts {
+    /// For at most `accepts_max` in flight.
+    pub(super) fn new(accepts_max: u32) -> io::Result<Self> {
+        Ok(Self {
+            cells: Region::map(accepts_max as usize * size_of::<Cell>())?,
+            free: Vec::new(),
+            fresh: 0,
+            recent_slots: vec![0; RECENT],
+            recent: vec![None; RECENT],
+            next_recent: 0,
+        })
+    }
+
+    /// A cell for one accept, and where in it address and length go. The memory is the kernel's
+    /// until [`Self::take`].
+    pub(super) fn start(&mut self) -> (u32, *mut sockaddr, *mut socklen_t) {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.fresh += 1;
+            self.fresh - 1
+        });
+        let cell = self.cell(index);
+        // SAFETY: in bounds by `cell`, and ours alone: free cells are in no op.
+        unsafe {
+            (*cell.as_ptr()).len = size_of::<sockaddr_in6>() as socklen_t;
+            let address = &raw mut (*cell.as_ptr()).address;
+            (index, address.cast(), &raw mut (*cell.as_ptr()).len)
+        }
+    }
+
+    /// Frees the cell of an accept that has completed, and says whose address is in it, if any.
+    pub(super) fn finish(&mut self, index: u32, accepted: bool) -> Option<SocketAddr> {
+        let cell = self.cell(index);
+        self.free.push(index);
+        // SAFETY: in bounds by `cell`, initialised (zeroed at first), and the kernel is done with
+        // it: the accept has completed.
+        let cell = unsafe { cell.as_ptr().read() };
+        accepted.then(|| decode(&cell.address, cell.len)).flatten()
+    }
+
+    /// Remembers the address of the client in `slot`.
+    pub(super) fn remember(&mut self, slot: u32, address: Option<SocketAddr>) {
+        self.recent_slots[self.next_recent] = slot + 1;
+        self.recent[self.next_recent] = address;
+        self.next_recent = (self.next_recent + 1) % RECENT;
+    }
+
+    /// The address that the latest accept into `slot` gave; outer none if that is too long ago.
+    pub(super) fn recall(&self, slot: u32) -> Option<Option<SocketAddr>> {
+        let (newer, older) = self.recent_slots.split_at(self.next_recent);
+        let find = |slots: &[u32]| slots.iter().rposition(|&of| of == slot + 1);
+        let index = find(newer).or_else(|| find(older).map(|index| self.next_recent + index))?;
+        Some(self.recent[index])
+    }
+
+    fn cell(&self, index: u32) -> NonNull<Cell> {
+        // The region is page-aligned and a cell's size a multiple of its alignment.
+        self.cells.at(index as usize * size_of::<Cell>(), size_of::<Cell>()).cast()
+    }
+}
+
+/// The internet address in a cell (ip(7), ipv6(7)); none if it is of another family.
+fn decode(address: &sockaddr_in6, len: socklen_t) -> Option<SocketAddr> {
+    const V4: sa_family_t = libc::AF_INET as sa_family_t;
+    const V6: sa_family_t = libc::AF_INET6 as sa_family_t;
+    match (address.sin6_family, len as usize) {
+        (V4, len) if len >= size_of::<sockaddr_in>() => {
+            // SAFETY: `sockaddr_in` is smaller than `sockaddr_in6`, of no stricter alignment, and
+            // any bytes are a valid one.
+            let address = unsafe { &*(&raw const *address).cast::<sockaddr_in>() };
+            let ip = Ipv4Addr::from(u32::from_be(address.sin_addr.s_addr));
+            Some(SocketAddrV4::new(ip, u16::from_be(address.sin_port)).into())
+        }
+        (V6, len) if len >= size_of::<sockaddr_in6>() => {
+            let ip = Ipv6Addr::from(address.sin6_addr.s6_addr);
+            let port = u16::from_be(address.sin6_port);
+            Some(SocketAddrV6::new(ip, port, address.sin6_flowinfo, address.sin6_scope_id).into())
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(port: u16) -> Option<SocketAddr> {
+        Some(SocketAddr::from(([127, 0, 0, 1], port)))
+    }
+
+    #[test]
+    fn the_latest_address_of_a_slot_is_recalled_until_it_is_too_old() {
+        let mut accepts = Accepts::new(1).expect("a mapping");
+        assert_eq!(accepts.recall(0), None);
+        accepts.remember(0, port(1));
+        accepts.remember(1, None);
+        accepts.remember(0, port(2));
+        assert_eq!((accepts.recall(0), accepts.recall(1)), (Some(port(2)), Some(None)));
+        for slot in 0..RECENT as u32 - 1 {
+            accepts.remember(slot + 2, None);
+        }
+        assert_eq!((accepts.recall(0), accepts.recall(1)), (Some(port(2)), None));
+        accepts.remember(1, port(3));
+        assert_eq!((accepts.recall(0), accepts.recall(1)), (None, Some(port(3))));
+    }
+
+    #[test]
+    fn cells_are_reused_and_unwritten_ones_name_nobody() {
+        let mut accepts = Accepts::new(2).expect("a mapping");
+        let (first, ..) = accepts.start();
+        let (second, ..) = accepts.start();
+        assert_eq!(accepts.finish(first, true), None);
+        assert_eq!(accepts.start().0, first);
+        assert_ne!(first, second);
+    }
+}

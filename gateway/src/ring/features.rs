@@ -1,0 +1,299 @@
+//! What this kernel's io_uring can do, found by probing and trying, never by its version.
+
+use std::{fmt, str::FromStr};
+
+use io_uring::{IoUring, Parameters, Probe, opcode};
+
+use super::{Error, trial};
+
+/// A set of features that the driver has a path for; each contains the ones before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tier {
+    /// What 5.10.162 imported from 5.15; clients are plain file descriptors.
+    Base,
+    /// 6.1: completions are worked on when the shard asks for them.
+    Deferred,
+    /// After 6.12: clients are direct descriptors, without a number in the process's table.
+    Direct,
+}
+
+/// The highest tier that may be used, as `--features-max` has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum FeaturesMax {
+    /// As if there were no io_uring: shows how the refusal looks.
+    #[value(hide = true)]
+    None,
+    /// At most [`Tier::Base`].
+    Base,
+    /// At most [`Tier::Deferred`].
+    Deferred,
+    /// Whatever the kernel offers.
+    #[default]
+    Direct,
+}
+
+/// What became of one feature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// There, and in use.
+    Used,
+    /// Not there, or not as needed.
+    Missing,
+    /// Not looked for, because `--features-max` says so.
+    Masked,
+}
+
+/// One feature, and what became of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Finding {
+    /// The tier it belongs to.
+    pub tier: Tier,
+    /// Its name in the kernel's headers, or a short one.
+    pub name: &'static str,
+    /// What it buys.
+    pub why: &'static str,
+    /// What became of it.
+    pub state: State,
+}
+
+/// The features in use. Every ring of the process is made by the same.
+#[derive(Clone, Debug)]
+pub struct Features {
+    tier: Tier,
+    findings: Vec<Finding>,
+}
+
+/// A feature bit that every tier needs.
+struct Bit {
+    name: &'static str,
+    why: &'static str,
+    is_set: fn(&Parameters) -> bool,
+}
+
+/// An operation that every tier needs.
+struct Operation {
+    name: &'static str,
+    why: &'static str,
+    code: u8,
+}
+
+const BITS: [Bit; 4] = [
+    Bit {
+        name: "IORING_FEAT_NODROP",
+        why: "lose no completion when a queue is full",
+        is_set: Parameters::is_feature_nodrop,
+    },
+    Bit {
+        name: "IORING_FEAT_SUBMIT_STABLE",
+        why: "reuse a worker's address once its connect is submitted",
+        is_set: Parameters::is_feature_submit_stable,
+    },
+    Bit {
+        name: "IORING_FEAT_FAST_POLL",
+        why: "wait for sockets without a kernel thread each",
+        is_set: Parameters::is_feature_fast_poll,
+    },
+    Bit { name: "IORING_FEAT_EXT_ARG", why: "wait with a deadline", is_set: Parameters::is_feature_ext_arg },
+];
+
+const OPERATIONS: [Operation; 9] = [
+    Operation { name: "IORING_OP_POLL_ADD", why: "park idle clients", code: opcode::PollAdd::CODE },
+    Operation { name: "IORING_OP_ACCEPT", why: "accept clients", code: opcode::Accept::CODE },
+    Operation { name: "IORING_OP_CONNECT", why: "reach workers", code: opcode::Connect::CODE },
+    Operation { name: "IORING_OP_RECV", why: "receive", code: opcode::Recv::CODE },
+    Operation { name: "IORING_OP_SEND", why: "send", code: opcode::Send::CODE },
+    Operation { name: "IORING_OP_READ", why: "be woken by other rings", code: opcode::Read::CODE },
+    Operation { name: "IORING_OP_SHUTDOWN", why: "say goodbye", code: opcode::Shutdown::CODE },
+    Operation { name: "IORING_OP_CLOSE", why: "close clients", code: opcode::Close::CODE },
+    Operation {
+        name: "IORING_OP_ASYNC_CANCEL",
+        why: "take back what is armed",
+        code: opcode::AsyncCancel::CODE,
+    },
+];
+
+const DEFERRED: (&str, &str) = (
+    "SINGLE_ISSUER, DEFER_TASKRUN, SUBMIT_ALL",
+    "completions are worked on in batches when the shard asks: half the CPU per message, small queues",
+);
+const SPARSE: (&str, &str) =
+    ("sparse file tables", "a table of direct descriptors for the slots that are not taken yet");
+const RELEASE: (&str, &str) = (
+    "direct slots released one by one",
+    "clients take no file descriptor; a closed one is released although others stay parked",
+);
+
+impl Features {
+    /// Finds out what this kernel can do, up to `max`.
+    ///
+    /// Takes some 10 ms, and up to [`trial::RELEASE_DEADLINE`] longer where direct slots are not
+    /// released on their own.
+    ///
+    /// # Errors
+    /// io_uring is refused, or lacks what the base tier needs.
+    pub fn detect(max: FeaturesMax) -> Result<Self, Error> {
+        if max == FeaturesMax::None {
+            return Err(Error::Masked);
+        }
+        let mut findings = base()?;
+        let mut tier = Tier::Base;
+        let mut step = |of: Tier, (name, why): (&'static str, &'static str), is_there: fn() -> bool| {
+            // A tier holds only what is there in full, and contains the ones before it.
+            let blocked = findings.iter().any(|f: &Finding| f.state != State::Used);
+            let state = match () {
+                () if max < FeaturesMax::from(of) => State::Masked,
+                () if blocked || !is_there() => State::Missing,
+                () => State::Used,
+            };
+            findings.push(Finding { tier: of, name, why, state });
+            state == State::Used
+        };
+        if step(Tier::Deferred, DEFERRED, trial::deferred_rings) {
+            tier = Tier::Deferred;
+        }
+        let sparse = step(Tier::Direct, SPARSE, trial::sparse_tables);
+        if step(Tier::Direct, RELEASE, trial::direct_slots_release_alone) && sparse {
+            tier = Tier::Direct;
+        }
+        Ok(Self { tier, findings })
+    }
+
+    /// The tier in use.
+    pub fn tier(&self) -> Tier {
+        self.tier
+    }
+
+    /// Rings are SINGLE_ISSUER and DEFER_TASKRUN.
+    pub fn deferred(&self) -> bool {
+        self.tier >= Tier::Deferred
+    }
+
+    /// Clients are direct descriptors.
+    pub fn direct(&self) -> bool {
+        self.tier >= Tier::Direct
+    }
+
+    /// Every feature that was looked for, in order of tiers.
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+}
+
+/// Checks everything that has no substitute.
+fn base() -> Result<Vec<Finding>, Error> {
+    let ring = IoUring::new(8).map_err(Error::from_setup)?;
+    let mut probe = Probe::new();
+    ring.submitter().register_probe(&mut probe).map_err(|_| Error::Missing {
+        feature: "IORING_REGISTER_PROBE",
+        why: "ask which operations there are",
+    })?;
+    let bits = BITS.iter().map(|bit| (bit.name, bit.why, (bit.is_set)(ring.params())));
+    let operations = OPERATIONS.iter().map(|op| (op.name, op.why, probe.is_supported(op.code)));
+    require(bits.chain(operations))
+}
+
+/// Findings if all are there, else the first that is not.
+fn require(
+    features: impl Iterator<Item = (&'static str, &'static str, bool)>,
+) -> Result<Vec<Finding>, Error> {
+    features
+        .map(|(name, why, is_there)| match is_there {
+            true => Ok(Finding { tier: Tier::Base, name, why, state: State::Used }),
+            false => Err(Error::Missing { feature: name, why }),
+        })
+        .collect()
+}
+
+impl From<Tier> for FeaturesMax {
+    fn from(tier: Tier) -> Self {
+        match tier {
+            Tier::Base => Self::Base,
+            Tier::Deferred => Self::Deferred,
+            Tier::Direct => Self::Direct,
+        }
+    }
+}
+
+impl FromStr for FeaturesMax {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        <Self as clap::ValueEnum>::from_str(text, false)
+            .map_err(|_| format!("{text:?} is no feature tier: base, deferred or direct"))
+    }
+}
+
+impl fmt::Display for FeaturesMax {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Base => "base",
+            Self::Deferred => "deferred",
+            Self::Direct => "direct",
+        })
+    }
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        FeaturesMax::from(*self).fmt(f)
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Used => "used",
+            Self::Missing => "missing",
+            Self::Masked => "masked by --features-max",
+        })
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}, {} ({})", self.tier, self.name, self.state, self.why)
+    }
+}
+
+/// One line for people: the tier, what it means, and the first thing that kept it from being
+/// higher.
+impl fmt::Display for Features {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let clients = if self.direct() { "direct descriptors" } else { "plain file descriptors" };
+        write!(f, "io_uring tier {}, clients on {clients}", self.tier)?;
+        match self.findings.iter().find(|finding| finding.state != State::Used) {
+            Some(finding) => write!(f, " ({}: {})", finding.name, finding.state),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_feature_is_named_with_its_purpose_and_a_remedy() {
+        let found = [("IORING_OP_SEND", "send", true), ("IORING_OP_SHUTDOWN", "say goodbye", false)];
+        let line = require(found.into_iter()).unwrap_err().to_string();
+        assert!(line.contains("IORING_OP_SHUTDOWN") && line.contains("say goodbye"), "{line}");
+        assert!(line.contains("5.10.162") && !line.contains('\n'), "{line}");
+    }
+
+    #[test]
+    fn tiers_parse_back_from_their_names() {
+        for max in [FeaturesMax::None, FeaturesMax::Base, FeaturesMax::Deferred, FeaturesMax::Direct] {
+            assert_eq!(max.to_string().parse(), Ok(max));
+        }
+        assert!("fast".parse::<FeaturesMax>().unwrap_err().contains("deferred"));
+    }
+
+    #[test]
+    fn a_mask_is_obeyed_and_said() {
+        let features = Features::detect(FeaturesMax::Base).expect("io_uring");
+        assert_eq!(features.tier(), Tier::Base);
+        assert!(features.to_string().contains("masked by --features-max"), "{features}");
+        assert!(matches!(Features::detect(FeaturesMax::None), Err(Error::Masked)));
+    }
+}

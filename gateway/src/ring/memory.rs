@@ -1,0 +1,215 @@
+//! The blocks: one lazily mapped region per class, and who is using which block.
+
+use std::{io, ptr::NonNull, slice};
+
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+
+use crate::op::{Block, PoolSpec};
+
+/// Zeroed memory at an address that never changes, backed by pages only where touched.
+pub(super) struct Region {
+    base: NonNull<u8>,
+    bytes: usize,
+}
+
+impl Region {
+    /// Maps `bytes`, page-aligned.
+    pub(super) fn map(bytes: usize) -> io::Result<Self> {
+        // Zero is no valid length for mmap(2); an empty class still gets an address.
+        let bytes = bytes.max(1);
+        // SAFETY: a fresh private mapping at an address of the kernel's choice aliases nothing.
+        let base = unsafe {
+            mmap_anonymous(
+                std::ptr::null_mut(),
+                bytes,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )?
+        };
+        let base = NonNull::new(base.cast()).expect("the kernel maps nothing at address 0 by itself");
+        Ok(Self { base, bytes })
+    }
+
+    /// The address of byte `offset`, good for `len` bytes. Panics if they do not lie within.
+    pub(super) fn at(&self, offset: usize, len: usize) -> NonNull<u8> {
+        assert!(len <= self.bytes && offset <= self.bytes - len);
+        // SAFETY: the assertion keeps the result inside the one allocation behind `base`.
+        unsafe { self.base.add(offset) }
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `map` and nothing borrowed from `self` outlives it. That
+        // the kernel no longer uses it is the business of `teardown`, which leaks it otherwise.
+        let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.bytes) };
+        debug_assert!(unmapped.is_ok());
+    }
+}
+
+/// One class of blocks.
+struct Class {
+    spec: PoolSpec,
+    region: Region,
+    /// Per block: sends in the kernel, or [`RECEIVING`]. Zeroed pages, so untouched ones cost
+    /// nothing.
+    users: Vec<u32>,
+}
+
+/// A block that the kernel receives into belongs to it alone.
+const RECEIVING: u32 = u32::MAX;
+
+/// All blocks of one driver.
+///
+/// The bytes of a block are either the kernel's to write (one receive), shared by the kernel and
+/// readers (any number of sends), or ours. `users` tracks which, and every access checks it; that
+/// check is what makes the references handed out here sound.
+pub(super) struct Memory {
+    classes: Vec<Class>,
+}
+
+impl Memory {
+    pub(super) fn new(specs: &[PoolSpec]) -> io::Result<Self> {
+        let class = |spec: &PoolSpec| {
+            assert!(spec.blocks <= Block::INDEX_MAX + 1);
+            let region = Region::map(spec.block_bytes as usize * spec.blocks as usize)?;
+            Ok(Class { spec: *spec, region, users: vec![0; spec.blocks as usize] })
+        };
+        Ok(Self { classes: specs.iter().map(class).collect::<io::Result<_>>()? })
+    }
+
+    /// Gives part of a block to the kernel to write to. Panics if the block is in use.
+    pub(super) fn start_receive(&mut self, block: Block, offset: u32, len: u32) -> *mut u8 {
+        let class = &mut self.classes[block.class()];
+        let users = &mut class.users[block.index() as usize];
+        assert!(*users == 0, "a receive into a block that the kernel is using");
+        *users = RECEIVING;
+        class.range(block, offset, len).as_ptr()
+    }
+
+    /// Lets the kernel read part of a block. Panics if it is receiving into it.
+    pub(super) fn start_send(&mut self, block: Block, offset: u32, len: u32) -> *const u8 {
+        let class = &mut self.classes[block.class()];
+        let users = &mut class.users[block.index() as usize];
+        assert!(*users < RECEIVING - 1, "a send from a block that the kernel is writing to");
+        *users += 1;
+        class.range(block, offset, len).as_ptr()
+    }
+
+    /// A receive or send from the block has completed.
+    pub(super) fn end(&mut self, block: Block) {
+        let users = &mut self.classes[block.class()].users[block.index() as usize];
+        *users = match *users {
+            0 => unreachable!("more completions than ops on a block"),
+            RECEIVING => 0,
+            sends => sends - 1,
+        };
+    }
+
+    pub(super) fn bytes(&self, block: Block) -> &[u8] {
+        let class = &self.classes[block.class()];
+        assert!(class.users[block.index() as usize] != RECEIVING, "read while the kernel is receiving");
+        let base = class.range(block, 0, class.spec.block_bytes);
+        // SAFETY: in bounds by `range`, zero-initialised by the mapping. Nobody writes while the
+        // reference lives: no receive is in the kernel, and starting one or writing needs
+        // `&mut self`. The kernel may read as well, which is fine.
+        unsafe { slice::from_raw_parts(base.as_ptr(), class.spec.block_bytes as usize) }
+    }
+
+    pub(super) fn bytes_mut(&mut self, block: Block) -> &mut [u8] {
+        let class = &mut self.classes[block.class()];
+        assert!(class.users[block.index() as usize] == 0, "written while the kernel is using it");
+        let base = class.range(block, 0, class.spec.block_bytes);
+        // SAFETY: in bounds by `range`, initialised. Nothing of the block is in the kernel, and
+        // `&mut self` excludes every other reference of ours.
+        unsafe { slice::from_raw_parts_mut(base.as_ptr(), class.spec.block_bytes as usize) }
+    }
+
+    pub(super) fn write(&mut self, block: Block, offset: u32, bytes: &[u8]) {
+        let class = &mut self.classes[block.class()];
+        assert!(class.users[block.index() as usize] != RECEIVING, "written while the kernel is receiving");
+        let len = u32::try_from(bytes.len()).expect("a write within a block");
+        let target = class.range(block, offset, len);
+        // SAFETY: in bounds by `range`; `bytes` cannot overlap it, because `&mut self` excludes
+        // references into blocks. The kernel may be sending other bytes of the block: raw copies
+        // form no reference to those. Should the caller break its promise not to touch bytes in
+        // flight, the kernel sends either value; that is a wrong message, not undefined behaviour,
+        // since the kernel reads through its own mapping.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target.as_ptr(), bytes.len()) };
+    }
+}
+
+impl Class {
+    /// The address of part of a block. Panics if it does not lie within.
+    fn range(&self, block: Block, offset: u32, len: u32) -> NonNull<u8> {
+        let block_bytes = self.spec.block_bytes;
+        assert!(block.index() < self.spec.blocks);
+        assert!(len <= block_bytes && offset <= block_bytes - len, "outside the block");
+        self.region.at(block.index() as usize * block_bytes as usize + offset as usize, len as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BLOCK: Block = Block::new(1, 3);
+
+    fn memory() -> Memory {
+        let specs = [PoolSpec { block_bytes: 64, blocks: 2 }, PoolSpec { block_bytes: 4096, blocks: 4 }];
+        Memory::new(&specs).expect("a mapping")
+    }
+
+    #[test]
+    fn blocks_are_apart_and_keep_their_bytes() {
+        let mut memory = memory();
+        memory.bytes_mut(Block::new(1, 2)).fill(1);
+        memory.bytes_mut(BLOCK).fill(2);
+        memory.write(Block::new(1, 2), 4095, &[9]);
+        assert!(memory.bytes(BLOCK).iter().all(|byte| *byte == 2));
+        assert_eq!(memory.bytes(Block::new(1, 2))[4094..], [1, 9]);
+    }
+
+    #[test]
+    fn senders_share_a_block_with_readers_and_careful_writers() {
+        let mut memory = memory();
+        let first = memory.start_send(BLOCK, 0, 10);
+        let second = memory.start_send(BLOCK, 10, 10);
+        assert_eq!(second, first.wrapping_add(10));
+        memory.write(BLOCK, 20, b"tail");
+        assert_eq!(&memory.bytes(BLOCK)[20..24], b"tail");
+        memory.end(BLOCK);
+        memory.end(BLOCK);
+        memory.bytes_mut(BLOCK)[0] = 1;
+    }
+
+    #[test]
+    #[should_panic(expected = "read while the kernel is receiving")]
+    fn a_block_being_received_into_is_not_read() {
+        let mut memory = memory();
+        memory.start_receive(BLOCK, 0, 4096);
+        memory.bytes(BLOCK);
+    }
+
+    #[test]
+    #[should_panic(expected = "written while the kernel is using it")]
+    fn a_block_being_sent_is_not_handed_out_for_writing() {
+        let mut memory = memory();
+        memory.start_send(BLOCK, 0, 1);
+        memory.bytes_mut(BLOCK);
+    }
+
+    #[test]
+    #[should_panic(expected = "a receive into a block that the kernel is using")]
+    fn a_receive_shares_a_block_with_nobody() {
+        let mut memory = memory();
+        memory.start_send(BLOCK, 0, 1);
+        memory.start_receive(BLOCK, 64, 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "outside the block")]
+    fn no_op_reaches_into_the_next_block() {
+        memory().start_send(BLOCK, 4000, 97);
+    }
+}

@@ -1,0 +1,181 @@
+//! One ring: set-up, submission, waiting, reaping.
+
+use std::{collections::VecDeque, io, time::Duration};
+
+use io_uring::{
+    Builder, IoUring, cqueue, squeue,
+    types::{SubmitArgs, Timespec},
+};
+
+use super::{Error, Features};
+
+/// Sizes of a ring.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    /// Submission queue entries; more ops than that cost another system call, nothing else.
+    pub(super) sq_entries: u32,
+    /// Completion queue entries. The kernel keeps what does not fit (IORING_FEAT_NODROP).
+    pub(super) cq_entries: u32,
+    /// Direct descriptors; 0 for no table.
+    pub(super) files: u32,
+}
+
+/// One io_uring and what is queued for it.
+pub(super) struct Ring {
+    uring: IoUring,
+    /// Entries that found the submission queue full and the kernel unwilling. Empty but for
+    /// moments of memory pressure or of a completion queue that overflowed.
+    backlog: VecDeque<squeue::Entry>,
+}
+
+/// The flags of [`super::Tier::Deferred`].
+///
+/// TASKRUN_FLAG lets us see whether deferred work is waiting without entering the kernel.
+/// SUBMIT_ALL: an entry that fails does not hold up those behind it.
+pub(super) fn deferred_builder() -> Builder {
+    let mut builder = IoUring::builder();
+    builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag().setup_submit_all();
+    builder
+}
+
+impl Ring {
+    /// Sets up a ring. With deferred work it belongs to the calling thread from now on.
+    pub(super) fn start(features: &Features, sizes: Sizes) -> Result<Self, Error> {
+        let mut builder = if features.deferred() { deferred_builder() } else { IoUring::builder() };
+        // A forked child must not share the queues.
+        builder.setup_clamp().setup_cqsize(sizes.cq_entries.max(sizes.sq_entries)).dontfork();
+        let uring = builder.build(sizes.sq_entries).map_err(Error::from_setup)?;
+        if sizes.files > 0 {
+            uring.submitter().register_files_sparse(sizes.files).map_err(|source| {
+                match (source.raw_os_error(), nofile()) {
+                    (Some(libc::EMFILE), Some(nofile)) if u64::from(sizes.files) > nofile => {
+                        Error::FileTable { slots: sizes.files, nofile }
+                    }
+                    _ => Error::System { action: "register a table of direct descriptors", source },
+                }
+            })?;
+        }
+        Ok(Self { uring, backlog: VecDeque::new() })
+    }
+
+    /// Has the kernel signal `eventfd` when this ring has something to reap.
+    pub(super) fn register_eventfd(&self, eventfd: i32) -> Result<(), Error> {
+        self.uring
+            .submitter()
+            .register_eventfd(eventfd)
+            .map_err(Error::system("register an eventfd with a ring"))
+    }
+
+    /// Queues an entry; submits first if the queue is full.
+    ///
+    /// # Safety
+    /// Memory that the entry refers to stays valid, and unaliased as the op requires, until its
+    /// completion has been reaped.
+    pub(super) unsafe fn push(&mut self, entry: &squeue::Entry) {
+        // SAFETY: passed on to the caller.
+        if self.backlog.is_empty() && unsafe { self.uring.submission().push(entry) }.is_ok() {
+            return;
+        }
+        // Errors show again, and are dealt with, when the turn submits.
+        let _ = self.submit();
+        // SAFETY: passed on to the caller.
+        if !self.backlog.is_empty() || unsafe { self.uring.submission().push(entry) }.is_err() {
+            self.backlog.push_back(entry.clone());
+        }
+    }
+
+    /// Submits what is queued and has the kernel run what it deferred. No system call if there is
+    /// neither.
+    pub(super) fn submit(&mut self) -> io::Result<()> {
+        loop {
+            self.refill();
+            let queue = self.uring.submission();
+            let queued = queue.len();
+            if queued == 0 && !queue.taskrun() && !queue.cq_overflow() {
+                return Ok(());
+            }
+            drop(queue);
+            let submitted = tolerate(self.uring.submit())?;
+            // Without SUBMIT_ALL the kernel stops behind an entry that fails: go on after it.
+            // No progress is left for the next turn, which reaps first.
+            if submitted == 0 || self.unsubmitted() == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Like [`Self::submit`], and waits until there is a completion, at most for `timeout`.
+    pub(super) fn wait(&mut self, timeout: Duration) -> io::Result<()> {
+        self.refill();
+        if !self.backlog.is_empty() {
+            return self.submit();
+        }
+        let timeout = Timespec::from(timeout);
+        tolerate(self.uring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&timeout)))?;
+        Ok(())
+    }
+
+    /// Takes up to `room` completions and returns how many there were.
+    pub(super) fn reap(&mut self, room: usize, mut take: impl FnMut(&cqueue::Entry)) -> usize {
+        let mut reaped = 0;
+        for entry in self.uring.completion().take(room) {
+            take(&entry);
+            reaped += 1;
+        }
+        reaped
+    }
+
+    /// Whether [`Self::reap`] would find something now.
+    pub(super) fn has_completions(&mut self) -> bool {
+        !self.uring.completion().is_empty()
+    }
+
+    /// Whether [`Self::reap`] would find something now, or after [`Self::submit`].
+    pub(super) fn has_more(&mut self) -> bool {
+        if self.has_completions() {
+            return true;
+        }
+        let queue = self.uring.submission();
+        queue.taskrun() || queue.cq_overflow()
+    }
+
+    /// Entries that the kernel has not taken yet.
+    pub(super) fn unsubmitted(&mut self) -> usize {
+        self.uring.submission().len() + self.backlog.len()
+    }
+
+    fn refill(&mut self) {
+        if self.backlog.is_empty() {
+            return;
+        }
+        let mut queue = self.uring.submission();
+        while let Some(entry) = self.backlog.front() {
+            // SAFETY: whoever called `push` with this entry promised it.
+            if unsafe { queue.push(entry) }.is_err() {
+                break;
+            }
+            self.backlog.pop_front();
+        }
+    }
+}
+
+/// Results of io_uring_enter(2) that pass by themselves count as no progress: a deadline, a signal,
+/// no memory for requests right now, a completion queue to be reaped first.
+fn tolerate(result: io::Result<usize>) -> io::Result<usize> {
+    match result {
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ENOMEM)
+            ) =>
+        {
+            Ok(0)
+        }
+        result => result,
+    }
+}
+
+/// The soft limit on open files, if there is one.
+pub(super) fn nofile() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current
+}
