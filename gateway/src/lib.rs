@@ -8,6 +8,7 @@ pub mod op;
 pub mod preflight;
 #[allow(unsafe_code)]
 pub mod ring;
+pub mod run;
 pub mod shard;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;

@@ -1,0 +1,202 @@
+//! The process: from a configuration to running shards, and in order back to nothing.
+//!
+//! * [`listeners`]: the sockets where clients connect.
+//! * [`worker`]: the reference worker inside the gateway.
+//! * [`shards`]: one thread per shard.
+//! * [`signals`]: SIGTERM drains, SIGHUP reloads.
+#![forbid(unsafe_code)]
+
+mod listeners;
+mod shards;
+mod signals;
+mod worker;
+
+use std::{fs, io, path::Path, sync::Arc};
+
+use anyhow::{Context, Result, anyhow, bail};
+use roost_protocol::InstanceId;
+
+use crate::{
+    config::{self, Config, Loaded},
+    core::{
+        CoreConfig,
+        config::{NoWorkerPolicy, WorkerConfig},
+        limits::PerIp,
+    },
+    op::LinkAddress,
+    preflight,
+    ring::{Features, FeaturesMax},
+};
+
+pub use shards::Fleet;
+
+/// Accepts armed per shard and listener.
+const ACCEPTS_MAX: u32 = 64;
+
+/// A worker with everything known of it.
+#[derive(Clone, Debug)]
+struct Worker {
+    config: WorkerConfig,
+    address: LinkAddress,
+}
+
+/// Runs the gateway until it is told to end. An error is one line with cause and remedy.
+pub fn run(loaded: &Loaded) -> Result<()> {
+    let config = &loaded.config;
+    let features = Features::detect(features_max(config)?)?;
+    let connections_max = preflight::connections_max(config, &features)?;
+    let secret = read_secret(config)?;
+    let listeners = listeners::bind(config)?;
+    let embedded = match config.workers.is_empty() {
+        true => Some(worker::Embedded::start(config)?),
+        false => None,
+    };
+    let workers = match &embedded {
+        Some(embedded) => vec![embedded.worker()],
+        None => resolve_workers(config, secret.as_deref())?,
+    };
+    let shards = shard_count(config);
+    let core = core_config(config, shards, connections_max, &workers)?;
+    let fleet = Fleet::start(config, &features, &core, &workers, &listeners)?;
+    let addresses = listeners::addresses(&listeners)?;
+    let names: Vec<_> = config.workers.iter().map(ToString::to_string).collect();
+    preflight::banner(config, &features, connections_max, &addresses, &names);
+    signals::serve(config, &fleet)?;
+    fleet.stop()?;
+    if let Some(embedded) = embedded {
+        embedded.stop();
+    }
+    Ok(())
+}
+
+/// One shard per core that this process may run on, unless configured.
+fn shard_count(config: &Config) -> u16 {
+    config.shards.value().unwrap_or_else(|| {
+        std::thread::available_parallelism().map_or(1, |cores| cores.get().min(256) as u16)
+    })
+}
+
+fn features_max(config: &Config) -> Result<FeaturesMax> {
+    match config.features_max.as_ref().value() {
+        None => Ok(FeaturesMax::default()),
+        Some(text) => text.parse().map_err(|error| anyhow!("features_max: {error}")),
+    }
+}
+
+fn read_secret(config: &Config) -> Result<Option<Vec<u8>>> {
+    let path = &config.link_secret_file;
+    if path.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let bytes =
+        fs::read(path).with_context(|| format!("link_secret_file {} cannot be read", path.display()))?;
+    let secret = bytes.trim_ascii();
+    if secret.len() < 16 {
+        bail!(
+            "link_secret_file {}: the secret is shorter than 16 bytes: write a random one, as `head -c 32 \
+             /dev/urandom | base64` makes it",
+            path.display()
+        );
+    }
+    Ok(Some(secret.to_vec()))
+}
+
+fn resolve_workers(config: &Config, secret: Option<&[u8]>) -> Result<Vec<Worker>> {
+    let resolve = |spec: &config::WorkerSpec| {
+        let address =
+            spec.address.resolve().with_context(|| format!("worker {} cannot be resolved", spec.address))?;
+        let config = WorkerConfig { name: spec.name.clone(), secret: secret.map(<[u8]>::to_vec) };
+        Ok(Worker { config, address })
+    };
+    config.workers.iter().map(resolve).collect()
+}
+
+/// A shard's share of the configuration; shards differ in their index only.
+fn core_config(config: &Config, shards: u16, connections_max: u32, workers: &[Worker]) -> Result<CoreConfig> {
+    let share = |total: u64| total.div_ceil(u64::from(shards));
+    // Those that are only told to go need slots, too.
+    let spare_slots = match config.full {
+        config::FullPolicy::Backlog => 0,
+        config::FullPolicy::Refuse => 4 * ACCEPTS_MAX,
+    };
+    let mut gateway = InstanceId::NONE;
+    getrandom::fill(&mut gateway.0).map_err(io::Error::other).context("no random bytes")?;
+    Ok(CoreConfig {
+        shard: 0,
+        shards,
+        gateway,
+        slots_max: share(u64::from(connections_max)) as u32 + spare_slots,
+        connections_max: share(u64::from(connections_max)) as u32,
+        listeners: u16::try_from(config.listen.len()).context("too many listeners")?,
+        accepts_max: ACCEPTS_MAX,
+        proxy_listeners: (0..)
+            .zip(&config.listen)
+            .filter(|(_, spec)| spec.proxy)
+            .map(|(index, _)| index)
+            .collect(),
+        proxy_trusted: config.proxy_trusted.clone(),
+        per_ip: per_ip(config)?,
+        accept_ramp_per_s: config.accept_ramp_per_s.div_ceil(u32::from(shards)),
+        workers: workers.iter().map(|worker| worker.config.clone()).collect(),
+        no_worker: match config.no_worker {
+            config::NoWorkerPolicy::Wait => NoWorkerPolicy::Wait,
+            config::NoWorkerPolicy::Refuse => NoWorkerPolicy::Refuse,
+        },
+        handshake_timeout_ms: config.handshake_timeout_ms,
+        idle_timeout_ms: config.idle_timeout_ms,
+        heartbeat_interval_ms: config.heartbeat_interval_ms,
+        frame_timeout_ms: config.frame_timeout_ms,
+        write_timeout_ms: config.write_timeout_ms,
+        linger_ms: config.linger_ms,
+        frame_bytes_max: config.frame_bytes_max,
+        outbox_bytes_max: config.outbox_bytes_max,
+        outbox_bytes_total: share(config.outbox_bytes_total),
+        spill_bytes_total: share(config.spill_bytes_total),
+        link_window_bytes: config.link_window_bytes,
+        link_failover_ms: config.link_failover_ms,
+        link_redial_ms: (config.link_redial_min_ms, config.link_redial_max_ms),
+        link_keepalive_ms: config.link_keepalive_ms,
+        messages_per_s_max: config.messages_per_s_max,
+        retry_after_ms: (config.retry_after_min_ms, config.retry_after_max_ms),
+    })
+}
+
+/// Four addresses a bucket: half a million addresses at once, in 4 MiB.
+const PER_IP_BUCKETS: usize = 1 << 17;
+
+fn per_ip(config: &Config) -> Result<Option<Arc<PerIp>>> {
+    if config.per_ip_max == 0 {
+        return Ok(None);
+    }
+    let mut seed = [0; 8];
+    getrandom::fill(&mut seed).map_err(io::Error::other).context("no random bytes")?;
+    let seed = u64::from_le_bytes(seed);
+    Ok(Some(PerIp::new(PER_IP_BUCKETS, seed, config.per_ip_max, config.per_ip_loopback)))
+}
+
+/// A directory for sockets that only this user may enter; removed when dropped.
+#[derive(Debug)]
+struct PrivateDir(std::path::PathBuf);
+
+impl PrivateDir {
+    fn create() -> io::Result<Self> {
+        use std::os::unix::fs::DirBuilderExt;
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).map_err(io::Error::other)?;
+        let name = format!("roost-{}-{:016x}", std::process::id(), u64::from_le_bytes(random));
+        let path = std::env::temp_dir().join(name);
+        fs::DirBuilder::new().mode(0o700).create(&path)?;
+        Ok(Self(path))
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for PrivateDir {
+    fn drop(&mut self) {
+        // Best effort: a left-over directory harms nobody.
+        drop(fs::remove_dir_all(&self.0));
+    }
+}

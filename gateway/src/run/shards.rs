@@ -1,0 +1,122 @@
+//! One thread per shard, each with its own ring bank and core.
+
+use std::{
+    os::fd::OwnedFd,
+    sync::{Arc, mpsc},
+    thread::{self, JoinHandle},
+};
+
+use anyhow::{Context, Result, anyhow};
+
+use super::Worker;
+use crate::{
+    config::Config,
+    core::{CoreConfig, pool, shard::Entropy, stats::ShardStats},
+    op::Driver,
+    ring::{self, Features, UringDriver},
+    shard::{MonotonicClock, Request, Shard, ShardHandle, channel},
+};
+
+/// All shards of the process.
+#[derive(Debug)]
+pub struct Fleet {
+    handles: Vec<ShardHandle>,
+    threads: Vec<JoinHandle<Result<()>>>,
+}
+
+impl Fleet {
+    /// Starts the shards; returns when all of them accept.
+    pub(super) fn start(
+        config: &Config,
+        features: &Features,
+        core: &CoreConfig,
+        workers: &[Worker],
+        listeners: &[OwnedFd],
+    ) -> Result<Self> {
+        let mut fleet = Self { handles: Vec::new(), threads: Vec::new() };
+        for index in 0..core.shards {
+            let core = CoreConfig { shard: index as u8, ..core.clone() };
+            let plan = Plan {
+                features: features.clone(),
+                ring_slots_max: config.ring_slots_max,
+                workers: workers.to_vec(),
+                listeners: listeners.iter().map(OwnedFd::try_clone).collect::<Result<_, _>>()?,
+                core,
+            };
+            let (started, start) = mpsc::channel();
+            let thread = thread::Builder::new()
+                .name(format!("shard-{index}"))
+                // The loop needs little, and stacks count as memory per connection, too.
+                .stack_size(256 * 1024)
+                .spawn(move || plan.run(&started))
+                .context("no thread for a shard")?;
+            match start.recv() {
+                Ok(handle) => fleet.handles.push(handle),
+                Err(_) => {
+                    let result = thread.join().map_err(|_| anyhow!("shard {index} panicked"))?;
+                    fleet.stop()?;
+                    return result.and(Err(anyhow!("shard {index} did not start"))).map(|()| unreachable!());
+                }
+            }
+            fleet.threads.push(thread);
+        }
+        Ok(fleet)
+    }
+
+    /// The shards, for the admin side.
+    pub fn control(&self) -> Vec<ShardHandle> {
+        self.handles.clone()
+    }
+
+    /// Whether a shard has ended by itself, which it should not.
+    pub(super) fn has_ended(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished)
+    }
+
+    /// Ends all shards and waits for them.
+    pub(super) fn stop(self) -> Result<()> {
+        for handle in &self.handles {
+            handle.send(Request::Stop);
+        }
+        for thread in self.threads {
+            thread.join().map_err(|_| anyhow!("a shard panicked"))??;
+        }
+        Ok(())
+    }
+}
+
+/// What a shard's thread starts from.
+struct Plan {
+    features: Features,
+    ring_slots_max: u32,
+    workers: Vec<Worker>,
+    listeners: Vec<OwnedFd>,
+    core: CoreConfig,
+}
+
+impl Plan {
+    /// The rings belong to the thread that makes them, so they are made here.
+    fn run(self, started: &mpsc::Sender<ShardHandle>) -> Result<()> {
+        let config = ring::Config {
+            ring_slots_max: self.ring_slots_max.min(ring::RING_SLOTS_MAX),
+            ..ring::Config::new(self.core.slots_max, pool::specs(&self.core), self.listeners)
+        };
+        let mut driver = UringDriver::new(&self.features, config)?;
+        for (index, worker) in self.workers.into_iter().enumerate() {
+            driver.set_link_address(index as u16, worker.address);
+        }
+        let stats = Arc::new(ShardStats::default());
+        let (sender, requests) = channel();
+        let handle = ShardHandle::new(sender, driver.waker(), Arc::clone(&stats));
+        let mut shard = Shard::new(self.core, driver, MonotonicClock::default(), stats, entropy(), requests);
+        shard.turn().context("the ring failed")?;
+        if started.send(handle).is_ok() {
+            shard.run().context("the ring failed")?;
+        }
+        Ok(())
+    }
+}
+
+fn entropy() -> Entropy {
+    Box::new(|bytes| getrandom::fill(bytes).expect("the system's random generator does not fail"))
+}
