@@ -1,0 +1,9 @@
+//! The io_uring driver on the real kernel, over loopback: every op, every tier of features, one
+//! ring and a bank of small ones.
+
+mod bank;
+mod cancel;
+mod links;
+mod ops;
+mod rig;
+mod teardown;
