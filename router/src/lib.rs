@@ -1,1 +1,38 @@
-//! placeholder
+//! The worker side of roost: accepts links from gateways, speaks the link protocol, resumes
+//! sessions, and calls a [`Handler`].
+//!
+//! Layers, each importing only those above it:
+//!
+//! * `session`: one link session, sans-IO: positions, windows, retained frames, acknowledgements.
+//! * `core`: all sessions of a worker and its handler, sans-IO: what a frame means.
+//! * [`server`]: sockets, tasks and timers on tokio-uring.
+//!
+//! ```no_run
+//! use roost_router::{Listener, Worker, WorkerConfig, handlers, shutdown};
+//!
+//! let worker = Worker::new(WorkerConfig::default());
+//! let stats = worker.stats();
+//! let listener = Listener::bind(&"127.0.0.1:7400".parse()?)?;
+//! let (stop, stopped) = shutdown();
+//! let thread = std::thread::spawn(move || worker.run(handlers::Echo, vec![listener], stopped));
+//! println!("{} messages handled", stats.get(roost_router::Stat::MessagesHandled));
+//! stop.drain();
+//! thread.join().expect("the worker does not panic")?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod core;
+pub mod handler;
+pub mod handlers;
+pub mod metrics;
+pub mod server;
+pub mod session;
+pub mod stats;
+
+pub use config::WorkerConfig;
+pub use core::Context;
+pub use handler::{Client, Handler, LinkId, Opening, SendError};
+pub use server::{Address, Listener, Shutdown, ShutdownHandle, Worker, serve, shutdown};
+pub use stats::{Stat, Stats};

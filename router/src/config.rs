@@ -1,0 +1,42 @@
+//! What a worker needs to know, as plain numbers.
+
+use roost_protocol::link;
+
+/// The configuration of a worker. Times in milliseconds, sizes in bytes.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// The link secret; none: links are taken from whoever can reach a listener.
+    pub secret: Option<Vec<u8>>,
+    /// What a gateway may send without acknowledgement. Raised to the largest frame of a gateway
+    /// that allows larger ones.
+    pub window_bytes: u32,
+    /// Bytes queued for a link beyond what its window lets out; above this the worker stops
+    /// handling the frames that cause them.
+    pub pending_bytes_max: usize,
+    /// How long a session without a TCP connection is kept for its gateway to come back. Should
+    /// be longer than the gateways' `link_failover_ms`.
+    pub session_ttl_ms: u64,
+    /// Silence after which a link is probed, and after twice that given up; 0: never.
+    pub keepalive_ms: u64,
+    /// Time from accept to a complete handshake.
+    pub handshake_timeout_ms: u64,
+    /// Link sessions at the same time; links beyond are refused.
+    pub sessions_max: usize,
+    /// How long a draining worker waits for its connections to leave.
+    pub drain_ms: u64,
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        Self {
+            secret: None,
+            window_bytes: link::WINDOW_BYTES_DEFAULT,
+            pending_bytes_max: 1024 * 1024,
+            session_ttl_ms: 60_000,
+            keepalive_ms: 10_000,
+            handshake_timeout_ms: 5_000,
+            sessions_max: 1_024,
+            drain_ms: 30_000,
+        }
+    }
+}

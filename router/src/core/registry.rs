@@ -1,0 +1,203 @@
+//! All link sessions of a worker.
+
+use std::collections::HashMap;
+
+use roost_protocol::InstanceId;
+
+use super::connections::Connections;
+use crate::{
+    handler::LinkId,
+    session::{Barrier, Session},
+};
+
+/// What a session belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Peer {
+    pub(crate) gateway: InstanceId,
+    pub(crate) shard: u16,
+}
+
+/// A session and its connections.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) id: LinkId,
+    pub(crate) peer: Peer,
+    pub(crate) session: Session,
+    pub(crate) connections: Connections,
+    /// Counts TCP connections, so that what belongs to an earlier one is known as late.
+    pub(crate) epoch: u32,
+    /// Other sessions whose queues must become shorter before more is handled here.
+    waits_for: Vec<LinkId>,
+    /// What the frames handled since the last mark queued on other sessions.
+    barriers: Vec<Barrier>,
+    /// Stands in the list of links to write to.
+    dirty: bool,
+}
+
+/// The sessions, by id and by peer.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    links: Vec<Option<Link>>,
+    by_peer: HashMap<Peer, LinkId>,
+    next_serial: u32,
+    dirty: Vec<LinkId>,
+}
+
+impl Registry {
+    pub(crate) fn len(&self) -> usize {
+        self.by_peer.len()
+    }
+
+    pub(crate) fn insert(&mut self, peer: Peer, now_ms: u64) -> LinkId {
+        let index = self.links.iter().position(Option::is_none).unwrap_or(self.links.len());
+        let id = LinkId { index: index as u32, serial: self.next_serial };
+        self.next_serial = self.next_serial.checked_add(1).expect("fewer than 2^32 sessions in a lifetime");
+        if index == self.links.len() {
+            self.links.push(None);
+        }
+        self.links[index] = Some(Link {
+            id,
+            peer,
+            session: Session::new(now_ms),
+            connections: Connections::new(peer.shard as u8),
+            epoch: 0,
+            waits_for: Vec::new(),
+            barriers: Vec::new(),
+            dirty: false,
+        });
+        assert!(self.by_peer.insert(peer, id).is_none(), "one session per peer");
+        id
+    }
+
+    pub(crate) fn remove(&mut self, id: LinkId) {
+        let link = self.get(id).expect("the link to remove exists");
+        let peer = link.peer;
+        self.links[id.index as usize] = None;
+        self.by_peer.remove(&peer);
+    }
+
+    pub(crate) fn find(&self, peer: Peer) -> Option<LinkId> {
+        self.by_peer.get(&peer).copied()
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, id: LinkId) -> Option<&Link> {
+        self.links.get(id.index as usize)?.as_ref().filter(|link| link.id.serial == id.serial)
+    }
+
+    #[inline]
+    pub(crate) fn get_mut(&mut self, id: LinkId) -> Option<&mut Link> {
+        self.links.get_mut(id.index as usize)?.as_mut().filter(|link| link.id.serial == id.serial)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Link> {
+        self.links.iter().flatten()
+    }
+
+    pub(crate) fn ids(&self) -> Vec<LinkId> {
+        self.iter().map(|link| link.id).collect()
+    }
+
+    /// The link has something to send.
+    #[inline]
+    pub(crate) fn mark_dirty(&mut self, id: LinkId) {
+        if let Some(link) = self.get_mut(id)
+            && !link.dirty
+        {
+            link.dirty = true;
+            self.dirty.push(id);
+        }
+    }
+
+    /// Takes the links that have something to send.
+    pub(crate) fn take_dirty(&mut self) -> Vec<LinkId> {
+        let dirty = std::mem::take(&mut self.dirty);
+        for &id in &dirty {
+            if let Some(link) = self.get_mut(id) {
+                link.dirty = false;
+            }
+        }
+        dirty
+    }
+
+    /// Whether no more of `id`'s frames may be handled for now.
+    pub(crate) fn is_blocked(&mut self, id: LinkId, pending_bytes_max: usize) -> bool {
+        let Some(link) = self.get(id) else { return false };
+        if link.session.pending_bytes() > pending_bytes_max {
+            return true;
+        }
+        if link.waits_for.is_empty() {
+            return false;
+        }
+        let mut waits_for = std::mem::take(&mut self.get_mut(id).expect("it was just there").waits_for);
+        waits_for.retain(|&other| {
+            self.get(other).is_some_and(|other| {
+                other.session.is_attached() && other.session.pending_bytes() > pending_bytes_max
+            })
+        });
+        let blocked = !waits_for.is_empty();
+        self.get_mut(id).expect("it was just there").waits_for = waits_for;
+        blocked
+    }
+
+    /// Frames of `current` caused something on `other`, which is not to be overrun.
+    pub(crate) fn wait_for(&mut self, current: LinkId, other: LinkId) {
+        if let Some(link) = self.get_mut(current)
+            && !link.waits_for.contains(&other)
+        {
+            link.waits_for.push(other);
+        }
+    }
+
+    /// Frames of `current` caused a frame on `to`: they may be acknowledged only after the gateway
+    /// there has acknowledged that one.
+    #[inline]
+    pub(crate) fn note_sent(&mut self, current: Option<LinkId>, to: LinkId) {
+        self.mark_dirty(to);
+        let Some(current) = current.filter(|&current| current != to) else { return };
+        let Some(position) = self.get(to).map(|link| link.session.queued_position()) else { return };
+        let Some(link) = self.get_mut(current) else { return };
+        match link.barriers.iter_mut().find(|barrier| barrier.link == to) {
+            Some(barrier) => barrier.position = position,
+            None => link.barriers.push(Barrier { link: to, position }),
+        }
+    }
+
+    /// All that has been handled on `id` may be acknowledged in due course.
+    pub(crate) fn mark_handled(&mut self, id: LinkId) {
+        if let Some(link) = self.get_mut(id) {
+            let barriers = std::mem::take(&mut link.barriers);
+            link.session.mark_handled(barriers);
+            self.mark_dirty(id);
+        }
+    }
+
+    /// See [`Session::fill`].
+    pub(crate) fn fill(&mut self, id: LinkId, out: &mut Vec<u8>, out_bytes_max: usize) -> bool {
+        // Taken out so that its barriers can look at the others.
+        let index = id.index as usize;
+        let Some(mut link) = self.get(id).is_some().then(|| self.links[index].take()).flatten() else {
+            return false;
+        };
+        let acked = link.session.fill(out, out_bytes_max, |barrier| self.is_passed(barrier));
+        self.links[index] = Some(link);
+        acked
+    }
+
+    fn is_passed(&self, barrier: Barrier) -> bool {
+        // A session without a TCP connection must not hold up the others, for it may stay so.
+        self.get(barrier.link).is_none_or(|other| {
+            !other.session.is_attached() || other.session.acked_position() >= barrier.position
+        })
+    }
+
+    /// The ids of the links whose acknowledgements wait for `other` cannot be told cheaply; all
+    /// links that owe one are looked at again.
+    pub(crate) fn mark_all_owing_dirty(&mut self) {
+        for id in self.ids() {
+            if self.get(id).is_some_and(|link| link.session.owes_ack()) {
+                self.mark_dirty(id);
+            }
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! What an application implements, and how it names clients.
+
+use std::net::SocketAddr;
+
+use roost_protocol::{ConnectionId, Reason, SessionRef, link::Reopen};
+
+use crate::core::Context;
+
+/// An application behind a worker. Called on the worker's thread, one frame at a time: a call
+/// that blocks holds up every link.
+///
+/// A frame of a gateway is acknowledged only after its call has returned, and after what the call
+/// sent on the same link. So a frame is handled at least once, whatever dies; and exactly once as
+/// long as worker and gateway live, however often TCP breaks between them.
+pub trait Handler: 'static {
+    /// A client wants a session. Answer with [`Context::accept`] or [`Context::reject`], now or
+    /// in a later call; messages to the client may follow the former at once.
+    fn on_open(&mut self, ctx: &mut Context<'_>, client: Client, opening: &Opening<'_>);
+
+    /// A message of an open connection. `resent` is set when it may have been handled before by
+    /// another worker, which died or stayed away before it acknowledged it.
+    fn on_message(&mut self, ctx: &mut Context<'_>, client: Client, payload: &[u8], resent: bool);
+
+    /// A connection has gone, or moved to another worker ([`Reason::Moved`]; also when the
+    /// gateway gave up the link session or stayed away for `session_ttl_ms`). `session` is what it
+    /// was accepted with, if it was. Called exactly once for every connection that was opened or
+    /// reopened and not rejected; nothing can be sent to it any more.
+    fn on_close(
+        &mut self,
+        ctx: &mut Context<'_>,
+        client: Client,
+        session: Option<SessionRef>,
+        reason: Reason,
+    ) {
+        let _ = (ctx, client, session, reason);
+    }
+
+    /// A connection that another worker had; `reopen.session` is what that one accepted it with.
+    /// It is open: send, or [`Context::close`] it.
+    fn on_reopen(&mut self, ctx: &mut Context<'_>, client: Client, reopen: &Reopen);
+
+    /// A payload that a worker relayed to whoever serves `routing_hash`.
+    fn on_relay(&mut self, ctx: &mut Context<'_>, routing_hash: u64, payload: &[u8]) {
+        let _ = (ctx, routing_hash, payload);
+    }
+}
+
+/// Names a link session of this worker; never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LinkId {
+    pub(crate) index: u32,
+    pub(crate) serial: u32,
+}
+
+/// Names a connection: connection ids are unique within one gateway only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Client {
+    /// The session over which it is reached.
+    pub link: LinkId,
+    /// Its id there.
+    pub connection: ConnectionId,
+}
+
+/// What a client stated in HELLO, and where it came from.
+#[derive(Clone, Copy, Debug)]
+pub struct Opening<'a> {
+    /// [`roost_protocol::hash::routing_hash`] of the key.
+    pub routing_hash: u64,
+    /// The client's address; none where it came over a Unix socket.
+    pub peer: Option<SocketAddr>,
+    /// The routing key.
+    pub key: &'a [u8],
+    /// The auth token.
+    pub token: &'a [u8],
+    /// The index of the gateway's listener.
+    pub listener: u16,
+}
+
+/// Why nothing was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// The connection is not open here.
+    #[error("the connection is not open")]
+    Closed,
+    /// The gateway is away and its queue is full.
+    #[error("the link is down and its queue is full")]
+    Full,
+    /// The payload is longer than the gateway's `frame_bytes_max`.
+    #[error("the payload is longer than the gateway allows")]
+    TooLong,
+}

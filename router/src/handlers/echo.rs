@@ -1,0 +1,22 @@
+//! Sends every message back to its sender.
+
+use roost_protocol::{SessionRef, link::Reopen};
+
+use crate::{Client, Context, Handler, Opening};
+
+/// Sends every message back to its sender.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Echo;
+
+impl Handler for Echo {
+    fn on_open(&mut self, ctx: &mut Context<'_>, client: Client, opening: &Opening<'_>) {
+        ctx.accept(client, SessionRef(opening.routing_hash));
+    }
+
+    fn on_message(&mut self, ctx: &mut Context<'_>, client: Client, payload: &[u8], _resent: bool) {
+        // Refused only if it is longer than the gateway takes, which therefore did not bring it.
+        let _ = ctx.send(client, payload);
+    }
+
+    fn on_reopen(&mut self, _ctx: &mut Context<'_>, _client: Client, _reopen: &Reopen) {}
+}

@@ -1,0 +1,19 @@
+//! Swallows every message.
+
+use roost_protocol::{SessionRef, link::Reopen};
+
+use crate::{Client, Context, Handler, Opening};
+
+/// Swallows every message; [`crate::Stat::MessagesHandled`] counts them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sink;
+
+impl Handler for Sink {
+    fn on_open(&mut self, ctx: &mut Context<'_>, client: Client, opening: &Opening<'_>) {
+        ctx.accept(client, SessionRef(opening.routing_hash));
+    }
+
+    fn on_message(&mut self, _ctx: &mut Context<'_>, _client: Client, _payload: &[u8], _resent: bool) {}
+
+    fn on_reopen(&mut self, _ctx: &mut Context<'_>, _client: Client, _reopen: &Reopen) {}
+}

@@ -1,0 +1,169 @@
+//! `roost-router`: the reference worker.
+#![forbid(unsafe_code)]
+
+use std::{
+    io::Write,
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+};
+
+use anyhow::{Context as _, bail};
+use clap::{Parser, ValueEnum};
+use roost_router::{Address, Listener, ShutdownHandle, Stats, Worker, WorkerConfig, handlers, metrics};
+
+/// The reference worker of roost: takes links from gateways and answers their clients.
+#[derive(Debug, Parser)]
+#[command(name = "roost-router", version)]
+struct Args {
+    /// Where to listen for gateways: HOST:PORT or unix:PATH. Repeatable.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
+    listen: Vec<Address>,
+    /// What to do with messages.
+    #[arg(long, value_enum, default_value = "echo")]
+    handler: HandlerName,
+    /// File with the link secret (trailing newline ignored). Required unless every --listen is a
+    /// loopback address or a Unix socket.
+    #[arg(long, value_name = "FILE")]
+    link_secret_file: Option<PathBuf>,
+    /// Where to serve figures over HTTP: /stats (JSON), /metrics (Prometheus), /healthz.
+    #[arg(long, value_name = "ADDR")]
+    metrics: Option<SocketAddr>,
+    /// Write the figures to this file as JSON when the worker ends.
+    #[arg(long, value_name = "FILE")]
+    stats_file: Option<PathBuf>,
+    /// What a gateway may send without acknowledgement, per link, in bytes.
+    #[arg(long, value_name = "BYTES", default_value_t = WorkerConfig::default().window_bytes)]
+    window_bytes: u32,
+    /// Bytes queued for a link beyond its window before the worker stops handling what fills it.
+    #[arg(long, value_name = "BYTES", default_value_t = WorkerConfig::default().pending_bytes_max)]
+    pending_bytes_max: usize,
+    /// How long a session is kept for a gateway that has gone away, in ms.
+    #[arg(long, value_name = "MS", default_value_t = WorkerConfig::default().session_ttl_ms)]
+    session_ttl_ms: u64,
+    /// Silence after which a link is probed, and after twice that given up, in ms; 0: never.
+    #[arg(long, value_name = "MS", default_value_t = WorkerConfig::default().keepalive_ms)]
+    keepalive_ms: u64,
+    /// How long to wait, after SIGTERM or SIGINT, for connections to be moved away, in ms.
+    #[arg(long, value_name = "MS", default_value_t = WorkerConfig::default().drain_ms)]
+    drain_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum HandlerName {
+    /// Sends every message back to its sender.
+    Echo,
+    /// Swallows and counts messages.
+    Sink,
+    /// Passes messages between users by key.
+    Route,
+    /// Like echo, and passes marked messages to many clients.
+    Fanout,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("roost-router: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> anyhow::Result<()> {
+    let config = WorkerConfig {
+        secret: read_secret(&args)?,
+        window_bytes: args.window_bytes,
+        pending_bytes_max: args.pending_bytes_max,
+        session_ttl_ms: args.session_ttl_ms,
+        keepalive_ms: args.keepalive_ms,
+        drain_ms: args.drain_ms,
+        ..WorkerConfig::default()
+    };
+    let listeners = args.listen.iter().map(bind).collect::<anyhow::Result<Vec<_>>>()?;
+    let worker = Worker::new(config);
+    let stats = worker.stats();
+    if let Some(address) = args.metrics {
+        serve_metrics(address, stats.clone())?;
+    }
+    let (handle, shutdown) = roost_router::shutdown();
+    drain_on_signals(handle)?;
+    let ran = match args.handler {
+        HandlerName::Echo => worker.run(handlers::Echo, listeners, shutdown),
+        HandlerName::Sink => worker.run(handlers::Sink, listeners, shutdown),
+        HandlerName::Route => worker.run(handlers::Route::default(), listeners, shutdown),
+        HandlerName::Fanout => worker.run(handlers::Fanout::default(), listeners, shutdown),
+    };
+    remove_sockets(&args.listen);
+    if let Some(path) = &args.stats_file {
+        std::fs::write(path, metrics::json(&stats))
+            .with_context(|| format!("cannot write --stats-file {}", path.display()))?;
+    }
+    ran.context("the worker failed")
+}
+
+fn read_secret(args: &Args) -> anyhow::Result<Option<Vec<u8>>> {
+    let Some(path) = &args.link_secret_file else {
+        if let Some(address) = args.listen.iter().find(|address| !address.is_local()) {
+            bail!(
+                "--listen {address} can be reached from other hosts: give --link-secret-file, or listen on \
+                 loopback or a Unix socket"
+            );
+        }
+        return Ok(None);
+    };
+    let text =
+        std::fs::read(path).with_context(|| format!("cannot read --link-secret-file {}", path.display()))?;
+    let secret = text.trim_ascii_end();
+    if secret.is_empty() {
+        bail!("--link-secret-file {} is empty", path.display());
+    }
+    Ok(Some(secret.to_vec()))
+}
+
+fn bind(address: &Address) -> anyhow::Result<Listener> {
+    let listener = Listener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
+    // Piped readers wait for this line; a closed pipe is theirs to explain.
+    let _ = writeln!(std::io::stdout(), "roost-router: listening on {}", listener.address()?);
+    Ok(listener)
+}
+
+fn serve_metrics(address: SocketAddr, stats: Arc<Stats>) -> anyhow::Result<()> {
+    let listener =
+        TcpListener::bind(address).with_context(|| format!("cannot serve metrics on {address}"))?;
+    let _ = writeln!(std::io::stdout(), "roost-router: metrics on http://{}", listener.local_addr()?);
+    std::thread::Builder::new()
+        .name("metrics".into())
+        .spawn(move || metrics::serve(&listener, &stats))
+        .context("cannot start the metrics thread")?;
+    Ok(())
+}
+
+fn drain_on_signals(handle: ShutdownHandle) -> anyhow::Result<()> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let mut signals =
+        signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).context("cannot handle signals")?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            for (count, _) in signals.forever().enumerate() {
+                // The first asks nicely, the second does not wait.
+                if count == 0 { handle.drain() } else { handle.stop() }
+            }
+        })
+        .context("cannot start the signal thread")?;
+    Ok(())
+}
+
+fn remove_sockets(addresses: &[Address]) {
+    for address in addresses {
+        if let Address::Unix(path) = address {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}

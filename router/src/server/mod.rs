@@ -1,0 +1,313 @@
+//! Sockets, tasks and timers: one thread, one io_uring, a reader and a writer task per link.
+
+mod address;
+mod link;
+mod shutdown;
+mod stream;
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    io,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use roost_protocol::InstanceId;
+use rustix::io::Errno;
+use tokio::sync::Notify;
+
+pub use address::{Address, AddressError, Listener};
+pub use shutdown::{Shutdown, ShutdownHandle, shutdown};
+
+use crate::{
+    config::WorkerConfig,
+    core::{Attachment, Core},
+    handler::{Handler, LinkId},
+    stats::Stats,
+};
+use shutdown::Phase;
+use stream::Stream;
+
+/// How often time-driven work is done, at least.
+const TICK_MAX_MS: u64 = 250;
+/// Pause after a failed accept (out of descriptors): the cause does not go away at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long links get, in the end, to finish what they are doing.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(1_000);
+
+/// A worker that is ready to run.
+#[derive(Debug)]
+pub struct Worker {
+    config: WorkerConfig,
+    stats: Arc<Stats>,
+}
+
+impl Worker {
+    /// A worker with this configuration.
+    pub fn new(config: WorkerConfig) -> Self {
+        Self { config, stats: Arc::default() }
+    }
+
+    /// Its figures, for any thread to read.
+    pub fn stats(&self) -> Arc<Stats> {
+        self.stats.clone()
+    }
+
+    /// Serves links on the calling thread until asked to stop.
+    ///
+    /// # Errors
+    ///
+    /// If io_uring or randomness cannot be had, or a listener cannot be used. What goes wrong with
+    /// single links is logged and counted, and ends those links only.
+    pub fn run<H: Handler>(self, handler: H, listeners: Vec<Listener>, shutdown: Shutdown) -> io::Result<()> {
+        let mut instance = [0; 16];
+        getrandom::fill(&mut instance)?;
+        let runtime =
+            tokio_uring::Runtime::new(tokio_uring::builder().entries(256)).map_err(explain_no_ring)?;
+        let core = Core::new(self.config.clone(), InstanceId(instance), handler, self.stats.clone());
+        let server = Rc::new(Server {
+            core: RefCell::new(core),
+            stats: self.stats,
+            sockets: RefCell::default(),
+            pump: Notify::new(),
+            started: Instant::now(),
+            handshake_timeout_ms: self.config.handshake_timeout_ms,
+        });
+        runtime.block_on(serve_until_shutdown(server, listeners, self.config, shutdown))
+    }
+}
+
+/// Serves links on the calling thread: [`Worker::run`] in one call.
+pub fn serve<H: Handler>(
+    config: WorkerConfig,
+    handler: H,
+    listener: Listener,
+    shutdown: Shutdown,
+) -> io::Result<()> {
+    Worker::new(config).run(handler, vec![listener], shutdown)
+}
+
+/// What the tasks share.
+struct Server<H> {
+    core: RefCell<Core<H>>,
+    stats: Arc<Stats>,
+    sockets: RefCell<HashMap<LinkId, LinkSocket>>,
+    pump: Notify,
+    started: Instant,
+    handshake_timeout_ms: u64,
+}
+
+/// The TCP connection that carries a link.
+struct LinkSocket {
+    attachment: Attachment,
+    stream: Rc<Stream>,
+    wake: Rc<Notify>,
+}
+
+impl<H: Handler> Server<H> {
+    fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    /// A link is up; an older connection of the same session ends here.
+    fn enter(&self, attachment: Attachment, stream: Rc<Stream>, wake: Rc<Notify>) {
+        let socket = LinkSocket { attachment, stream, wake };
+        if let Some(older) = self.sockets.borrow_mut().insert(attachment.link, socket) {
+            older.stream.shut_down();
+            older.wake.notify_one();
+        }
+        self.close_discarded();
+        self.wake_links();
+    }
+
+    /// A link's connection has ended.
+    fn leave(&self, attachment: Attachment) {
+        let mut sockets = self.sockets.borrow_mut();
+        if sockets.get(&attachment.link).is_some_and(|socket| socket.attachment == attachment) {
+            sockets.remove(&attachment.link);
+        }
+        drop(sockets);
+        self.core.borrow_mut().detach(attachment, self.now_ms());
+        self.wake_links();
+    }
+
+    /// Wakes whoever has something to do after a change to the core.
+    fn wake_links(&self) {
+        self.wake_writers();
+        self.unblocked();
+    }
+
+    /// Wakes the writers of the links that have something to send, and ends broken links.
+    fn wake_writers(&self) {
+        let mut core = self.core.borrow_mut();
+        let sockets = self.sockets.borrow();
+        for link in core.take_dirty() {
+            if let Some(socket) = sockets.get(&link) {
+                socket.wake.notify_one();
+            }
+        }
+        for link in core.take_broken() {
+            if let Some(socket) = sockets.get(&link) {
+                socket.stream.shut_down();
+            }
+        }
+    }
+
+    /// A queue may have become shorter, so that frames that were set aside can be handled.
+    fn unblocked(&self) {
+        if self.core.borrow().has_held() {
+            self.pump.notify_one();
+        }
+    }
+
+    /// Ends the connections of sessions that are over.
+    fn close_discarded(&self) {
+        let core = self.core.borrow();
+        self.sockets.borrow_mut().retain(|_, socket| {
+            let live = core.is_current(socket.attachment);
+            if !live {
+                socket.stream.shut_down();
+                socket.wake.notify_one();
+            }
+            live
+        });
+    }
+
+    fn close_all(&self) {
+        for (_, socket) in self.sockets.borrow_mut().drain() {
+            socket.stream.shut_down();
+            socket.wake.notify_one();
+        }
+    }
+}
+
+async fn serve_until_shutdown<H: Handler>(
+    server: Rc<Server<H>>,
+    listeners: Vec<Listener>,
+    config: WorkerConfig,
+    mut shutdown: Shutdown,
+) -> io::Result<()> {
+    let mut tasks = vec![tokio_uring::spawn(tick(server.clone(), tick_ms(&config)))];
+    tasks.push(tokio_uring::spawn(pump(server.clone())));
+    for listener in listeners {
+        tasks.push(tokio_uring::spawn(accept(server.clone(), AsyncListener::new(listener)?)));
+    }
+    if shutdown.changed().await == Phase::Drain {
+        tracing::info!("draining");
+        server.core.borrow_mut().start_draining();
+        server.wake_links();
+        let drained = async {
+            while !server.core.borrow().is_drained() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            () = drained => tracing::info!("drained"),
+            () = tokio::time::sleep(Duration::from_millis(config.drain_ms)) => {
+                tracing::warn!("connections are left after the drain time");
+            }
+            _ = shutdown.changed() => tracing::info!("stopped while draining"),
+        }
+    }
+    for task in &tasks {
+        task.abort();
+    }
+    // tokio-uring waits for ops in the kernel when its runtime is dropped: end them all.
+    server.close_all();
+    let closed = async {
+        while Rc::strong_count(&server) > 1 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, closed).await;
+    Ok(())
+}
+
+async fn tick<H: Handler>(server: Rc<Server<H>>, tick_ms: u64) {
+    let mut interval = tokio::time::interval(Duration::from_millis(tick_ms));
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        server.core.borrow_mut().tick(server.now_ms());
+        server.wake_links();
+    }
+}
+
+/// Handles frames that were set aside, in slices between which other tasks run.
+async fn pump<H: Handler>(server: Rc<Server<H>>) {
+    loop {
+        server.pump.notified().await;
+        loop {
+            let more = server.core.borrow_mut().pump();
+            server.wake_writers();
+            if !more {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+enum AsyncListener {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener),
+}
+
+impl AsyncListener {
+    fn new(listener: Listener) -> io::Result<Self> {
+        match listener {
+            Listener::Tcp(listener) => {
+                listener.set_nonblocking(true)?;
+                tokio::net::TcpListener::from_std(listener).map(Self::Tcp)
+            }
+            Listener::Unix(listener) => {
+                listener.set_nonblocking(true)?;
+                tokio::net::UnixListener::from_std(listener).map(Self::Unix)
+            }
+        }
+    }
+
+    async fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Self::Tcp(listener) => {
+                let (socket, peer) = listener.accept().await?;
+                Stream::from_tcp(socket, peer.to_string())
+            }
+            Self::Unix(listener) => Stream::from_unix(listener.accept().await?.0),
+        }
+    }
+}
+
+async fn accept<H: Handler>(server: Rc<Server<H>>, listener: AsyncListener) {
+    loop {
+        match listener.accept().await {
+            Ok(stream) => {
+                tokio_uring::spawn(link::serve(server.clone(), stream));
+            }
+            Err(error) => {
+                tracing::warn!("accept failed: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn tick_ms(config: &WorkerConfig) -> u64 {
+    let keepalive_ms = if config.keepalive_ms == 0 { u64::MAX } else { config.keepalive_ms };
+    (config.session_ttl_ms.min(keepalive_ms) / 4).clamp(10, TICK_MAX_MS)
+}
+
+fn explain_no_ring(error: io::Error) -> io::Error {
+    let remedy = match Errno::from_io_error(&error) {
+        Some(Errno::NOSYS) => "the kernel has no io_uring, or a seccomp filter hides it",
+        Some(Errno::PERM) => {
+            "io_uring is forbidden: see sysctl kernel.io_uring_disabled, and the seccomp profile of the \
+             container"
+        }
+        Some(Errno::NOMEM) => "out of locked memory: raise RLIMIT_MEMLOCK",
+        _ => "the worker cannot run without io_uring",
+    };
+    io::Error::new(error.kind(), format!("cannot set up io_uring ({error}): {remedy}"))
+}
