@@ -4,10 +4,14 @@
 //! [`split`] works on whatever bytes have arrived and says how many it needs; [`Decoder`] keeps
 //! the incomplete rest for callers that have no buffer of their own.
 
+mod frame;
+
 use crate::{
     Reason, SessionRef,
     wire::{Reader, Short},
 };
+
+pub use frame::Frame;
 
 /// The protocol version of this crate, in HELLO and WELCOME.
 pub const VERSION: u8 = 1;

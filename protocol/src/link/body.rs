@@ -139,6 +139,19 @@ pub fn multicast_ids(ids: &[u8]) -> impl Iterator<Item = ConnectionId> {
     ids.as_chunks::<8>().0.iter().map(|&id| ConnectionId::from_bits(u64::from_be_bytes(id)))
 }
 
+/// The MESSAGE payload in the edge frame that DATA, MULTICAST and BROADCAST carry; an error unless
+/// `frame` is exactly one whole MESSAGE within the limit.
+pub fn message_payload(frame: &[u8], frame_bytes_max: u32) -> Result<&[u8], LinkError> {
+    match edge::split(frame, frame_bytes_max) {
+        Ok(edge::Split::Frame { frame_type: edge::FrameType::Message, frame: whole })
+            if whole.len() == frame.len() =>
+        {
+            Ok(&frame[edge::HEADER_BYTES..])
+        }
+        _ => Err(LinkError::Malformed),
+    }
+}
+
 /// A u64 payload: ACK's position or ACCEPT's session reference.
 pub fn decode_u64(payload: &[u8]) -> Result<u64, LinkError> {
     Ok(u64::from_be_bytes(payload.try_into().map_err(|_| LinkError::Malformed)?))

@@ -5,10 +5,14 @@
 //! which to send again.
 
 use super::{Header, LinkError, LinkType, VERSION};
-use crate::{ConnectionId, InstanceId, auth::PROOF_BYTES, wire::Reader};
+use crate::{ConnectionId, InstanceId, auth::PROOF_BYTES, edge::FRAME_BYTES_LIMIT, wire::Reader};
 
 /// Bytes of a nonce.
 pub const NONCE_BYTES: usize = 16;
+/// The longest payload of a handshake frame that a receiver need take, in bytes.
+pub const PAYLOAD_BYTES_MAX: u32 = 256;
+/// Shards of a gateway: as many as a connection id can name.
+pub const SHARDS_MAX: u16 = 256;
 const FLAG_RESUMED: u8 = 0x01;
 const NO_CONNECTION: ConnectionId = ConnectionId::from_bits(0);
 
@@ -69,7 +73,9 @@ impl LinkHello {
             window_bytes: reader.u32()?,
             frame_bytes_max: reader.u32()?,
         };
-        if !reader.is_empty() || reserved != 0 || shard >= shards || hello.gateway == InstanceId::NONE {
+        // A limit over what an edge header can state would overflow the sums made of it.
+        let in_range = shard < shards && shards <= SHARDS_MAX && hello.frame_bytes_max <= FRAME_BYTES_LIMIT;
+        if !reader.is_empty() || reserved != 0 || !in_range || hello.gateway == InstanceId::NONE {
             return Err(LinkError::Malformed);
         }
         Ok(hello)
@@ -130,8 +136,9 @@ impl LinkWelcome {
             received_position: reader.u64()?,
             proof: decode_proof(&mut reader)?,
         };
-        let new_with_position = !welcome.resumed && welcome.received_position != 0;
-        if !reader.is_empty() || reserved != 0 || welcome.worker == InstanceId::NONE || new_with_position {
+        let consistent = welcome.resumed || welcome.received_position == 0;
+        let usable = welcome.window_bytes > 0 && welcome.worker != InstanceId::NONE;
+        if !reader.is_empty() || reserved != 0 || !consistent || !usable {
             return Err(LinkError::Malformed);
         }
         Ok(welcome)

@@ -3,12 +3,15 @@
 //! * [`header`]: the 16-byte header and the frame types.
 //! * [`handshake`]: LINK_HELLO, LINK_WELCOME, LINK_PROOF and LINK_REFUSE.
 //! * [`body`]: the payloads of the frames of a running link.
+//! * [`frame`]: any frame as one typed value, for tools and tests.
 
 pub mod body;
+pub mod frame;
 pub mod handshake;
 pub mod header;
 
 pub use body::{Open, Relay, Reopen, multicast_ids, split_multicast};
+pub use frame::Frame;
 pub use handshake::{LinkHello, LinkProof, LinkWelcome, Refusal};
 pub use header::{HEADER_BYTES, Header, LinkError, LinkType, Split, split};
 
@@ -22,7 +25,10 @@ pub const WINDOW_BYTES_DEFAULT: u32 = 4 * 1024 * 1024;
 /// `4 + frame_bytes_max + PAYLOAD_EXTRA_BYTES_MAX` bytes.
 pub const PAYLOAD_EXTRA_BYTES_MAX: u32 = 64 * 1024;
 
-/// The longest link payload, given the limit of an edge MESSAGE's payload.
+/// The longest link payload, given the limit of an edge MESSAGE's payload (at most
+/// [`crate::edge::FRAME_BYTES_LIMIT`]; more counts as that).
 pub const fn payload_bytes_max(frame_bytes_max: u32) -> u32 {
+    let limit = crate::edge::FRAME_BYTES_LIMIT;
+    let frame_bytes_max = if frame_bytes_max < limit { frame_bytes_max } else { limit };
     crate::edge::HEADER_BYTES as u32 + frame_bytes_max + PAYLOAD_EXTRA_BYTES_MAX
 }
