@@ -1,0 +1,117 @@
+//! `hash.json`, `rendezvous.json`, `proof.json`, `reasons.json`, and the tables of SPEC.md.
+
+use roost_protocol::{
+    Reason,
+    auth::{Side, prove, verify},
+    hash::{mix, rendezvous, routing_hash, weight},
+    link::{LinkHello, LinkType, LinkWelcome},
+};
+use serde_json::Value;
+
+use crate::{array, bytes, for_each, load, text, u16_of, u64_of};
+
+#[test]
+fn hashes() {
+    let file = load("hash.json");
+    for_each(&file["mix"], |case| assert_eq!(mix(u64_of(&case["input"])), u64_of(&case["output"])));
+    for_each(&file["keys"], |case| {
+        let hash = u64_of(&case["routing_hash"]);
+        assert_eq!(routing_hash(&bytes(&case["key"])), hash);
+        assert_eq!(mix(u64_of(&case["fnv1a"])), hash);
+    });
+}
+
+#[test]
+fn owners() {
+    let file = load("rendezvous.json");
+    for_each(&file["cases"], |case| {
+        let key = routing_hash(&bytes(&case["key"]));
+        let names: Vec<&str> = case["workers"].as_array().unwrap().iter().map(text).collect();
+        let hashes: Vec<u64> = names.iter().map(|name| routing_hash(name.as_bytes())).collect();
+        let weights: Vec<u64> = hashes.iter().map(|&worker| weight(key, worker)).collect();
+        let expected: Vec<u64> = case["weights"].as_array().unwrap().iter().map(u64_of).collect();
+        assert_eq!(weights, expected);
+        let owner = rendezvous(key, hashes.iter().copied().enumerate()).map(|index| names[index]);
+        assert_eq!(owner, case["owner"].as_str());
+        // The order in which workers are listed does not matter.
+        let reversed = rendezvous(key, hashes.iter().copied().enumerate().rev()).map(|index| names[index]);
+        assert_eq!(reversed, owner);
+    });
+}
+
+#[test]
+fn of_workers_with_equal_hashes_the_last_wins() {
+    assert_eq!(rendezvous(7, [(0, 1), (1, 1)]), Some(1));
+}
+
+#[test]
+fn proofs() {
+    let file = load("proof.json");
+    for_each(&file["cases"], |case| {
+        let secret = bytes(&case["secret"]);
+        let (hello, welcome) = (bytes(&case["hello"]), bytes(&case["welcome"]));
+        assert_eq!(hello.len(), LinkHello::PAYLOAD_BYTES);
+        assert_eq!(welcome.len(), LinkWelcome::PROVEN_BYTES);
+        let decoded = LinkWelcome::decode(&[welcome.as_slice(), &[0]].concat()).expect("it is whole");
+        assert_eq!(decoded.encode_proven(), welcome);
+        assert_eq!(LinkHello::decode(&hello).expect("it is whole").encode_payload(), hello);
+        for (side, name) in [(Side::Worker, "worker"), (Side::Gateway, "gateway")] {
+            let mut proof: [u8; 32] = array(&case[name]);
+            assert_eq!(prove(&secret, side, &hello, &welcome), proof);
+            assert!(verify(&secret, side, &hello, &welcome, &proof));
+            proof[31] ^= 1;
+            assert!(!verify(&secret, side, &hello, &welcome, &proof));
+        }
+    });
+}
+
+#[test]
+fn reasons() {
+    let file = load("reasons.json");
+    for_each(&file["reasons"], |case| {
+        let code = u16_of(&case["code"]).try_into().unwrap();
+        assert_eq!(Reason::from_code(code).expect("a reason").label(), text(&case["label"]));
+    });
+    assert_eq!(file["reasons"].as_array().map(Vec::len), Some(Reason::ALL.len()));
+}
+
+/// The rows of a SPEC.md table whose first two columns are a code and a name.
+fn spec_rows(from: &str, to: &str) -> Vec<(u8, String)> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/SPEC.md");
+    let spec = std::fs::read_to_string(path).unwrap();
+    let (_, section) = spec.split_once(from).expect("the section is there");
+    let (section, _) = section.split_once(to).expect("the section ends");
+    let row = |line: &str| {
+        let mut cells = line.strip_prefix('|')?.split('|').map(str::trim);
+        let code = cells.next()?.parse().ok()?;
+        Some((code, cells.next()?.trim_matches('`').to_owned()))
+    };
+    section.lines().filter_map(row).collect()
+}
+
+#[test]
+fn spec_lists_every_reason_and_every_link_type() {
+    let reasons: Vec<(u8, String)> =
+        Reason::ALL.iter().map(|reason| (reason.code(), reason.label().to_owned())).collect();
+    assert_eq!(spec_rows("\n# Close reasons\n", "\n# What is delivered"), reasons);
+    let rows = spec_rows("| code | type | from | seq.", "Types from 16 on are");
+    let names: Vec<(u8, String)> = rows.iter().map(|(code, name)| (*code, name.replace('_', ""))).collect();
+    let types: Vec<(u8, String)> =
+        LinkType::ALL.iter().map(|t| (*t as u8, format!("{t:?}").to_uppercase())).collect();
+    assert_eq!(names, types);
+}
+
+/// Makes sure that no file is left out of these tests.
+#[test]
+fn every_vector_file_is_read() {
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/vectors");
+    let mut names: Vec<String> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with(".json"))
+        .collect();
+    names.sort();
+    let known = ["edge.json", "hash.json", "link.json", "proof.json", "reasons.json", "rendezvous.json"];
+    assert_eq!(names, known);
+    assert!(names.iter().all(|name| load(name) != Value::Null));
+}
