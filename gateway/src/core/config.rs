@@ -91,6 +91,8 @@ pub struct CoreConfig {
 }
 
 impl CoreConfig {
+    /// Workers that can be added while running; blocks are mapped for them, not used.
+    pub const WORKERS_SPARE: usize = 8;
     /// Bytes of a client receive buffer.
     pub const RX_BLOCK_BYTES: u32 = 16 * 1024;
     /// Client receive buffers per shard.

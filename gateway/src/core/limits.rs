@@ -130,6 +130,10 @@ impl Ramp {
         Self { per_s, tokens: 0, updated_ms: 0 }
     }
 
+    pub(crate) const fn per_s(&self) -> u32 {
+        self.per_s
+    }
+
     /// Whether one may pass now.
     pub(crate) fn take(&mut self, now_ms: u64) -> bool {
         if self.per_s == 0 {

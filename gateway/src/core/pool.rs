@@ -35,7 +35,7 @@ const FANOUT_BLOCKS: u32 = 64;
 
 /// The pools that a core with this configuration needs from its driver.
 pub fn specs(config: &CoreConfig) -> Vec<PoolSpec> {
-    let links = config.workers.len().max(1) as u64;
+    let links = (config.workers.len() + CoreConfig::WORKERS_SPARE) as u64;
     let count = |bytes: u64, block: u32| {
         u32::try_from(bytes.div_ceil(u64::from(block))).unwrap_or(Block::INDEX_MAX).min(Block::INDEX_MAX)
     };

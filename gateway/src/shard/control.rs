@@ -6,13 +6,15 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use roost_protocol::ConnectionId;
 
 use crate::{
-    core::{Command, ConnectionInfo, stats::ShardStats},
-    op::Waker,
+    core::{Command, ConnectionInfo, CoreConfig, stats::ShardStats},
+    op::{LinkAddress, Waker},
 };
 
 /// What a shard can be asked.
 #[derive(Debug)]
 pub enum Request {
+    /// Run with this from now on; every worker's address by its name.
+    Configure(Box<CoreConfig>, Vec<(String, LinkAddress)>),
     /// Carry out a command.
     Command(Command),
     /// Say what is known of a connection.

@@ -11,7 +11,7 @@ pub use control::{Request, ShardHandle, channel};
 use crossbeam_channel::Receiver;
 
 use crate::{
-    core::{CoreConfig, Next, ShardCore, shard::Entropy, stats::ShardStats},
+    core::{Command, CoreConfig, Next, ShardCore, shard::Entropy, stats::ShardStats},
     op::{Completion, Driver, Token, Wait},
 };
 use std::sync::Arc;
@@ -102,6 +102,13 @@ impl<D: Driver, C: Clock> Shard<D, C> {
         }
         while let Ok(request) = self.requests.try_recv() {
             match request {
+                Request::Configure(cfg, addresses) => {
+                    self.core.on_command(&mut self.driver, Command::Configure(cfg));
+                    for (name, address) in addresses {
+                        let index = self.core.worker_index(&name).expect("just configured");
+                        self.driver.set_link_address(index, address);
+                    }
+                }
                 Request::Command(command) => self.core.on_command(&mut self.driver, command),
                 // Whoever asked may have gone.
                 Request::LookUp(connection, reply) => drop(reply.send(self.core.look_up(connection))),

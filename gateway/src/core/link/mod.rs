@@ -92,6 +92,8 @@ pub(crate) struct Link {
     pub(crate) session: Option<Session>,
     /// The worker asked for its connections to go elsewhere.
     pub(crate) draining: bool,
+    /// The configuration no longer names the worker: its connections go elsewhere, then the link.
+    pub(crate) retired: bool,
     pub(crate) failover: Option<Failover>,
     pub(crate) tx: TxQueue,
     /// Frames outside the session (handshake, ACK, PING, PONG) to send at the next boundary.
@@ -122,6 +124,7 @@ impl Link {
             worker_hash,
             session: None,
             draining: false,
+            retired: false,
             failover: None,
             tx: TxQueue::new(tx_block_bytes),
             control: Vec::new(),
@@ -140,7 +143,7 @@ impl Link {
     /// Whether connections can be routed here: there is a session, and no older one is being
     /// cleared away. Its TCP connection may be broken for the moment.
     pub(crate) fn is_routable(&self) -> bool {
-        self.session.is_some() && self.failover.is_none() && !self.draining
+        self.session.is_some() && self.failover.is_none() && !self.draining && !self.retired
     }
 
     /// Whether frames can be queued for the session.

@@ -49,6 +49,13 @@ impl Accepting {
         }
     }
 
+    pub(super) fn set_ramp(&mut self, per_s: u32) {
+        if per_s != self.ramp.per_s() {
+            self.ramp = Ramp::new(per_s);
+            self.ramp_until_ms = 0;
+        }
+    }
+
     /// Accepts in the kernel.
     pub(super) fn armed_total(&self) -> u32 {
         self.armed.iter().sum()

@@ -4,6 +4,7 @@ use roost_protocol::{ConnectionId, Reason};
 
 use crate::{
     core::{
+        config::CoreConfig,
         record::State,
         shard::{ShardCore, kind},
     },
@@ -14,7 +15,7 @@ use crate::{
 const VISITS_MAX: u32 = 4_096;
 
 /// A request of the shell; answers are return values of [`ShardCore`]'s methods.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Command {
     /// Stop accepting for good; armed accepts are cancelled, and those that succeeded meanwhile
     /// are served. For a hand-over to another process.
@@ -24,6 +25,10 @@ pub enum Command {
         /// Over how long; 0: at once.
         over_ms: u32,
     },
+    /// Take over what can change while running: limits, deadlines, workers. What cannot must be
+    /// as it was. A worker that is no longer named is left in order; at most
+    /// [`CoreConfig::WORKERS_SPARE`] new ones may come over the life of the shard.
+    Configure(Box<CoreConfig>),
     /// Close one connection.
     Close {
         /// Which.
@@ -76,12 +81,40 @@ impl ShardCore {
                 let cursor = self.drain.as_ref().map_or(0, |drain| drain.cursor);
                 self.drain = Some(Drain { cursor, began_ms: self.now_ms, over_ms, slots });
             }
+            Command::Configure(cfg) => self.configure(*cfg),
             Command::Close { connection, reason } => {
                 if let Some(slot) = self.find(connection) {
                     self.close(io, slot, reason, Some(0));
                 }
             }
         }
+    }
+
+    fn configure(&mut self, mut cfg: CoreConfig) {
+        let named = std::mem::take(&mut cfg.workers);
+        for (link, worker) in self.links.iter_mut().zip(&self.cfg.workers) {
+            link.retired = !named.iter().any(|named| named.name == worker.name);
+        }
+        cfg.workers = std::mem::take(&mut self.cfg.workers);
+        for worker in named {
+            match cfg.workers.iter_mut().find(|known| known.name == worker.name) {
+                Some(known) => known.secret = worker.secret,
+                None => {
+                    self.links.push(self.new_link(&worker.name));
+                    cfg.workers.push(worker);
+                }
+            }
+        }
+        assert_eq!(cfg.listeners, self.cfg.listeners, "listeners are made at start");
+        (cfg.slots_max, cfg.connections_max) = (self.cfg.slots_max, self.cfg.connections_max);
+        self.accepting.set_ramp(cfg.accept_ramp_per_s);
+        self.cfg = cfg;
+        self.start_rebalance();
+    }
+
+    /// The link of the worker with this name.
+    pub fn worker_index(&self, name: &str) -> Option<u16> {
+        self.cfg.workers.iter().position(|worker| worker.name == name).map(|index| index as u16)
     }
 
     fn stop_accepting(&mut self, io: &mut impl Io) {

@@ -77,6 +77,11 @@ impl ShardCore {
             }
             let keepalive_ms = u64::from(self.keepalive_ms());
             let link = &mut self.links[index];
+            if link.retired && link.connections == 0 && link.tx.lag_frames() == 0 {
+                link.session = None;
+                self.break_link(io, index);
+                continue;
+            }
             match link.state {
                 LinkState::Down if self.now_ms >= link.retry_at_ms => {
                     link.state = LinkState::Connecting;
@@ -110,6 +115,7 @@ impl ShardCore {
         let mut at = u64::MAX;
         for link in &self.links {
             at = at.min(match link.state {
+                LinkState::Down if link.retired && link.session.is_none() => u64::MAX,
                 LinkState::Down => link.retry_at_ms,
                 LinkState::Connecting | LinkState::Handshaking => {
                     link.retry_at_ms + u64::from(self.cfg.handshake_timeout_ms)

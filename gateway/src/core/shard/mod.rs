@@ -122,12 +122,9 @@ impl ShardCore {
     /// A core whose driver has `slots_per_ring` slots per ring.
     pub fn new(cfg: CoreConfig, slots_per_ring: u32, stats: Arc<ShardStats>, entropy: Entropy) -> Self {
         let pools = Pools::new(&cfg);
-        let links = cfg.workers.iter().map(|worker| {
-            Link::new(hash::routing_hash(worker.name.as_bytes()), pools.block_bytes(Class::LinkTx))
-        });
         stats.set(Stat::SlotsMax, u64::from(cfg.slots_max));
-        Self {
-            links: links.collect(),
+        let mut core = Self {
+            links: Vec::new(),
             table: Table::new(cfg.slots_max, slots_per_ring),
             accepting: accept::Accepting::new(cfg.listeners, cfg.accept_ramp_per_s),
             pools,
@@ -147,7 +144,13 @@ impl ShardCore {
             entropy,
             scratch: Vec::new(),
             cfg,
-        }
+        };
+        core.links = core.cfg.workers.iter().map(|worker| core.new_link(&worker.name)).collect();
+        core
+    }
+
+    fn new_link(&self, name: &str) -> Link {
+        Link::new(hash::routing_hash(name.as_bytes()), self.pools.block_bytes(Class::LinkTx))
     }
 
     /// Arms the accepts and dials the workers. `slots_started` is the driver's.

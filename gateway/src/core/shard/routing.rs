@@ -127,7 +127,7 @@ impl ShardCore {
     /// The worker for a connection of the failed worker `index`, which may itself be back.
     fn refuge(&self, routing_hash: u64, index: usize) -> Option<u8> {
         let candidates = self.links.iter().enumerate().filter(|&(i, link)| {
-            let back = i == index && link.session.is_some() && !link.draining;
+            let back = i == index && link.session.is_some() && !link.draining && !link.retired;
             link.is_routable() || back
         });
         hash::rendezvous(routing_hash, candidates.map(|(i, link)| (i as u8, link.worker_hash)))
