@@ -4,6 +4,7 @@
 pub mod config;
 pub mod core;
 pub mod logging;
+pub mod metrics;
 pub mod op;
 pub mod preflight;
 #[allow(unsafe_code)]

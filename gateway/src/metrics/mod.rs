@@ -1,0 +1,291 @@
+//! The metrics as text, in the format of OpenMetrics.
+//!
+//! * [`names`]: every name, in one table.
+//! * [`process`]: what `/proc` says of this process and of the kernel's sockets.
+//!
+//! Nothing is kept here: each scrape reads the shards' figures and `/proc` anew.
+#![forbid(unsafe_code)]
+
+pub mod names;
+mod process;
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, MetricEncoder, NoLabelSet, text},
+    metrics::{MetricType, exemplar::Exemplar},
+    registry::Registry,
+};
+use roost_protocol::Reason;
+
+use self::names::{FAMILIES, Family, Kind};
+use crate::core::stats::{LOOP_BUCKETS, LinkStats, ShardStats, Stat};
+
+/// The content type of [`Metrics::text`] (OpenMetrics 1.0).
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Everything there is to scrape.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+}
+
+impl Metrics {
+    /// The metrics of these shards, whose links go to `workers`, in this order.
+    pub fn new(shards: Vec<Arc<ShardStats>>, workers: Vec<String>, ready: Arc<AtomicBool>) -> Self {
+        let mut registry = Registry::default();
+        // The library writes label values as they are.
+        let escaped = |name: &String| name.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', r"\n");
+        let workers = workers.iter().map(escaped).collect();
+        registry.register_collector(Box::new(Scrape { shards, workers, ready }));
+        Self { registry }
+    }
+
+    /// All metrics, as of now.
+    pub fn text(&self) -> String {
+        let mut text = String::with_capacity(32 * 1024);
+        text::encode(&mut text, &self.registry).expect("a string takes any text");
+        text
+    }
+}
+
+#[derive(Debug)]
+struct Scrape {
+    shards: Vec<Arc<ShardStats>>,
+    workers: Vec<String>,
+    ready: Arc<AtomicBool>,
+}
+
+type Labels<'a> = [(&'static str, &'a str)];
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let process = process::Figures::read();
+        for family in FAMILIES {
+            let kind = match family.kind {
+                Kind::Counter => MetricType::Counter,
+                Kind::Gauge => MetricType::Gauge,
+                Kind::Histogram => MetricType::Histogram,
+            };
+            let mut writer =
+                Writer(encoder.encode_descriptor(family.name, family.help, None, kind)?, *family);
+            self.shards(&mut writer)?;
+            self.links(&mut writer)?;
+            self.others(&mut writer, &process)?;
+        }
+        Ok(())
+    }
+}
+
+impl Scrape {
+    /// The figures of shards that belong to the writer's family.
+    fn shards(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        for (index, stats) in self.shards.iter().enumerate() {
+            let shard = index.to_string();
+            let shard = ("shard", shard.as_str());
+            for &stat in Stat::ALL {
+                match names::of(stat) {
+                    Some((family, None)) if family == writer.1 => writer.put(&[shard], stats.get(stat))?,
+                    Some((family, Some(value))) if family == writer.1 => {
+                        writer.put(&[shard, (family.labels[1], value)], stats.get(stat))?;
+                    }
+                    _ => {}
+                }
+            }
+            match writer.1 {
+                names::CLOSES => {
+                    for &reason in Reason::ALL {
+                        writer.put(&[shard, ("reason", reason.label())], stats.closes(reason))?;
+                    }
+                }
+                names::LOOP_BUSY => writer.put_seconds(&[shard], stats.get(Stat::LoopBusyNs) as f64 / 1e9)?,
+                names::LOOP_TURN => writer.put_loop_turns(&[shard], stats)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The figures of links that belong to the writer's family.
+    fn links(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        let up = |link: &LinkStats| u64::from(link.state.load(Relaxed) == 4);
+        let figure: &dyn Fn(&LinkStats) -> u64 = match writer.1 {
+            names::LINK_UP => &up,
+            names::LINK_STATE => &|link| link.state.load(Relaxed),
+            names::LINK_DRAINING => &|link| link.draining.load(Relaxed),
+            names::LINK_WINDOW => &|link| link.window_bytes.load(Relaxed),
+            names::LINK_RETAINED => &|link| link.retained_bytes.load(Relaxed),
+            names::LINK_LAG_FRAMES => &|link| link.lag_frames.load(Relaxed),
+            names::LINK_CONNECTIONS => &|link| link.connections.load(Relaxed),
+            names::LINK_BLOCKED => &|link| link.blocked.load(Relaxed),
+            _ => return Ok(()),
+        };
+        for (index, stats) in self.shards.iter().enumerate() {
+            let shard = index.to_string();
+            for (worker, link) in self.workers.iter().zip(&stats.links) {
+                writer.put(&[("shard", &shard), ("worker", worker)], figure(link))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What belongs to no shard. A figure that could not be read is left out.
+    fn others(&self, writer: &mut Writer<'_>, process: &process::Figures) -> fmt::Result {
+        let value = match writer.1 {
+            names::BUILD_INFO => return writer.put(&[("version", env!("CARGO_PKG_VERSION"))], 1),
+            names::READY => Some(u64::from(self.ready.load(Relaxed))),
+            names::PROCESS_CPU => {
+                return process.cpu_s.map_or(Ok(()), |seconds| writer.put_seconds(&[], seconds));
+            }
+            names::KERNEL_SOCKETS => process.tcp_sockets,
+            names::KERNEL_SLAB => process.slab_bytes,
+            names::PROCESS_RESIDENT => process.resident_bytes,
+            names::PROCESS_FDS => process.fds_open,
+            names::PROCESS_FDS_MAX => process.fds_max,
+            names::PROCESS_START => process.started_s,
+            _ => None,
+        };
+        value.map_or(Ok(()), |value| writer.put(&[], value))
+    }
+}
+
+/// Writes the members of one family.
+struct Writer<'a>(MetricEncoder<'a>, Family);
+
+impl Writer<'_> {
+    fn put(&mut self, labels: &Labels<'_>, value: u64) -> fmt::Result {
+        self.encode(labels, &value)
+    }
+
+    fn put_seconds(&mut self, labels: &Labels<'_>, value: f64) -> fmt::Result {
+        self.encode(labels, &value)
+    }
+
+    fn encode<V: EncodeCounterValue + EncodeGaugeValue>(
+        &mut self,
+        labels: &Labels<'_>,
+        value: &V,
+    ) -> fmt::Result {
+        let kind = self.1.kind;
+        // A family's writer would write an empty set of labels as `{}`.
+        if labels.is_empty() {
+            return write(&mut self.0, kind, value);
+        }
+        write(&mut self.0.encode_family(&labels)?, kind, value)
+    }
+
+    /// The buckets of the shard end at powers of two of a microsecond; the last has no end.
+    fn put_loop_turns(&mut self, labels: &Labels<'_>, stats: &ShardStats) -> fmt::Result {
+        let counts: Vec<u64> = stats.loop_turn_us.iter().map(|bucket| bucket.load(Relaxed)).collect();
+        let end =
+            |index: usize| if index + 1 < LOOP_BUCKETS { (1u64 << index) as f64 / 1e6 } else { f64::MAX };
+        let buckets: Vec<_> = counts.iter().enumerate().map(|(index, &count)| (end(index), count)).collect();
+        // Summed from what was read, so that the count is the last bucket's even mid-turn.
+        let count = counts.iter().sum();
+        let seconds = stats.get(Stat::LoopBusyNs) as f64 / 1e9;
+        self.0.encode_family(&labels)?.encode_histogram::<NoLabelSet>(seconds, count, &buckets, None)
+    }
+}
+
+fn write<V: EncodeCounterValue + EncodeGaugeValue>(
+    metric: &mut MetricEncoder<'_>,
+    kind: Kind,
+    value: &V,
+) -> fmt::Result {
+    match kind {
+        Kind::Counter => metric.encode_counter(value, None::<&Exemplar<NoLabelSet, f64>>),
+        _ => metric.encode_gauge(value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    };
+
+    use roost_protocol::Reason;
+
+    use super::{Metrics, names::FAMILIES};
+    use crate::core::stats::{ShardStats, Stat};
+
+    fn scraped(shards: Vec<Arc<ShardStats>>) -> String {
+        let workers = vec!["a".to_owned(), "b\"\\".to_owned()];
+        Metrics::new(shards, workers, Arc::new(AtomicBool::new(true))).text()
+    }
+
+    fn value(text: &str, series: &str) -> f64 {
+        let line =
+            text.lines().find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')));
+        line.unwrap_or_else(|| panic!("{series} in\n{text}")).rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn every_figure_arrives_under_its_name() {
+        let shards = [Arc::new(ShardStats::default()), Arc::new(ShardStats::default())];
+        for (number, &stat) in (1..).zip(Stat::ALL) {
+            shards[1].set(stat, number);
+        }
+        shards[1].count_close(Reason::IdleTimeout);
+        shards[1].links[1].lag_frames.store(77, Relaxed);
+        shards[1].links[1].state.store(4, Relaxed);
+        let text = scraped(shards.to_vec());
+        for (number, &stat) in (1..).zip(Stat::ALL) {
+            let Some((family, label)) = super::names::of(stat) else { continue };
+            let suffix = if family.kind == super::Kind::Counter { "_total" } else { "" };
+            let more = label.map_or(String::new(), |label| format!(",{}=\"{label}\"", family.labels[1]));
+            let series = |shard| format!("{}{suffix}{{shard=\"{shard}\"{more}}}", family.name);
+            assert_eq!(value(&text, &series(1)), f64::from(number), "{stat:?}");
+            assert_eq!(value(&text, &series(0)), 0.0, "{stat:?}");
+        }
+        assert_eq!(value(&text, "roost_closes_total{shard=\"1\",reason=\"idle_timeout\"}"), 1.0);
+        assert_eq!(value(&text, "roost_link_lag_frames{shard=\"1\",worker=\"b\\\"\\\\\"}"), 77.0);
+        assert_eq!(value(&text, "roost_link_up{shard=\"1\",worker=\"b\\\"\\\\\"}"), 1.0);
+        assert_eq!(value(&text, "roost_link_up{shard=\"1\",worker=\"a\"}"), 0.0);
+        assert_eq!(value(&text, "roost_ready"), 1.0);
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn loop_turns_fall_into_buckets_of_seconds() {
+        let stats = Arc::new(ShardStats::default());
+        for busy_ns in [500, 1_500, 3_000_000, 60_000_000_000] {
+            stats.count_turn(busy_ns);
+        }
+        let text = scraped(vec![stats]);
+        let bucket =
+            |end: &str| value(&text, &format!("roost_loop_turn_seconds_bucket{{le=\"{end}\",shard=\"0\"}}"));
+        assert_eq!(bucket("0.000001"), 1.0);
+        assert_eq!(bucket("0.000002"), 2.0);
+        assert_eq!(bucket("0.002048"), 2.0);
+        assert_eq!(bucket("0.004096"), 3.0);
+        assert_eq!(bucket("+Inf"), 4.0);
+        assert_eq!(value(&text, "roost_loop_turn_seconds_count{shard=\"0\"}"), 4.0);
+        assert_eq!(value(&text, "roost_loop_turn_seconds_sum{shard=\"0\"}"), 60.003002);
+    }
+
+    #[test]
+    fn every_family_is_described_and_this_process_has_figures() {
+        let text = scraped(vec![Arc::new(ShardStats::default())]);
+        for family in FAMILIES {
+            assert!(text.contains(&format!("# HELP {} {}\n", family.name, family.help)), "{}", family.name);
+        }
+        for name in [
+            "process_resident_memory_bytes",
+            "process_open_fds",
+            "process_max_fds",
+            "roost_kernel_slab_bytes",
+        ] {
+            assert!(value(&text, name) > 0.0, "{name}");
+        }
+        assert!(value(&text, "process_start_time_seconds") > 1.6e9);
+    }
+}
