@@ -26,11 +26,17 @@ fn main() -> ExitCode {
         print!("{text}");
         return if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
-    if let Err(error) = logging::init(loaded.config.log_level, loaded.config.log_format) {
-        eprintln!("roost-gateway: no log: {error}");
-        return ExitCode::FAILURE;
+    let log_level = match logging::init(loaded.config.log_level, loaded.config.log_format) {
+        Ok(handle) => handle,
+        Err(error) => {
+            eprintln!("roost-gateway: no log: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
     }
-    match run::run(&loaded) {
+    match run::run(&loaded, &cli.options, &log_level) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("roost-gateway: {error:#}");

@@ -58,6 +58,8 @@ stats! {
     Accepts: Counter,
     /// Accepts that failed (out of descriptors or memory).
     AcceptErrors: Counter,
+    /// Accepts in the kernel.
+    AcceptsArmed: Gauge,
     /// Connections closed, whatever the reason; the reasons stand in [`ShardStats::closes`].
     Closes: Counter,
     /// Bytes received from clients.

@@ -6,15 +6,51 @@ use std::{
     os::fd::OwnedFd,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use listenfd::ListenFd;
 use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind as bind_socket, ipproto, listen, socket_with, sockopt,
 };
 
 use crate::config::{Config, ListenerSpec};
 
+/// The listening sockets: a predecessor's, the service manager's, or our own.
+pub(super) fn open(config: &Config, inherited: Option<Vec<OwnedFd>>) -> Result<Vec<OwnedFd>> {
+    let passed = match inherited {
+        Some(listeners) => listeners,
+        None => passed_by_manager()?,
+    };
+    if passed.is_empty() {
+        return bind(config);
+    }
+    if passed.len() != config.listen.len() {
+        bail!(
+            "{} listening sockets were passed to this process, but `listen` names {}: name as many, in the \
+             same order",
+            passed.len(),
+            config.listen.len()
+        );
+    }
+    for listener in &passed {
+        // With O_NONBLOCK an accept on a ring would fail instead of waiting.
+        rustix::io::ioctl_fionbio(listener, false).context("a passed listening socket is of no use")?;
+    }
+    Ok(passed)
+}
+
+/// Sockets passed by LISTEN_FDS (sd_listen_fds(3)).
+fn passed_by_manager() -> Result<Vec<OwnedFd>> {
+    let mut passed = ListenFd::from_env();
+    let count = passed.len();
+    let take = |index| match passed.take_tcp_listener(index) {
+        Ok(listener) => Ok(OwnedFd::from(listener.context("a socket was passed twice")?)),
+        Err(error) => Err(error).context("LISTEN_FDS names something that is no TCP listener"),
+    };
+    (0..count).map(take).collect()
+}
+
 /// Binds and listens on every configured address.
-pub(super) fn bind(config: &Config) -> Result<Vec<OwnedFd>> {
+fn bind(config: &Config) -> Result<Vec<OwnedFd>> {
     let backlog = i32::try_from(config.listen_backlog).unwrap_or(i32::MAX);
     config
         .listen

@@ -1,11 +1,13 @@
 //! The process: from a configuration to running shards, and in order back to nothing.
 //!
+//! * [`handover`]: listening sockets pass to a successor.
 //! * [`listeners`]: the sockets where clients connect.
 //! * [`worker`]: the reference worker inside the gateway.
 //! * [`shards`]: one thread per shard.
 //! * [`signals`]: SIGTERM drains, SIGHUP reloads.
 #![forbid(unsafe_code)]
 
+mod handover;
 mod listeners;
 mod shards;
 mod signals;
@@ -17,18 +19,20 @@ use anyhow::{Context, Result, anyhow, bail};
 use roost_protocol::InstanceId;
 
 use crate::{
-    config::{self, Config, Loaded},
+    config::{self, Config, Loaded, Options},
     core::{
         CoreConfig,
         config::{NoWorkerPolicy, WorkerConfig},
         limits::PerIp,
     },
+    logging::LevelHandle,
     op::LinkAddress,
     preflight,
     ring::{Features, FeaturesMax},
 };
 
 pub use shards::Fleet;
+use signals::Running;
 
 /// Accepts armed per shard and listener.
 const ACCEPTS_MAX: u32 = 64;
@@ -40,33 +44,62 @@ struct Worker {
     address: LinkAddress,
 }
 
-/// Runs the gateway until it is told to end. An error is one line with cause and remedy.
-pub fn run(loaded: &Loaded) -> Result<()> {
+/// Runs the gateway until it is told to end. `options` are read again at SIGHUP.
+///
+/// # Errors
+/// One line with cause and remedy.
+pub fn run(loaded: &Loaded, options: &Options, log_level: &LevelHandle) -> Result<()> {
     let config = &loaded.config;
     let features = Features::detect(features_max(config)?)?;
     let connections_max = preflight::connections_max(config, &features)?;
-    let secret = read_secret(config)?;
-    let listeners = listeners::bind(config)?;
+    let workers_configured = configured_workers(config)?;
+    let inheritance = match handover_socket(config) {
+        Some(path) => handover::inherit(path)?,
+        None => None,
+    };
+    let (inherited, predecessor) = inheritance.map(handover::Inheritance::split).unzip();
+    let listeners = listeners::open(config, inherited)?;
     let embedded = match config.workers.is_empty() {
         true => Some(worker::Embedded::start(config)?),
         false => None,
     };
-    let workers = match &embedded {
-        Some(embedded) => vec![embedded.worker()],
-        None => resolve_workers(config, secret.as_deref())?,
-    };
-    let shards = shard_count(config);
-    let core = core_config(config, shards, connections_max, &workers)?;
+    let workers = embedded.as_ref().map_or(workers_configured, |embedded| vec![embedded.worker()]);
+    let core = core_config(config, shard_count(config), connections_max, &workers)?;
     let fleet = Fleet::start(config, &features, &core, &workers, &listeners)?;
+    if let Some(predecessor) = predecessor {
+        predecessor.take_over().context("the predecessor went away during the hand-over")?;
+    }
+    let will = handover_socket(config).map(handover::Will::write).transpose()?;
     let addresses = listeners::addresses(&listeners)?;
     let names: Vec<_> = config.workers.iter().map(ToString::to_string).collect();
     preflight::banner(config, &features, connections_max, &addresses, &names);
-    signals::serve(config, &fleet)?;
+    // Only a service manager listens to this; without one it does nothing.
+    drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
+    let mut running = Running {
+        config: config.clone(),
+        core,
+        fleet: &fleet,
+        listeners: &listeners,
+        will,
+        options,
+        log_level,
+    };
+    running.serve()?;
     fleet.stop()?;
     if let Some(embedded) = embedded {
         embedded.stop();
     }
     Ok(())
+}
+
+fn handover_socket(config: &Config) -> Option<&Path> {
+    let path = config.handover_socket.as_path();
+    (!path.as_os_str().is_empty()).then_some(path)
+}
+
+fn configured_workers(config: &Config) -> Result<Vec<Worker>> {
+    let secret = read_secret(config)?;
+    resolve_workers(config, secret.as_deref())
 }
 
 /// One shard per core that this process may run on, unless configured.

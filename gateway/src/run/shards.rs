@@ -11,7 +11,11 @@ use anyhow::{Context, Result, anyhow};
 use super::Worker;
 use crate::{
     config::Config,
-    core::{CoreConfig, pool, shard::Entropy, stats::ShardStats},
+    core::{
+        Command, CoreConfig, pool,
+        shard::Entropy,
+        stats::{ShardStats, Stat},
+    },
     op::Driver,
     ring::{self, Features, UringDriver},
     shard::{MonotonicClock, Request, Shard, ShardHandle, channel},
@@ -66,6 +70,28 @@ impl Fleet {
     /// The shards, for the admin side.
     pub fn control(&self) -> Vec<ShardHandle> {
         self.handles.clone()
+    }
+
+    /// Sums a figure over all shards.
+    pub(super) fn sum(&self, stat: Stat) -> u64 {
+        self.handles.iter().map(|handle| handle.stats().get(stat)).sum()
+    }
+
+    /// Sends a command to every shard.
+    pub(super) fn command(&self, command: &Command) {
+        for handle in &self.handles {
+            handle.send(Request::Command(command.clone()));
+        }
+    }
+
+    /// Runs every shard with this from now on.
+    pub(super) fn configure(&self, core: &CoreConfig, workers: &[Worker]) {
+        let addresses: Vec<_> =
+            workers.iter().map(|worker| (worker.config.name.clone(), worker.address.clone())).collect();
+        for (index, handle) in self.handles.iter().enumerate() {
+            let core = CoreConfig { shard: index as u8, ..core.clone() };
+            handle.send(Request::Configure(Box::new(core), addresses.clone()));
+        }
     }
 
     /// Whether a shard has ended by itself, which it should not.

@@ -1,6 +1,8 @@
-//! Signals: SIGTERM and SIGINT drain, a second one hurries, SIGHUP reloads.
+//! A running gateway: SIGTERM and SIGINT drain, a second one hurries, SIGHUP reloads, and a
+//! successor may call.
 
 use std::{
+    os::fd::OwnedFd,
     thread,
     time::{Duration, Instant},
 };
@@ -11,66 +13,137 @@ use signal_hook::{
     iterator::Signals,
 };
 
-use super::Fleet;
+use super::{Fleet, configured_workers, core_config, handover};
 use crate::{
-    config::Config,
-    core::{Command, stats::Stat},
-    shard::Request,
+    config::{Changes, Config, Environment, Options, load},
+    core::{Command, CoreConfig, stats::Stat},
+    logging::LevelHandle,
 };
 
-/// How often the progress of a drain is looked at.
+/// How often signals, successors and the progress of a drain are looked at.
 const LOOK: Duration = Duration::from_millis(20);
 /// How much longer than `drain_ms` a drain may take: sockets linger, links flush.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// Serves signals until the gateway has drained.
-pub(super) fn serve(config: &Config, fleet: &Fleet) -> Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("signals cannot be caught")?;
-    loop {
-        // Polled, not waited for, so that a shard that died is noticed, too.
-        for signal in signals.pending() {
-            match signal {
-                SIGHUP => tracing::info!("SIGHUP: nothing has changed"),
-                _ => return drain(config, fleet, &mut signals),
+/// Everything that signals act on.
+pub(super) struct Running<'a> {
+    pub(super) config: Config,
+    pub(super) core: CoreConfig,
+    pub(super) fleet: &'a Fleet,
+    pub(super) listeners: &'a [OwnedFd],
+    pub(super) will: Option<handover::Will>,
+    pub(super) options: &'a Options,
+    pub(super) log_level: &'a LevelHandle,
+}
+
+impl Running<'_> {
+    /// Serves signals until the gateway has drained.
+    pub(super) fn serve(&mut self) -> Result<()> {
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("signals cannot be caught")?;
+        loop {
+            // Looked at, not waited for, so that a shard that died is noticed, too.
+            for signal in signals.pending() {
+                match signal {
+                    SIGHUP => self.reload(),
+                    _ => return self.drain(&mut signals),
+                }
             }
+            if let Some(heir) = self.will.as_ref().and_then(handover::Will::heir)
+                && self.hand_over(heir)
+            {
+                return self.drain(&mut signals);
+            }
+            if self.fleet.has_ended() {
+                bail!("a shard has ended unexpectedly; the log has more");
+            }
+            thread::sleep(LOOK);
         }
-        if fleet.has_ended() {
-            bail!("a shard has ended unexpectedly; the log has more");
-        }
-        thread::sleep(LOOK);
     }
-}
 
-fn drain(config: &Config, fleet: &Fleet, signals: &mut Signals) -> Result<()> {
-    let over_ms = config.drain_ms.saturating_sub(GRACE.as_millis() as u32 / 2);
-    tracing::info!(over_ms, connections = sum(fleet, Stat::Connections), "draining");
-    command(fleet, &Command::Drain { over_ms });
-    let mut until = Instant::now() + Duration::from_millis(u64::from(config.drain_ms)) + GRACE;
-    let mut hurried = false;
-    while Instant::now() < until {
-        let left = sum(fleet, Stat::Connections);
-        if left == 0 && sum(fleet, Stat::LinkRetainedBytes) == 0 {
-            tracing::info!("drained");
-            return Ok(());
+    /// Reads the configuration again and runs with what can change; a bad one changes nothing.
+    fn reload(&mut self) {
+        let read = match load(self.options, &Environment::of_process()) {
+            Ok(read) => read,
+            Err(error) => return tracing::error!("SIGHUP: nothing changes: {error}"),
+        };
+        let changes = Changes::between(&self.config, &read.config);
+        if changes.config.workers.is_empty() != self.config.workers.is_empty() {
+            return tracing::error!(
+                "SIGHUP: nothing changes: between a worker inside and workers outside lies a restart"
+            );
         }
-        if signals.pending().any(|signal| signal != SIGHUP) && !hurried {
-            tracing::info!(left, "hurrying");
-            hurried = true;
-            command(fleet, &Command::Drain { over_ms: 0 });
-            until = Instant::now() + GRACE;
+        for change in &changes.at_start {
+            tracing::warn!("SIGHUP: {change} waits for a restart");
         }
-        thread::sleep(LOOK);
+        if let Err(error) = self.apply(&changes.config) {
+            return tracing::error!("SIGHUP: nothing changes: {error:#}");
+        }
+        for change in &changes.live {
+            tracing::info!("SIGHUP: {change}");
+        }
+        self.log_level.set(changes.config.log_level);
+        self.config = changes.config;
     }
-    tracing::warn!(left = sum(fleet, Stat::Connections), "drain_ms is over: closing the rest");
-    Ok(())
-}
 
-fn command(fleet: &Fleet, command: &Command) {
-    for handle in fleet.control() {
-        handle.send(Request::Command(command.clone()));
+    fn apply(&mut self, config: &Config) -> Result<()> {
+        let workers = configured_workers(config)?;
+        let mut core = core_config(config, self.core.shards, self.core.connections_max, &workers)?;
+        if workers.is_empty() {
+            core.workers.clone_from(&self.core.workers);
+        }
+        // What stands for this run stays.
+        core.gateway = self.core.gateway;
+        if let Some(per_ip) = &self.core.per_ip {
+            per_ip.set_max(config.per_ip_max);
+            core.per_ip = Some(per_ip.clone());
+        }
+        self.fleet.configure(&core, &workers);
+        self.core = core;
+        Ok(())
     }
-}
 
-fn sum(fleet: &Fleet, stat: Stat) -> u64 {
-    fleet.control().iter().map(|handle| handle.stats().get(stat)).sum()
+    /// Returns whether a successor has taken over.
+    fn hand_over(&self, heir: handover::Heir) -> bool {
+        tracing::info!("a successor asks for the listeners");
+        if let Err(error) = heir.hand_over(self.listeners) {
+            tracing::error!(%error, "the hand-over failed; this process goes on");
+            return false;
+        }
+        true
+    }
+
+    fn drain(&self, signals: &mut Signals) -> Result<()> {
+        let over_ms = self.drain_over_ms();
+        tracing::info!(over_ms, connections = self.fleet.sum(Stat::Connections), "draining");
+        self.fleet.command(&Command::Drain { over_ms });
+        let mut until = Instant::now() + Duration::from_millis(u64::from(self.config.drain_ms)) + GRACE;
+        let mut hurried = false;
+        while Instant::now() < until {
+            let left = self.fleet.sum(Stat::Connections);
+            let armed = self.fleet.sum(Stat::AcceptsArmed);
+            if left == 0 && armed == 0 && self.fleet.sum(Stat::LinkRetainedBytes) == 0 {
+                tracing::info!("drained");
+                return Ok(());
+            }
+            if signals.pending().any(|signal| signal != SIGHUP) && !hurried {
+                tracing::info!(left, "hurrying");
+                hurried = true;
+                self.fleet.command(&Command::Drain { over_ms: 0 });
+                until = Instant::now() + GRACE;
+            }
+            thread::sleep(LOOK);
+        }
+        let left = self.fleet.sum(Stat::Connections);
+        tracing::warn!(left, "drain_ms is over: the rest is closed");
+        Ok(())
+    }
+
+    /// Over how long GOAWAYs are spread: `drain_ms`, or longer where the rate asks for it.
+    fn drain_over_ms(&self) -> u32 {
+        let at_rate_ms = match self.config.drain_rate_per_s {
+            0 => 0,
+            rate => self.fleet.sum(Stat::Connections) * 1000 / u64::from(rate),
+        };
+        self.config.drain_ms.max(u32::try_from(at_rate_ms).unwrap_or(u32::MAX))
+    }
 }

@@ -308,6 +308,7 @@ impl ShardCore {
     fn publish(&self) {
         let stats = &self.stats;
         let chunk = u64::from(CoreConfig::CHUNK_BYTES);
+        stats.set(Stat::AcceptsArmed, u64::from(self.accepts_armed()));
         stats.set(Stat::OutboxBytes, self.outboxes.bytes_total());
         stats.set(Stat::Outboxes, self.outboxes.count() as u64);
         stats.set(Stat::OutboxPoolBytes, u64::from(self.pools.in_use(Class::Outbox)) * chunk);
