@@ -1,3 +1,27 @@
 //! Load generator for roost: many simulated clients, every reply checked, honest figures.
+//!
+//! * [`transport`]: the seam; [`socket`] (on [`ring`]) is kernel sockets behind it.
+//! * [`client`], [`payload`], [`schedule`], [`latency`], [`tally`]: what clients say and when,
+//!   and what is counted. Pure: no socket, no clock.
+//! * [`load`]: one load thread: clients over a transport. [`fleet`]: all threads, by command.
+#![deny(unsafe_code)]
 
+pub mod app;
+pub mod cli;
+pub mod client;
+pub mod figures;
+pub mod fleet;
+pub mod latency;
+pub mod load;
+pub mod payload;
+pub mod plan;
+pub mod progress;
+pub mod report;
+#[allow(unsafe_code)]
+pub mod ring;
+pub mod run;
+pub mod scenario;
+pub mod schedule;
+pub mod socket;
+pub mod tally;
 pub mod transport;

@@ -1,0 +1,145 @@
+//! Flags.
+
+use std::{
+    net::{SocketAddr, ToSocketAddrs},
+    path::PathBuf,
+};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::{figures::http::Url, socket::Cidr};
+
+/// Drives a roost gateway with many simulated clients, checks every reply, and reports honest
+/// figures.
+///
+/// Exit code 0 means that the run was held and clean: connections_held_min equals
+/// connections_requested, at least 99% of the scheduled messages were sent, no heartbeat went
+/// unanswered, and nothing was lost, duplicated, reordered, misdelivered or corrupted. A scenario
+/// that expects closes states its own rule in its --help. 1: the run was not clean; 2: it could
+/// not be run.
+#[derive(Debug, Parser)]
+#[command(name = "roost-loadgen", version, max_term_width = 100, args_override_self = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Scenarios and tools.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// K clients send messages on an open-loop schedule; each reply is checked.
+    Echo(RunArgs),
+    /// Connect at a given rate, hold with heartbeats, and at the end have every client send one
+    /// message and get it back.
+    Idle(RunArgs),
+}
+
+/// Which clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TransportKind {
+    /// Kernel sockets over io_uring.
+    Socket,
+    /// User-space TCP over TUN devices in a network namespace.
+    Tun,
+}
+
+/// Flags of every scenario.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// Where the gateway listens: host:port.
+    #[arg(long, value_name = "ADDR", value_parser = resolve)]
+    pub target: SocketAddr,
+    /// Clients.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub connections: u32,
+    /// Clients that send messages, spread over all of them [default: all in echo, route and slow,
+    /// none in idle].
+    #[arg(long, value_name = "K")]
+    pub active: Option<u32>,
+    /// Messages per second over all active clients [default: 1000 if any is active].
+    #[arg(long, value_name = "MSGS_PER_S")]
+    pub rate: Option<f64>,
+    /// Bytes of a message, at least 16: what is needed to tell whose it is.
+    #[arg(long, value_name = "BYTES", default_value_t = 64)]
+    pub payload: u32,
+    /// How long the hold lasts, after all have connected.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
+    pub duration: f64,
+    /// Each client's heartbeat interval, spread evenly over all; 0: none.
+    #[arg(long, value_name = "S", default_value_t = 60.0)]
+    pub heartbeat_s: f64,
+    /// Source addresses of the clients [default: 127.0.0.0/8 for a target in it, else one].
+    #[arg(long, value_name = "CIDR")]
+    pub source: Option<Cidr>,
+    /// How clients reach the gateway.
+    #[arg(long, value_enum, default_value_t = TransportKind::Socket)]
+    pub transport: TransportKind,
+    /// Load threads.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: u32,
+    /// Connects per second.
+    #[arg(long, value_name = "PER_S", default_value_t = 10_000.0)]
+    pub connect_rate: f64,
+    /// Connects under way at a time.
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    pub connecting_max: u32,
+    /// Clients that connect, send one message and leave before the first memory figure is taken.
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub warmup: u32,
+    /// Messages per second when every client sends one.
+    #[arg(long, value_name = "PER_S", default_value_t = 20_000.0)]
+    pub check_rate: f64,
+    /// How long to wait for the last replies, and for connects.
+    #[arg(long, value_name = "S", default_value_t = 30.0)]
+    pub grace_s: f64,
+    /// Seed of all content [default: random].
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Number of the first user: `user-<index>` keys of several generators must not collide.
+    #[arg(long, value_name = "INDEX", default_value_t = 0)]
+    pub first_user: u32,
+    /// A worker dies during this run: duplicates count as duplicated_after_failover.
+    #[arg(long)]
+    pub failover: bool,
+    /// The gateway's process, for its memory, CPU and descriptors.
+    #[arg(long, value_name = "PID")]
+    pub gateway_pid: Option<u32>,
+    /// The gateway's metrics page, for its own count of connections.
+    #[arg(long, value_name = "URL")]
+    pub gateway_metrics: Option<Url>,
+    /// A worker's process; may be repeated.
+    #[arg(long, value_name = "PID")]
+    pub worker_pid: Vec<u32>,
+    /// A worker's stats page, for its count of handled messages; may be repeated.
+    #[arg(long, value_name = "URL")]
+    pub worker_stats: Vec<Url>,
+    /// Write the result as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write a report for people: one HTML file that needs no network.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Write latencies as an HdrHistogram V2 interval log, which `merge` joins.
+    #[arg(long, value_name = "FILE")]
+    pub hlog: Option<PathBuf>,
+    /// Run even if the preflight says that this machine cannot hold it.
+    #[arg(long)]
+    pub force: bool,
+    /// Only say what this machine can hold for this run.
+    #[arg(long)]
+    pub preflight: bool,
+    /// Sockets of one ring at most.
+    #[arg(long, value_name = "N", default_value_t = crate::ring::SLOTS_PER_RING, value_parser = clap::value_parser!(u32).range(1..=i64::from(crate::ring::SLOTS_PER_RING)))]
+    pub ring_slots_max: u32,
+    /// Hold sockets as file descriptors, as kernels without usable direct descriptors must.
+    #[arg(long)]
+    pub plain_descriptors: bool,
+}
+
+fn resolve(text: &str) -> Result<SocketAddr, String> {
+    text.to_socket_addrs()
+        .map_err(|error| format!("{error}; give host:port"))?
+        .next()
+        .ok_or_else(|| "no such host".to_owned())
+}

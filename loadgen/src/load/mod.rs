@@ -1,0 +1,313 @@
+//! One load thread: the clients of a share over a transport, driven by commands.
+
+mod command;
+mod flights;
+mod step;
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap, VecDeque},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+pub use command::{Command, Connects, Departure, Interval, Reconnect, Slow, Traffic};
+use crossbeam_channel::{Receiver, Sender};
+use flights::Flights;
+
+use crate::{
+    client::{Broken, Clients, Exchange, Heard},
+    latency::{self, Latency},
+    schedule::{Heartbeat, NS_PER_S, Pacer},
+    tally::{Status, Tally},
+    transport::{Counts, Events, Share, Transport},
+};
+
+/// What a load thread is started with.
+#[derive(Clone, Debug)]
+pub struct LoadConfig {
+    /// Its clients.
+    pub share: Share,
+    /// Number of the generator's client 0 among all users.
+    pub first_user: u32,
+    /// Seed of all content.
+    pub seed: u64,
+    /// How messages travel.
+    pub exchange: Exchange,
+    /// Heartbeat interval; zero: none.
+    pub heartbeat: Duration,
+    /// Time zero of the run.
+    pub start: Instant,
+    /// Duplicates are blamed on a failover that the user has announced.
+    pub failover: bool,
+}
+
+/// What a load thread hands back at its end.
+#[derive(Debug)]
+pub struct LoadReport {
+    /// Its counts.
+    pub tally: Tally,
+    /// What the transport counted.
+    pub transport: Counts,
+    /// User-space bytes of clients and transport, at their peak.
+    pub user_bytes: u64,
+    /// How the peer first broke the protocol, and at which client.
+    pub first_broken: Option<(u32, Broken)>,
+    /// From connect to WELCOME, in microseconds.
+    pub open_latency: hdrhistogram::Histogram<u64>,
+}
+
+/// One load thread.
+pub struct Load {
+    config: LoadConfig,
+    transport: Box<dyn Transport>,
+    clients: Clients,
+    commands: Receiver<Command>,
+    intervals: Sender<Interval>,
+    status: Arc<Status>,
+    tally: Tally,
+    /// Latency since `interval_start`.
+    interval: Latency,
+    interval_start_ns: u64,
+    open_latency: hdrhistogram::Histogram<u64>,
+    flights: Flights,
+    heartbeat: Heartbeat,
+    connects: Connecting,
+    traffic: Sending,
+    check: Checking,
+    leave: Leaving,
+    churn: Churning,
+    slow: Slow,
+    slow_toggle_ns: u64,
+    reconnect: Reconnect,
+    /// When to connect again: (ns, client).
+    retries: BinaryHeap<Reverse<(u64, u32)>>,
+    /// Clients that said CLOSE, and until when the peer may answer with FIN.
+    farewells: VecDeque<(u64, u32)>,
+    /// Retry-after of clients that were told to go, until the connection is over.
+    retry_after: HashMap<u32, u32>,
+    /// How the peer first broke the protocol.
+    first_broken: Option<(u32, Broken)>,
+    live: Live,
+    holding: bool,
+    finished: bool,
+    cpu_read_ns: u64,
+    // Scratch, kept for its memory.
+    out: Vec<u8>,
+    heard: Vec<Heard>,
+}
+
+/// Levels that the thread keeps exactly.
+#[derive(Debug, Default)]
+struct Live {
+    connecting: u64,
+    open: u64,
+    open_min: u64,
+    heard: u64,
+    pinged: u64,
+    outstanding: u64,
+    departing: u64,
+}
+
+#[derive(Debug)]
+struct Connecting {
+    pacer: Pacer,
+    next: u32,
+    in_flight_max: u64,
+}
+
+#[derive(Debug)]
+struct Sending {
+    pacer: Pacer,
+    spec: Traffic,
+}
+
+#[derive(Debug)]
+struct Checking {
+    pacer: Pacer,
+    payload_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Leaving {
+    pacer: Pacer,
+    next: u32,
+    how: Departure,
+}
+
+#[derive(Debug)]
+struct Churning {
+    pacer: Pacer,
+}
+
+/// Things done per turn and kind, so that a schedule is never starved by another.
+const PER_TURN: usize = 256;
+/// How long a turn may wait: how late a command can be noticed.
+const WAIT_MAX_NS: u64 = 20_000_000;
+/// How long a client that said CLOSE waits for the peer's FIN.
+const FAREWELL_NS: u64 = 2_000_000_000;
+/// How often histograms are handed over.
+const INTERVAL_NS: u64 = 1_000_000_000;
+/// How often the thread's CPU time is read.
+const CPU_READ_NS: u64 = 100_000_000;
+
+impl Load {
+    /// A thread's load over its transport.
+    pub fn new(
+        config: LoadConfig,
+        transport: Box<dyn Transport>,
+        commands: Receiver<Command>,
+        intervals: Sender<Interval>,
+        status: Arc<Status>,
+    ) -> Self {
+        let share = config.share;
+        let clients =
+            Clients::new(config.seed, config.first_user + share.first_client, share.clients, config.exchange);
+        Self {
+            heartbeat: Heartbeat::new(config.heartbeat.as_nanos() as u64, share.clients),
+            transport,
+            clients,
+            commands,
+            intervals,
+            status,
+            tally: Tally::default(),
+            interval: Latency::default(),
+            interval_start_ns: 0,
+            open_latency: latency::histogram(),
+            flights: Flights::default(),
+            connects: Connecting { pacer: Pacer::idle(), next: 0, in_flight_max: 0 },
+            traffic: Sending { pacer: Pacer::idle(), spec: Traffic::default() },
+            check: Checking { pacer: Pacer::idle(), payload_bytes: 0 },
+            leave: Leaving { pacer: Pacer::idle(), next: 0, how: Departure::Politely },
+            churn: Churning { pacer: Pacer::idle() },
+            slow: Slow::default(),
+            slow_toggle_ns: 0,
+            reconnect: Reconnect::Never,
+            retries: BinaryHeap::new(),
+            farewells: VecDeque::new(),
+            retry_after: HashMap::new(),
+            first_broken: None,
+            live: Live::default(),
+            holding: false,
+            finished: false,
+            cpu_read_ns: 0,
+            out: Vec::new(),
+            heard: Vec::new(),
+            config,
+        }
+    }
+
+    /// Runs until told to finish.
+    ///
+    /// # Errors
+    /// When the transport fails.
+    pub fn run(mut self) -> anyhow::Result<LoadReport> {
+        let mut events = Events::new();
+        while !self.finished {
+            let now_ns = self.now_ns();
+            self.take_commands(now_ns);
+            let busy = self.do_what_is_due(now_ns);
+            let wait_ns = if busy { 0 } else { self.wait_ns(now_ns) };
+            self.transport.poll(Duration::from_nanos(wait_ns), &mut events)?;
+            let now_ns = self.now_ns();
+            for event in events.iter() {
+                self.on_event(event, now_ns);
+            }
+            events.clear();
+            self.publish(now_ns);
+        }
+        self.finish()
+    }
+
+    fn finish(mut self) -> anyhow::Result<LoadReport> {
+        self.hand_over_interval(self.now_ns());
+        self.tally.lost +=
+            (0..self.clients.len()).map(|client| u64::from(self.clients.outstanding(client))).sum::<u64>();
+        Ok(LoadReport {
+            tally: self.tally,
+            transport: self.transport.counts(),
+            user_bytes: self.clients.user_bytes() + self.transport.user_bytes() + self.flights.bytes(),
+            first_broken: self.first_broken,
+            open_latency: self.open_latency,
+        })
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.config.start.elapsed().as_nanos() as u64
+    }
+
+    fn take_commands(&mut self, now_ns: u64) {
+        while let Ok(command) = self.commands.try_recv() {
+            self.on_command(command, now_ns);
+            self.publish_levels();
+            self.status.commands.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// How long nothing is due.
+    fn wait_ns(&self, now_ns: u64) -> u64 {
+        let connects = (self.live.connecting < self.connects.in_flight_max)
+            .then(|| self.connects.pacer.next_due_ns())
+            .flatten();
+        [
+            connects,
+            self.heartbeat.next_due_ns(),
+            self.traffic.pacer.next_due_ns(),
+            self.check.pacer.next_due_ns(),
+            self.leave.pacer.next_due_ns(),
+            self.churn.pacer.next_due_ns(),
+            self.retries.peek().map(|Reverse((due_ns, _))| *due_ns),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .map_or(WAIT_MAX_NS, |due_ns| due_ns.saturating_sub(now_ns).min(WAIT_MAX_NS))
+    }
+
+    fn publish(&mut self, now_ns: u64) {
+        self.publish_levels();
+        if now_ns - self.cpu_read_ns >= CPU_READ_NS {
+            self.cpu_read_ns = now_ns;
+            let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+            self.status
+                .cpu_ns
+                .store(cpu.tv_sec.unsigned_abs() * NS_PER_S + cpu.tv_nsec.unsigned_abs(), Relaxed);
+        }
+        if now_ns - self.interval_start_ns >= INTERVAL_NS {
+            self.hand_over_interval(now_ns);
+        }
+    }
+
+    fn publish_levels(&self) {
+        let status = &self.status;
+        for (cell, value) in [
+            (&status.connecting, self.live.connecting + self.connects.pacer.remaining()),
+            (&status.open, self.live.open),
+            (&status.open_min, self.live.open_min),
+            (&status.leaving, self.leave.pacer.remaining() + self.live.departing),
+            (&status.connect_failed, self.tally.connect_failed_total()),
+            (&status.refused, self.tally.refused.values().sum()),
+            (&status.waiting, self.retries.len() as u64),
+            (&status.disconnected, self.tally.disconnected_total()),
+            (&status.opened, self.tally.opened),
+            (&status.sent, self.tally.messages_sent),
+            (&status.received, self.tally.messages_received),
+            (&status.outstanding, self.live.outstanding),
+            (&status.to_send, self.traffic.pacer.remaining() + self.check.pacer.remaining()),
+            (&status.pings_outstanding, self.live.pinged),
+            (&status.heard, self.live.heard),
+        ] {
+            cell.store(value, Relaxed);
+        }
+    }
+
+    fn hand_over_interval(&mut self, now_ns: u64) {
+        let start_ns = std::mem::replace(&mut self.interval_start_ns, now_ns);
+        if self.interval.send_lag.is_empty() && self.interval.corrected.is_empty() {
+            return;
+        }
+        let latency = std::mem::take(&mut self.interval);
+        // Nobody listens any more only when the run is being torn down.
+        let _ = self.intervals.send(Interval { start_ns, end_ns: now_ns, latency });
+    }
+}

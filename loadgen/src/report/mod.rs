@@ -1,0 +1,6 @@
+//! What a run came to, for programs and for people.
+
+pub mod hlog;
+pub mod result;
+pub mod table;
+pub mod verdict;

@@ -1,0 +1,308 @@
+//! One run: the fleet, what it is watched with, and what has been found so far.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use serde::Serialize;
+
+use crate::{
+    figures::{self, Figures},
+    fleet::{Fleet, FleetReport},
+    latency::{self, Latency},
+    plan::Plan,
+    progress::Progress,
+    tally::Standing,
+};
+
+/// The user wants to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("interrupted")]
+pub struct Interrupted;
+
+/// What [`Run::wait`] came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// The condition holds.
+    Done,
+    /// The time is up.
+    TimedOut,
+}
+
+/// A run under way.
+pub struct Run {
+    /// What was asked for.
+    pub plan: Plan,
+    /// The clients.
+    pub fleet: Fleet,
+    /// What has been found.
+    pub found: Found,
+    sources: figures::Sources,
+    progress: Progress,
+    stop: Arc<AtomicBool>,
+    hlog: Option<crate::report::hlog::Writer>,
+    spacing_s: f64,
+    point: Point,
+    point_latency: hdrhistogram::Histogram<u64>,
+}
+
+/// What a run has found so far; the report is made from it.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Where the clients stood at the end.
+    pub last: Standing,
+    /// Open sessions when the hold began to be reported, and the lowest number since.
+    pub connections_held: Option<u64>,
+    /// The lowest number of open sessions during the hold.
+    pub connections_held_min: Option<u64>,
+    /// How long the hold lasted.
+    pub held: Duration,
+    /// Before anything.
+    pub at_start: Option<Figures>,
+    /// After the warm-up clients have left.
+    pub baseline: Option<Figures>,
+    /// Connections and figures at half of them.
+    pub half: Option<(u64, Figures)>,
+    /// With all connections, idle again after the traffic.
+    pub held_figures: Option<(u64, Figures)>,
+    /// Around the traffic: figures and messages sent.
+    pub traffic: Option<(Figures, u64, Figures, u64)>,
+    /// Busiest load thread's share of one core during the traffic or the hold.
+    pub generator_cpu_share: Option<f64>,
+    /// All load threads' CPU time, in nanoseconds, around the ramp, and connections made in it.
+    pub ramp_cpu: Option<(u64, u64)>,
+    /// All load threads' CPU time in the traffic window, in nanoseconds, and messages sent in it.
+    pub traffic_cpu: Option<(u64, u64)>,
+    /// The final check: clients asked, answers.
+    pub final_check: Option<(u64, u64)>,
+    /// What the workers handled during the run, by their own count.
+    pub messages_handled: Option<u64>,
+    /// All latency of the scheduled messages.
+    pub latency: Latency,
+    /// One point per second.
+    pub series: Vec<Point>,
+    /// Phases: name, start and end in seconds of the run.
+    pub phases: Vec<(String, f64, f64)>,
+    /// What only this scenario reports.
+    pub extra: serde_json::Map<String, serde_json::Value>,
+    /// Why the scenario's own rule was broken.
+    pub broken_rules: Vec<String>,
+    /// The user stopped the run.
+    pub interrupted: bool,
+}
+
+/// A moment of the run.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Point {
+    /// Seconds since the start.
+    pub t_s: f64,
+    /// Open sessions.
+    pub open: u64,
+    /// On their way.
+    pub connecting: u64,
+    /// Opened so far.
+    pub opened: u64,
+    /// Messages sent so far.
+    pub sent: u64,
+    /// Messages received so far.
+    pub received: u64,
+    /// Connections failed, refused or ended against the plan, so far.
+    pub errors: u64,
+    /// The gateway's PSS.
+    pub gateway_pss_bytes: Option<u64>,
+    /// The gateway's CPU time so far.
+    pub gateway_cpu_ms: Option<u64>,
+    /// Corrected latency since the point before, in microseconds.
+    pub p50_us: Option<u64>,
+    /// 99th percentile.
+    pub p99_us: Option<u64>,
+    /// Maximum.
+    pub max_us: Option<u64>,
+}
+
+/// How often the fleet is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+/// Points kept at most: then every second one goes, and the spacing doubles.
+const POINTS_MAX: usize = 2000;
+
+impl Run {
+    /// A run over a started fleet.
+    pub fn new(
+        plan: Plan,
+        fleet: Fleet,
+        sources: figures::Sources,
+        stop: Arc<AtomicBool>,
+        hlog: Option<crate::report::hlog::Writer>,
+    ) -> Self {
+        Self {
+            progress: Progress::new(plan.connections),
+            plan,
+            fleet,
+            found: Found::default(),
+            sources,
+            stop,
+            hlog,
+            spacing_s: 1.0,
+            point: Point::default(),
+            point_latency: latency::histogram(),
+        }
+    }
+
+    /// Reads all figures now.
+    pub fn figures(&self) -> Figures {
+        self.sources.read()
+    }
+
+    /// Waits until `done` says so, at most `limit`, and shows progress meanwhile.
+    ///
+    /// # Errors
+    /// [`Interrupted`], or what ended a load thread.
+    pub fn wait(
+        &mut self,
+        phase: &str,
+        limit: Duration,
+        mut done: impl FnMut(&Standing) -> bool,
+    ) -> anyhow::Result<Waited> {
+        let start = self.fleet.now();
+        let outcome = loop {
+            let standing = self.look(phase)?;
+            if done(&standing) {
+                break Waited::Done;
+            }
+            let waited = self.fleet.now() - start;
+            if waited >= limit {
+                break Waited::TimedOut;
+            }
+            std::thread::sleep(LOOK.min(limit - waited));
+        };
+        let end = self.fleet.now().as_secs_f64();
+        match self.found.phases.last_mut() {
+            Some((name, _, until)) if name == phase => *until = end,
+            _ => self.found.phases.push((phase.to_owned(), start.as_secs_f64(), end)),
+        }
+        Ok(outcome)
+    }
+
+    /// Lets `time` pass.
+    ///
+    /// # Errors
+    /// As [`Self::wait`].
+    pub fn pass(&mut self, phase: &str, time: Duration) -> anyhow::Result<()> {
+        self.wait(phase, time, |_| false).map(|_| ())
+    }
+
+    /// After an interruption: sends nothing more and waits a little for what is on its way.
+    pub fn calm_down(&mut self) {
+        self.fleet.stop_traffic();
+        self.fleet.stop_heartbeat();
+        for _ in 0..40 {
+            match self.fleet.standing() {
+                Ok(now) if now.outstanding > 0 || now.pings_outstanding > 0 => std::thread::sleep(LOOK),
+                Ok(now) => {
+                    self.found.last = now;
+                    break;
+                }
+                // Says so itself when it is joined.
+                Err(_) => break,
+            }
+        }
+    }
+
+    /// Waits for the PONGs that are on their way, since a run that ends between PING and PONG has
+    /// no unanswered heartbeat.
+    ///
+    /// # Errors
+    /// As [`Self::wait`].
+    pub fn wait_for_pings(&mut self) -> anyhow::Result<Standing> {
+        // With many clients some PING is always on its way: no more are sent.
+        self.fleet.stop_heartbeat();
+        self.wait("finish", self.plan.grace, |now| now.pings_outstanding == 0)?;
+        self.look("finish")
+    }
+
+    /// Looks at the fleet once.
+    ///
+    /// # Errors
+    /// As [`Self::wait`].
+    pub fn look(&mut self, phase: &str) -> anyhow::Result<Standing> {
+        if self.stop.load(Relaxed) {
+            return Err(Interrupted.into());
+        }
+        let standing = self.fleet.standing()?;
+        self.found.last = standing;
+        let intervals: Vec<_> = self.fleet.take_intervals().collect();
+        self.keep_intervals(intervals);
+        let t_s = self.fleet.now().as_secs_f64();
+        if t_s - self.point.t_s >= self.spacing_s {
+            self.keep_point(t_s, &standing);
+            self.progress.show(phase, &self.point, &standing);
+        }
+        Ok(standing)
+    }
+
+    /// Ends the clients and returns what they counted, with what the run has found.
+    ///
+    /// # Errors
+    /// What ended a load thread.
+    pub fn finish(mut self) -> anyhow::Result<(Plan, Found, FleetReport)> {
+        self.progress.end();
+        let handled_before = self.found.at_start.as_ref().and_then(|figures| figures.messages_handled);
+        self.found.messages_handled = self
+            .sources
+            .messages_handled()
+            .zip(handled_before)
+            .map(|(after, before)| after.saturating_sub(before));
+        let fleet = std::mem::replace(&mut self.fleet, Fleet::none());
+        let mut report = fleet.finish()?;
+        let rest = std::mem::take(&mut report.intervals);
+        self.keep_intervals(rest);
+        if let Some(hlog) = self.hlog.take() {
+            hlog.finish()?;
+        }
+        Ok((self.plan, self.found, report))
+    }
+
+    fn keep_intervals(&mut self, intervals: Vec<crate::load::Interval>) {
+        for interval in intervals {
+            self.found.latency.merge(&interval.latency);
+            self.point_latency.add(&interval.latency.corrected).expect("the bounds are the same");
+            if let Some(hlog) = &self.hlog {
+                hlog.write(interval);
+            }
+        }
+    }
+
+    fn keep_point(&mut self, t_s: f64, standing: &Standing) {
+        let gateway = self.sources.gateway_pid.map(figures::proc::Process::read).unwrap_or_default();
+        let timed = !self.point_latency.is_empty();
+        let latency = |value: u64| timed.then_some(value);
+        self.point = Point {
+            t_s,
+            open: standing.open,
+            connecting: standing.connecting,
+            opened: standing.opened,
+            sent: standing.sent,
+            received: standing.received,
+            errors: standing.connect_failed + standing.refused + standing.disconnected,
+            gateway_pss_bytes: gateway.pss_bytes,
+            gateway_cpu_ms: gateway.cpu_ms(),
+            p50_us: latency(self.point_latency.value_at_quantile(0.5)),
+            p99_us: latency(self.point_latency.value_at_quantile(0.99)),
+            max_us: latency(self.point_latency.max()),
+        };
+        self.point_latency.reset();
+        self.found.series.push(self.point);
+        if self.found.series.len() >= POINTS_MAX {
+            let mut keep = false;
+            self.found.series.retain(|_| {
+                keep = !keep;
+                keep
+            });
+            self.spacing_s *= 2.0;
+        }
+    }
+}
