@@ -3,7 +3,7 @@
 //! A direct descriptor has no number, so getpeername(2) cannot ask about it: the address has to
 //! be taken from the accept itself. Every accept in flight has a cell of its own that the kernel
 //! writes to. A million addresses would be tens of megabytes, which an idle client must not cost:
-//! only the latest [`RECENT`] are kept here.
+//! only the latest [`RECENT`] are kept, enough for whoever asks when the accept completes.
 
 use std::{
     io,
@@ -13,10 +13,11 @@ use std::{
 
 use libc::{sa_family_t, sockaddr, sockaddr_in, sockaddr_in6, socklen_t};
 
-use super::memory::Region;
+use super::{bank::COMPLETIONS_PER_TURN, memory::Region};
 
-/// How many of the latest accepted addresses are at hand.
-const RECENT: usize = 1 << 11;
+/// How many of the latest accepted addresses are at hand: at least those of one turn.
+const RECENT: usize = 1 << 10;
+const _: () = assert!(RECENT >= COMPLETIONS_PER_TURN);
 
 /// Where one accept's address goes.
 #[repr(C)]
@@ -84,12 +85,13 @@ impl Accepts {
         self.next_recent = (self.next_recent + 1) % RECENT;
     }
 
-    /// The address that the latest accept into `slot` gave; outer none if that is too long ago.
-    pub(super) fn recall(&self, slot: u32) -> Option<Option<SocketAddr>> {
+    /// The address that the latest accept into `slot` gave; none if it gave none, or is too long
+    /// ago.
+    pub(super) fn recall(&self, slot: u32) -> Option<SocketAddr> {
         let (newer, older) = self.recent_slots.split_at(self.next_recent);
         let find = |slots: &[u32]| slots.iter().rposition(|&of| of == slot + 1);
         let index = find(newer).or_else(|| find(older).map(|index| self.next_recent + index))?;
-        Some(self.recent[index])
+        self.recent[index]
     }
 
     fn cell(&self, index: u32) -> NonNull<Cell> {
@@ -134,13 +136,13 @@ mod tests {
         accepts.remember(0, port(1));
         accepts.remember(1, None);
         accepts.remember(0, port(2));
-        assert_eq!((accepts.recall(0), accepts.recall(1)), (Some(port(2)), Some(None)));
+        assert_eq!((accepts.recall(0), accepts.recall(1)), (port(2), None));
         for slot in 0..RECENT as u32 - 1 {
             accepts.remember(slot + 2, None);
         }
-        assert_eq!((accepts.recall(0), accepts.recall(1)), (Some(port(2)), None));
+        assert_eq!((accepts.recall(0), accepts.recall(1)), (port(2), None));
         accepts.remember(1, port(3));
-        assert_eq!((accepts.recall(0), accepts.recall(1)), (None, Some(port(3))));
+        assert_eq!((accepts.recall(0), accepts.recall(1)), (None, port(3)));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{
     marker::PhantomData,
     mem::ManuallyDrop,
     net::SocketAddr,
-    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsRawFd, OwnedFd},
     sync::{Arc, atomic::AtomicU64},
 };
 
@@ -32,7 +32,7 @@ pub const RING_SLOTS_MAX: u32 = 1 << 14;
 
 /// Completions that one [`Driver::turn`] returns at most, those apart that never reached the
 /// kernel.
-const COMPLETIONS_PER_TURN: usize = 1024;
+pub(super) const COMPLETIONS_PER_TURN: usize = 1024;
 /// Of those, what is kept for ring 0, so that busy clients do not hold up links and waker.
 const RING_0_SHARE: usize = 256;
 
@@ -68,7 +68,7 @@ pub struct Config {
 
 impl Config {
     /// Ops per ring and system call; 64 bytes each.
-    pub const SQ_ENTRIES: u32 = 256;
+    pub const SQ_ENTRIES: u32 = 128;
     /// Room for completions; 16 bytes each.
     pub const CQ_ENTRIES: u32 = 2048;
 
@@ -292,7 +292,10 @@ impl UringDriver {
     fn visit_ready(&mut self, completions: &mut Vec<Completion>, limit: usize) -> io::Result<()> {
         for waiting in (1..=self.ready.len()).rev() {
             let room = limit.saturating_sub(completions.len());
-            let Some(index) = self.ready.pop_front().filter(|_| room > 0) else { break };
+            if room == 0 {
+                break;
+            }
+            let index = self.ready.pop_front().expect("as many as there were");
             let ring = &mut self.rings[index as usize];
             ring.ready = false;
             ring.ring.submit()?;
@@ -423,19 +426,7 @@ impl Io for UringDriver {
     }
 
     fn accepted_peer(&self, slot: u32) -> Option<SocketAddr> {
-        if let Some(address) = self.state.accepts.recall(slot) {
-            return address;
-        }
-        let (_, index) = self.locate(slot);
-        match self.state.sockets.get(slot, index) {
-            Descriptor::NONE | Descriptor::Direct(_) => None,
-            Descriptor::Plain(fd) => {
-                // SAFETY: the column holds open descriptors only, and `close` goes through us.
-                let socket = unsafe { BorrowedFd::borrow_raw(fd) };
-                let peer = rustix::net::getpeername(socket).ok().flatten()?;
-                SocketAddr::try_from(peer).ok()
-            }
-        }
+        self.state.accepts.recall(slot)
     }
 }
 

@@ -11,7 +11,6 @@
 //! | `features` | what this kernel can do: tiers, reasons, `--features-max` |
 //! | `trial` | what can only be found out by trying |
 //! | `error` | refusals, each with cause and remedy |
-//! | `capacity` | how many connections a machine can hold, as arithmetic |
 //! | `ring` | one ring: set-up, submission, waiting, reaping |
 //! | `sqe` | an op as a submission entry |
 //! | `bank` | the driver: ops to rings, completions back, whose turn it is |

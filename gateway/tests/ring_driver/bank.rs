@@ -22,7 +22,7 @@ fn at_size(slots_max: u32, test: fn(Setup)) {
             eprintln!("skipped tier {features}: {found}");
             continue;
         }
-        for ring_slots_max in [slots_max, 100] {
+        for ring_slots_max in [slots_max, slots_max / 3, 100] {
             let setup = Setup { features, slots_max, ring_slots_max, cq_entries: 64 };
             eprintln!("{setup:?}");
             test(setup);
