@@ -1,6 +1,7 @@
 //! The roost gateway.
 #![deny(unsafe_code)]
 
+pub mod admin;
 pub mod config;
 pub mod core;
 pub mod logging;

@@ -11,10 +11,7 @@ mod process;
 
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, RwLock, atomic::Ordering::Relaxed},
 };
 
 use prometheus_client::{
@@ -26,7 +23,10 @@ use prometheus_client::{
 use roost_protocol::Reason;
 
 use self::names::{FAMILIES, Family, Kind};
-use crate::core::stats::{LOOP_BUCKETS, LinkStats, ShardStats, Stat};
+use crate::{
+    admin::Readiness,
+    core::stats::{LOOP_BUCKETS, LinkStats, ShardStats, Stat},
+};
 
 /// The content type of [`Metrics::text`] (OpenMetrics 1.0).
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -39,12 +39,13 @@ pub struct Metrics {
 
 impl Metrics {
     /// The metrics of these shards, whose links go to `workers`, in this order.
-    pub fn new(shards: Vec<Arc<ShardStats>>, workers: Vec<String>, ready: Arc<AtomicBool>) -> Self {
+    pub fn new(
+        shards: Vec<Arc<ShardStats>>,
+        workers: Arc<RwLock<Vec<String>>>,
+        readiness: Arc<Readiness>,
+    ) -> Self {
         let mut registry = Registry::default();
-        // The library writes label values as they are.
-        let escaped = |name: &String| name.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', r"\n");
-        let workers = workers.iter().map(escaped).collect();
-        registry.register_collector(Box::new(Scrape { shards, workers, ready }));
+        registry.register_collector(Box::new(Scrape { shards, workers, readiness }));
         Self { registry }
     }
 
@@ -59,8 +60,8 @@ impl Metrics {
 #[derive(Debug)]
 struct Scrape {
     shards: Vec<Arc<ShardStats>>,
-    workers: Vec<String>,
-    ready: Arc<AtomicBool>,
+    workers: Arc<RwLock<Vec<String>>>,
+    readiness: Arc<Readiness>,
 }
 
 type Labels<'a> = [(&'static str, &'a str)];
@@ -127,9 +128,13 @@ impl Scrape {
             names::LINK_BLOCKED => &|link| link.blocked.load(Relaxed),
             _ => return Ok(()),
         };
+        // The library writes label values as they are.
+        let escaped = |name: &String| name.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', r"\n");
+        let workers = self.workers.read().expect("no panic while it is held");
+        let workers: Vec<String> = workers.iter().map(escaped).collect();
         for (index, stats) in self.shards.iter().enumerate() {
             let shard = index.to_string();
-            for (worker, link) in self.workers.iter().zip(&stats.links) {
+            for (worker, link) in workers.iter().zip(&stats.links) {
                 writer.put(&[("shard", &shard), ("worker", worker)], figure(link))?;
             }
         }
@@ -140,7 +145,7 @@ impl Scrape {
     fn others(&self, writer: &mut Writer<'_>, process: &process::Figures) -> fmt::Result {
         let value = match writer.1 {
             names::BUILD_INFO => return writer.put(&[("version", env!("CARGO_PKG_VERSION"))], 1),
-            names::READY => Some(u64::from(self.ready.load(Relaxed))),
+            names::READY => Some(u64::from(self.readiness.obstacle().is_none())),
             names::PROCESS_CPU => {
                 return process.cpu_s.map_or(Ok(()), |seconds| writer.put_seconds(&[], seconds));
             }
@@ -207,19 +212,20 @@ fn write<V: EncodeCounterValue + EncodeGaugeValue>(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    };
+    use std::sync::{Arc, RwLock, atomic::Ordering::Relaxed};
 
     use roost_protocol::Reason;
 
     use super::{Metrics, names::FAMILIES};
-    use crate::core::stats::{ShardStats, Stat};
+    use crate::{
+        admin::Readiness,
+        core::stats::{ShardStats, Stat},
+    };
 
     fn scraped(shards: Vec<Arc<ShardStats>>) -> String {
         let workers = vec!["a".to_owned(), "b\"\\".to_owned()];
-        Metrics::new(shards, workers, Arc::new(AtomicBool::new(true))).text()
+        let readiness = Arc::new(Readiness::new(shards.clone()));
+        Metrics::new(shards, Arc::new(RwLock::new(workers)), readiness).text()
     }
 
     fn value(text: &str, series: &str) -> f64 {
@@ -250,7 +256,7 @@ mod tests {
         assert_eq!(value(&text, "roost_link_lag_frames{shard=\"1\",worker=\"b\\\"\\\\\"}"), 77.0);
         assert_eq!(value(&text, "roost_link_up{shard=\"1\",worker=\"b\\\"\\\\\"}"), 1.0);
         assert_eq!(value(&text, "roost_link_up{shard=\"1\",worker=\"a\"}"), 0.0);
-        assert_eq!(value(&text, "roost_ready"), 1.0);
+        assert_eq!(value(&text, "roost_ready"), 0.0);
         assert!(text.ends_with("# EOF\n"));
     }
 

@@ -58,6 +58,7 @@ families! {
     SLOTS_MAX = gauge("roost_slots_max", ["shard"], "Slots that the shard may use in all.");
     ACCEPTS = counter("roost_accepts", ["shard"], "Connections accepted.");
     ACCEPT_ERRORS = counter("roost_accept_errors", ["shard"], "Accepts that failed, for want of descriptors or memory.");
+    ACCEPTS_ARMED = gauge("roost_accepts_armed", ["shard"], "Accepts in the kernel.");
     CLOSES = counter("roost_closes", ["shard", "reason"], "Connections closed, by reason; they sum to accepted less held.");
     CLIENT_BYTES = counter("roost_client_bytes", ["shard", "direction"], "Bytes received from and sent to clients.");
     CLIENT_FRAMES = counter("roost_client_frames", ["shard", "direction"], "Whole frames received from and queued to clients, PING and PONG included.");
@@ -127,6 +128,7 @@ pub(super) const fn of(stat: Stat) -> Option<(Family, Option<&'static str>)> {
         Stat::SlotsMax => (SLOTS_MAX, None),
         Stat::Accepts => (ACCEPTS, None),
         Stat::AcceptErrors => (ACCEPT_ERRORS, None),
+        Stat::AcceptsArmed => (ACCEPTS_ARMED, None),
         Stat::Closes => return None,
         Stat::ClientBytesReceived => (CLIENT_BYTES, Some("received")),
         Stat::ClientBytesSent => (CLIENT_BYTES, Some("sent")),

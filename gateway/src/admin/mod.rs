@@ -1,0 +1,121 @@
+//! The operator's door: metrics, health, the page, and a look at single connections.
+//!
+//! * [`server`]: HTTP/1.1 on a thread of its own.
+//! * [`routes`]: what is served where.
+//! * [`guard`]: who may use `/api/`.
+//! * [`api`]: questions to the shards.
+//! * [`ready`]: whether clients should be sent here.
+//!
+//! Metrics, health and the page change nothing and name nobody, so they may be public. `/api/`
+//! needs a token.
+#![forbid(unsafe_code)]
+
+mod api;
+pub mod guard;
+pub mod ready;
+mod routes;
+mod server;
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    sync::{Arc, RwLock},
+    thread::JoinHandle,
+};
+
+use anyhow::{Context, Result, bail};
+use tokio::sync::oneshot;
+
+pub use ready::Readiness;
+
+use self::{guard::Guard, routes::Routes};
+use crate::{config::Config, metrics::Metrics, shard::ShardHandle};
+
+/// Shortest token that is taken, in bytes.
+const TOKEN_BYTES_MIN: usize = 16;
+
+/// The running admin side; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Admin {
+    addresses: Vec<SocketAddr>,
+    readiness: Arc<Readiness>,
+    workers: Arc<RwLock<Vec<String>>>,
+    // In this order: the thread ends when the sender is gone.
+    _stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Admin {
+    /// Listens on the configured addresses and serves what these shards say. `workers` are the
+    /// names behind the links, in the order of the links.
+    ///
+    /// # Errors
+    /// An address cannot be bound, or the token cannot be read.
+    pub fn start(config: &Config, shards: Vec<ShardHandle>, workers: Vec<String>) -> Result<Self> {
+        let token = read_token(&config.admin_token_file)?;
+        let listeners = config.admin_listen.iter().map(bind).collect::<Result<Vec<_>>>()?;
+        let addresses = listeners.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?;
+        let workers = Arc::new(RwLock::new(workers));
+        let stats: Vec<_> = shards.iter().map(|shard| Arc::clone(shard.stats())).collect();
+        let readiness = Arc::new(Readiness::new(stats.clone()));
+        let metrics = Metrics::new(stats, Arc::clone(&workers), Arc::clone(&readiness));
+        let guard = Guard::new(token, config.admin_hosts.clone());
+        let routes = Routes::new(metrics, Arc::clone(&readiness), guard, shards, Arc::clone(&workers));
+        let (stop, thread) = server::start(listeners, routes)?;
+        for address in &addresses {
+            tracing::info!(%address, "metrics and page");
+        }
+        Ok(Self { addresses, readiness, workers, _stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Where it listens, with the ports that the kernel chose.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Whether the gateway takes new clients; false from the begin of a drain on.
+    pub fn set_ready(&self, ready: bool) {
+        self.readiness.set_accepting(ready);
+    }
+
+    /// The names behind the links, after a reload.
+    pub fn set_workers(&self, workers: Vec<String>) {
+        *self.workers.write().expect("no panic while it is held") = workers;
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        drop(self._stop.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been printed, and this may be unwinding itself.
+            drop(thread.join());
+        }
+    }
+}
+
+fn bind(address: &SocketAddr) -> Result<TcpListener> {
+    let listener = TcpListener::bind(address).with_context(|| {
+        format!("cannot serve metrics on {address}; --admin-listen chooses another address (port 0: any)")
+    })?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+fn read_token(path: &Path) -> Result<Option<Vec<u8>>> {
+    if path.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let text =
+        fs::read(path).with_context(|| format!("admin_token_file {} cannot be read", path.display()))?;
+    let token = text.trim_ascii();
+    if token.len() < TOKEN_BYTES_MIN || !token.iter().all(u8::is_ascii_graphic) {
+        bail!(
+            "admin_token_file {}: a token has at least {TOKEN_BYTES_MIN} printable characters and no space; \
+             `head -c 32 /dev/urandom | base64 > FILE` makes one",
+            path.display()
+        );
+    }
+    Ok(Some(token.to_vec()))
+}
