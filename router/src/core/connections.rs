@@ -221,3 +221,94 @@ fn set(words: &mut [u64], index: usize, value: bool) {
         words[index / WORD_SLOTS] &= !bit;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Insert,
+        Remove,
+        Open,
+        Shut,
+        Pop,
+    }
+
+    fn step() -> impl Strategy<Value = (Step, ConnectionId)> {
+        let step = prop_oneof![
+            4 => Just(Step::Insert),
+            3 => Just(Step::Remove),
+            3 => Just(Step::Open),
+            2 => Just(Step::Shut),
+            1 => Just(Step::Pop),
+        ];
+        let slot = prop_oneof![0..4u32, 510..514u32, Just((1 << 24) - 1)];
+        (step, slot, 0..3u32)
+            .prop_map(|(step, slot, generation)| (step, ConnectionId::new(7, slot, generation)))
+    }
+
+    proptest! {
+        #[test]
+        fn the_table_is_a_map_by_slot(steps in prop::collection::vec(step(), 0..200)) {
+            let mut table = Connections::new(7);
+            let mut model: HashMap<u32, (ConnectionId, Phase, Option<SessionRef>)> = HashMap::new();
+            for (number, (step, id)) in (1u64..).zip(steps) {
+                let live = model.get_mut(&id.slot()).filter(|entry| entry.0 == id);
+                match step {
+                    Step::Insert => {
+                        let replaced = model.insert(id.slot(), (id, Phase::Pending, None));
+                        prop_assert_eq!(table.insert(id), replaced.map(|(id, _, session)| (id, session)));
+                    }
+                    Step::Remove => {
+                        let expected = live.map(|entry| entry.2);
+                        prop_assert_eq!(table.remove(id), expected);
+                        if expected.is_some() {
+                            model.remove(&id.slot());
+                        }
+                    }
+                    Step::Open => {
+                        let pending = live.filter(|entry| entry.1 == Phase::Pending);
+                        prop_assert_eq!(table.open(id, SessionRef(number)), pending.is_some());
+                        if let Some(entry) = pending {
+                            *entry = (id, Phase::Open, Some(SessionRef(number)));
+                        }
+                    }
+                    Step::Shut => {
+                        let open = live.filter(|entry| entry.1 == Phase::Open);
+                        prop_assert_eq!(table.shut(id), open.is_some());
+                        if let Some(entry) = open {
+                            entry.1 = Phase::Shut;
+                        }
+                    }
+                    Step::Pop => match table.pop() {
+                        None => prop_assert!(model.is_empty()),
+                        Some((id, session)) => {
+                            let expected = model.remove(&id.slot()).map(|entry| (entry.0, entry.2));
+                            prop_assert_eq!(expected, Some((id, session)));
+                        }
+                    },
+                }
+                prop_assert_eq!(table.count(), model.len());
+                let entry = model.get(&id.slot()).filter(|entry| entry.0 == id);
+                prop_assert_eq!(table.phase(id), entry.map(|entry| entry.1));
+                prop_assert_eq!(table.session(id), entry.and_then(|entry| entry.2));
+                let foreign = ConnectionId::new(8, id.slot(), id.generation());
+                prop_assert!(!table.is_for(foreign) && table.phase(foreign).is_none());
+            }
+            while let Some((id, _)) = table.pop() {
+                prop_assert!(model.remove(&id.slot()).is_some());
+            }
+            prop_assert!(model.is_empty() && table.count() == 0);
+        }
+    }
+
+    #[test]
+    fn a_connection_costs_little() {
+        assert!(size_of::<Page>() <= PAGE_SLOTS * 12 + 256, "{} bytes", size_of::<Page>());
+    }
+}

@@ -47,9 +47,13 @@ impl From<Refusal> for Ended {
 }
 
 /// Serves one accepted connection until it ends.
-pub(super) async fn serve<H: Handler>(server: Rc<Server<H>>, stream: Stream) {
-    let stream = Rc::new(stream);
-    let mut reader = Reader { stream: stream.clone(), buffer: Vec::with_capacity(READ_BYTES), start: 0 };
+pub(super) async fn serve<H: Handler>(server: Rc<Server<H>>, stream: Rc<Stream>) {
+    let mut reader = Reader {
+        stream: stream.clone(),
+        buffer: Vec::new(),
+        start: 0,
+        read_bytes: PAYLOAD_BYTES_MAX as usize,
+    };
     let timeout = Duration::from_millis(server.handshake_timeout_ms);
     let shaken = tokio::time::timeout(timeout, handshake(&server, &mut reader)).await;
     let attachment = match shaken.unwrap_or(Err(Ended::Timeout)) {
@@ -65,6 +69,7 @@ pub(super) async fn serve<H: Handler>(server: Rc<Server<H>>, stream: Stream) {
             return;
         }
     };
+    reader.read_bytes = READ_BYTES;
     let wake = Rc::new(Notify::new());
     server.enter(attachment, stream.clone(), wake.clone());
     tracing::info!(peer = stream.peer, "link up");
@@ -149,6 +154,8 @@ struct Reader {
     buffer: Vec<u8>,
     /// Bytes of the buffer that have been taken.
     start: usize,
+    /// Bytes to ask for, at least a quarter of them.
+    read_bytes: usize,
 }
 
 impl Reader {
@@ -171,8 +178,8 @@ impl Reader {
             self.start = 0;
         }
         let length = self.buffer.len();
-        if self.buffer.capacity() - length < READ_BYTES / 4 {
-            self.buffer.reserve(READ_BYTES);
+        if self.buffer.capacity() - length < self.read_bytes / 4 {
+            self.buffer.reserve(self.read_bytes);
         }
         let (read, slice) = self.stream.read(std::mem::take(&mut self.buffer).slice(length..)).await;
         self.buffer = slice.into_inner();

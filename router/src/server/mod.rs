@@ -9,7 +9,7 @@ use std::{
     cell::RefCell,
     collections::HashMap,
     io,
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -71,6 +71,7 @@ impl Worker {
             core: RefCell::new(core),
             stats: self.stats,
             sockets: RefCell::default(),
+            streams: RefCell::default(),
             pump: Notify::new(),
             started: Instant::now(),
             handshake_timeout_ms: self.config.handshake_timeout_ms,
@@ -93,7 +94,10 @@ pub fn serve<H: Handler>(
 struct Server<H> {
     core: RefCell<Core<H>>,
     stats: Arc<Stats>,
+    /// The connections that carry links.
     sockets: RefCell<HashMap<LinkId, LinkSocket>>,
+    /// All connections, also those in the handshake.
+    streams: RefCell<Vec<Weak<Stream>>>,
     pump: Notify,
     started: Instant,
     handshake_timeout_ms: u64,
@@ -175,10 +179,16 @@ impl<H: Handler> Server<H> {
         });
     }
 
+    /// A connection was accepted.
+    fn accepted(&self, stream: &Rc<Stream>) {
+        let mut streams = self.streams.borrow_mut();
+        streams.retain(|stream| stream.strong_count() > 0);
+        streams.push(Rc::downgrade(stream));
+    }
+
     fn close_all(&self) {
-        for (_, socket) in self.sockets.borrow_mut().drain() {
-            socket.stream.shut_down();
-            socket.wake.notify_one();
+        for stream in self.streams.borrow().iter().filter_map(Weak::upgrade) {
+            stream.shut_down();
         }
     }
 }
@@ -214,7 +224,7 @@ async fn serve_until_shutdown<H: Handler>(
     for task in &tasks {
         task.abort();
     }
-    // tokio-uring waits for ops in the kernel when its runtime is dropped: end them all.
+    // The tasks of the links end with their connections.
     server.close_all();
     let closed = async {
         while Rc::strong_count(&server) > 1 {
@@ -284,6 +294,8 @@ async fn accept<H: Handler>(server: Rc<Server<H>>, listener: AsyncListener) {
     loop {
         match listener.accept().await {
             Ok(stream) => {
+                let stream = Rc::new(stream);
+                server.accepted(&stream);
                 tokio_uring::spawn(link::serve(server.clone(), stream));
             }
             Err(error) => {

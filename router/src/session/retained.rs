@@ -167,20 +167,9 @@ impl Retained {
     /// The first chunk is acknowledged to its end.
     fn drop_front(&mut self) {
         self.acked_offset = 0;
-        if self.chunks.len() == 1 {
-            // The only chunk: everything was sent and acknowledged. Reuse it in place.
-            debug_assert_eq!((self.acked, self.pending_bytes), (self.end, 0));
-            self.sent_offset = 0;
-            self.chunks[0].clear();
-            if self.chunks[0].capacity() > CHUNK_BYTES {
-                self.chunks.clear();
-            }
-            self.sent_chunk = 0;
-            return;
-        }
-        let mut chunk = self.chunks.pop_front().expect("there are two");
+        let mut chunk = self.chunks.pop_front().expect("there is a first");
         if self.sent_chunk == 0 {
-            // Frame `sent` would start where this chunk ended: that is the next one's start.
+            // Frame `sent` starts where this chunk ended, which is the start of the next.
             self.sent_offset = 0;
         } else {
             self.sent_chunk -= 1;

@@ -112,6 +112,9 @@ impl Link {
                 self.dial();
             }
             self.turn();
+            // LINK_PROOF.
+            let out = self.peer.fill();
+            self.write(&out);
         }
     }
 

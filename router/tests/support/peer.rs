@@ -94,6 +94,22 @@ impl Peer {
         }
     }
 
+    pub fn with_secret(mut self, secret: Option<&[u8]>) -> Self {
+        self.secret = secret.map(<[u8]>::to_vec);
+        self
+    }
+
+    /// What the worker is granted, in bytes.
+    pub fn with_window(mut self, window_in_bytes: u32) -> Self {
+        self.window_in_bytes = window_in_bytes;
+        self
+    }
+
+    pub fn with_frame_bytes_max(mut self, frame_bytes_max: u32) -> Self {
+        self.frame_bytes_max = frame_bytes_max;
+        self
+    }
+
     /// A TCP connection is up: says hello.
     pub fn connected(&mut self) {
         self.nonce = self.nonce.wrapping_add(1);

@@ -1,0 +1,219 @@
+//! Random schedules: bytes in any pieces, connections cut anywhere, acknowledgements late.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::handlers::{Echo, Route, route};
+
+#[derive(Clone, Debug)]
+enum Step {
+    Message { gateway: usize, slot: u32, to: u8, bytes: usize },
+    GatewayWrites { gateway: usize },
+    WorkerReads { gateway: usize, bytes: usize },
+    WorkerWrites { gateway: usize, bytes: usize },
+    GatewayReads { gateway: usize, bytes: usize },
+    Pump,
+    Cut { gateway: usize },
+    WithholdAcks { gateway: usize, withhold: bool },
+}
+
+const GATEWAYS: usize = 2;
+const SLOTS: u32 = 3;
+
+fn step() -> impl Strategy<Value = Step> {
+    let gateway = 0..GATEWAYS;
+    let bytes = prop_oneof![0..40usize, 0..2_000usize, Just(usize::MAX)];
+    prop_oneof![
+        6 => (gateway.clone(), 0..SLOTS, any::<u8>(), 0..400usize)
+            .prop_map(|(gateway, slot, to, bytes)| Step::Message { gateway, slot, to, bytes }),
+        4 => gateway.clone().prop_map(|gateway| Step::GatewayWrites { gateway }),
+        6 => (gateway.clone(), bytes.clone()).prop_map(|(gateway, bytes)| Step::WorkerReads { gateway, bytes }),
+        4 => (gateway.clone(), bytes.clone())
+            .prop_map(|(gateway, bytes)| Step::WorkerWrites { gateway, bytes }),
+        6 => (gateway.clone(), bytes).prop_map(|(gateway, bytes)| Step::GatewayReads { gateway, bytes }),
+        2 => Just(Step::Pump),
+        1 => gateway.clone().prop_map(|gateway| Step::Cut { gateway }),
+        1 => (gateway, any::<bool>()).prop_map(|(gateway, withhold)| Step::WithholdAcks { gateway, withhold }),
+    ]
+}
+
+struct World<H> {
+    rig: Rig<H>,
+    links: Vec<(Peer, Wire)>,
+}
+
+impl<H: Handler> World<H> {
+    fn new(handler: H, window_in_bytes: u32, pending_bytes_max: usize) -> Self {
+        let config = WorkerConfig { pending_bytes_max, ..WorkerConfig::default() };
+        let mut rig = Rig::new(config, handler);
+        let links = (0..GATEWAYS)
+            .map(|gateway| {
+                let peer =
+                    Peer::new(1 + gateway as u8, 0).with_frame_bytes_max(500).with_window(window_in_bytes);
+                let (mut peer, mut wire) = rig.link_up(peer);
+                for slot in 0..SLOTS {
+                    peer.open(peer.id(slot), format!("{gateway}.{slot}").as_bytes());
+                }
+                rig.settle(&mut peer, &mut wire);
+                (peer, wire)
+            })
+            .collect();
+        Self { rig, links }
+    }
+
+    fn step(&mut self, step: &Step, mut body: impl FnMut(u8, usize) -> Vec<u8>) {
+        match *step {
+            Step::Message { gateway, slot, to, bytes } => {
+                let peer = &mut self.links[gateway].0;
+                peer.message(peer.id(slot), &body(to, bytes), false);
+            }
+            Step::GatewayWrites { gateway } => {
+                let (peer, wire) = &mut self.links[gateway];
+                self.rig.gateway_writes(peer, wire);
+            }
+            Step::WorkerReads { gateway, bytes } => {
+                self.rig.worker_reads(&mut self.links[gateway].1, bytes).unwrap();
+            }
+            Step::WorkerWrites { gateway, bytes } => {
+                self.rig.worker_writes(&mut self.links[gateway].1, bytes);
+            }
+            Step::GatewayReads { gateway, bytes } => {
+                let (peer, wire) = &mut self.links[gateway];
+                self.rig.gateway_reads(peer, wire, bytes);
+            }
+            Step::Pump => {
+                self.rig.core.pump();
+            }
+            Step::Cut { gateway } => {
+                let (peer, wire) = &mut self.links[gateway];
+                self.rig.dial(peer, wire);
+            }
+            Step::WithholdAcks { gateway, withhold } => self.links[gateway].0.withhold_acks = withhold,
+        }
+    }
+
+    fn settle(&mut self) {
+        let mut links: Vec<_> = self.links.iter_mut().map(|(peer, wire)| (peer, wire)).collect();
+        for (peer, _) in &mut links {
+            peer.withhold_acks = false;
+        }
+        self.rig.settle_all(&mut links);
+        for (peer, _) in &self.links {
+            assert_eq!(peer.unacknowledged(), 0);
+        }
+        assert!(!self.rig.core.has_held() && !self.rig.core.pump());
+    }
+}
+
+/// Gateway and slot.
+type User = (usize, u32);
+
+/// Windows from the smallest that the worker accepts.
+fn windows() -> impl Strategy<Value = (u32, usize)> {
+    (prop_oneof![532..2_000u32, Just(1 << 20)], prop_oneof![Just(0usize), 0..4_000usize, Just(1 << 20)])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { max_shrink_iters: 2_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_message_is_answered_once_and_in_order(
+        (window, pending) in windows(),
+        steps in prop::collection::vec(step(), 0..300),
+    ) {
+        let mut world = World::new(Echo, window, pending);
+        let mut sent: HashMap<(usize, u32), Vec<Vec<u8>>> = HashMap::new();
+        let mut number = 0u32;
+        for step in &steps {
+            world.step(step, |_, bytes| {
+                number += 1;
+                let Step::Message { gateway, slot, .. } = *step else { unreachable!() };
+                let mut body = number.to_be_bytes().to_vec();
+                body.resize(4 + bytes, number as u8);
+                sent.entry((gateway, slot)).or_default().push(body.clone());
+                body
+            });
+        }
+        world.settle();
+        for (gateway, (peer, _)) in world.links.iter().enumerate() {
+            for slot in 0..SLOTS {
+                let expected = sent.remove(&(gateway, slot)).unwrap_or_default();
+                prop_assert_eq!(peer.messages(peer.id(slot)), expected);
+            }
+            // Each frame, OPEN or DATA, has one reply, which stands before its acknowledgement.
+            prop_assert!(peer.acks.iter().all(|&(position, replies)| replies as u64 >= position));
+        }
+    }
+
+    #[test]
+    fn messages_between_gateways_arrive_once_and_in_order(
+        (window, pending) in windows(),
+        steps in prop::collection::vec(step(), 0..300),
+    ) {
+        let mut world = World::new(Route::default(), window, pending);
+        let mut sent: HashMap<User, Vec<(User, u32)>> = HashMap::new();
+        let mut number = 0u32;
+        for step in &steps {
+            world.step(step, |to, bytes| {
+                number += 1;
+                let Step::Message { gateway, slot, .. } = *step else { unreachable!() };
+                let receiver = (usize::from(to) % GATEWAYS, u32::from(to / 2) % SLOTS);
+                sent.entry((gateway, slot)).or_default().push((receiver, number));
+                let key = format!("{}.{}", receiver.0, receiver.1);
+                let mut body = vec![route::OP_SEND];
+                body.extend(number.to_be_bytes());
+                body.extend((key.len() as u16).to_be_bytes());
+                body.extend(key.as_bytes());
+                body.resize(body.len() + bytes, 0);
+                body
+            });
+        }
+        world.settle();
+        let id_of = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().unwrap());
+        let (mut busy, mut delivered) = (Vec::new(), HashMap::new());
+        for (gateway, (peer, _)) in world.links.iter().enumerate() {
+            for slot in 0..SLOTS {
+                let (mut receipts, mut received) = (Vec::new(), Vec::new());
+                for message in peer.messages(peer.id(slot)) {
+                    match message[0] {
+                        route::OP_RECEIPT => {
+                            receipts.push(id_of(&message[2..6]));
+                            if message[1] == route::Status::Busy as u8 {
+                                busy.push(id_of(&message[2..6]));
+                            } else {
+                                prop_assert_eq!(message[1], route::Status::Delivered as u8);
+                            }
+                        }
+                        op => {
+                            prop_assert_eq!(op, route::OP_DELIVER);
+                            received.push(id_of(&message[2..6]));
+                        }
+                    }
+                }
+                let expected: Vec<u32> = sent
+                    .get(&(gateway, slot))
+                    .map(|sent| sent.iter().map(|message| message.1).collect())
+                    .unwrap_or_default();
+                prop_assert_eq!(receipts, expected, "one receipt per message, in order");
+                delivered.insert((gateway, slot), received);
+            }
+        }
+        for messages in sent.values() {
+            for receiver in delivered.keys() {
+                let expected: Vec<u32> = messages
+                    .iter()
+                    .filter(|message| message.0 == *receiver && !busy.contains(&message.1))
+                    .map(|message| message.1)
+                    .collect();
+                let ours: Vec<u32> = delivered[receiver]
+                    .iter()
+                    .copied()
+                    .filter(|id| messages.iter().any(|message| message.1 == *id))
+                    .collect();
+                prop_assert_eq!(ours, expected);
+            }
+        }
+    }
+}
