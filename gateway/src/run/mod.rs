@@ -19,6 +19,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use roost_protocol::InstanceId;
 
 use crate::{
+    admin::Admin,
     config::{self, Config, Loaded, Options},
     core::{
         CoreConfig,
@@ -70,6 +71,8 @@ pub fn run(loaded: &Loaded, options: &Options, log_level: &LevelHandle) -> Resul
         predecessor.take_over().context("the predecessor went away during the hand-over")?;
     }
     let will = handover_socket(config).map(handover::Will::write).transpose()?;
+    let link_names: Vec<_> = workers.iter().map(|worker| worker.config.name.clone()).collect();
+    let admin = Admin::start(config, fleet.control(), link_names.clone())?;
     let addresses = listeners::addresses(&listeners)?;
     let names: Vec<_> = config.workers.iter().map(ToString::to_string).collect();
     preflight::banner(config, &features, connections_max, &addresses, &names);
@@ -81,10 +84,13 @@ pub fn run(loaded: &Loaded, options: &Options, log_level: &LevelHandle) -> Resul
         fleet: &fleet,
         listeners: &listeners,
         will,
+        admin: Some(admin),
+        link_names,
         options,
         log_level,
     };
     running.serve()?;
+    drop(running);
     fleet.stop()?;
     if let Some(embedded) = embedded {
         embedded.stop();

@@ -15,6 +15,7 @@ use signal_hook::{
 
 use super::{Fleet, configured_workers, core_config, handover};
 use crate::{
+    admin::Admin,
     config::{Changes, Config, Environment, Options, load},
     core::{Command, CoreConfig, stats::Stat},
     logging::LevelHandle,
@@ -32,6 +33,10 @@ pub(super) struct Running<'a> {
     pub(super) fleet: &'a Fleet,
     pub(super) listeners: &'a [OwnedFd],
     pub(super) will: Option<handover::Will>,
+    /// None while a successor takes over: it wants the same addresses.
+    pub(super) admin: Option<Admin>,
+    /// The workers behind the links, in the order of the links.
+    pub(super) link_names: Vec<String>,
     pub(super) options: &'a Options,
     pub(super) log_level: &'a LevelHandle,
 }
@@ -98,21 +103,35 @@ impl Running<'_> {
             core.per_ip = Some(per_ip.clone());
         }
         self.fleet.configure(&core, &workers);
+        for worker in &workers {
+            if !self.link_names.contains(&worker.config.name) {
+                self.link_names.push(worker.config.name.clone());
+            }
+        }
+        if let Some(admin) = &self.admin {
+            admin.set_workers(self.link_names.clone());
+        }
         self.core = core;
         Ok(())
     }
 
     /// Returns whether a successor has taken over.
-    fn hand_over(&self, heir: handover::Heir) -> bool {
+    fn hand_over(&mut self, heir: handover::Heir) -> bool {
         tracing::info!("a successor asks for the listeners");
-        if let Err(error) = heir.hand_over(self.listeners) {
-            tracing::error!(%error, "the hand-over failed; this process goes on");
-            return false;
+        self.admin = None;
+        let Err(error) = heir.hand_over(self.listeners) else { return true };
+        tracing::error!(%error, "the hand-over failed; this process goes on");
+        match Admin::start(&self.config, self.fleet.control(), self.link_names.clone()) {
+            Ok(admin) => self.admin = Some(admin),
+            Err(error) => tracing::error!("no metrics from here on: {error:#}"),
         }
-        true
+        false
     }
 
     fn drain(&self, signals: &mut Signals) -> Result<()> {
+        if let Some(admin) = &self.admin {
+            admin.set_ready(false);
+        }
         let over_ms = self.drain_over_ms();
         tracing::info!(over_ms, connections = self.fleet.sum(Stat::Connections), "draining");
         self.fleet.command(&Command::Drain { over_ms });
