@@ -1,0 +1,283 @@
+"""The link protocol's frames (SPEC.md, part 3) as bytes and back, the routing hash and the proofs.
+
+A frame is a dict: "type" by name, "flags", "aux", "connection", and the fields of its payload.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+import struct
+
+VERSION = 1
+HEADER_BYTES = 16
+EDGE_HEADER_BYTES = 4
+HANDSHAKE_BYTES_MAX = 256  # the longest payload in a handshake
+WELCOME_PROVEN_BYTES = 48  # what proofs cover of LINK_WELCOME
+NO_INSTANCE = bytes(16)
+FLAG_RESENT, FLAG_ALL = 0x01, 0x02
+SHARDS_MAX, FRAME_BYTES_LIMIT = 256, 2**24 - 1
+KEY_BYTES_MAX, TOKEN_BYTES_MAX = 256, 4096
+
+TYPES = {
+    1: "LINK_HELLO", 2: "LINK_WELCOME", 3: "LINK_PROOF", 4: "LINK_REFUSE", 5: "ACK", 6: "PING",
+    7: "PONG", 8: "DRAINING", 16: "OPEN", 17: "ACCEPT", 18: "REJECT", 19: "DATA", 20: "CLOSED",
+    21: "CLOSE", 22: "MULTICAST", 23: "BROADCAST", 24: "REOPEN", 25: "MOVED", 26: "RELAY",
+}
+CODES = {name: code for code, name in TYPES.items()}
+REFUSALS = {1: "version", 2: "a secret is required", 3: "the secrets differ", 4: "malformed"}
+REASON_MOVED = 25
+
+
+class LinkError(Exception):
+    """A frame that breaks the protocol; args[0] names the error."""
+
+
+def is_sequenced(kind):
+    """Whether frames of this type are counted, kept until acknowledged, and sent again."""
+    return CODES[kind] >= 16
+
+
+def payload_bytes_max(frame_bytes_max):
+    return 4 + frame_bytes_max + 65536
+
+
+# --- header ---
+
+def split(data, bytes_max):
+    """The first frame's (header, payload bytes), or None while it is not whole."""
+    if len(data) < HEADER_BYTES:
+        return None
+    payload_bytes, code, flags, aux, connection = struct.unpack_from(">IBBHQ", data)
+    if code not in TYPES:
+        raise LinkError("unknown_type")
+    kind = TYPES[code]
+    allowed = FLAG_ALL if kind == "BROADCAST" else FLAG_RESENT if is_sequenced(kind) else 0
+    if flags & ~allowed:
+        raise LinkError("reserved_flags")
+    if payload_bytes > bytes_max:
+        raise LinkError("oversize")
+    if len(data) < HEADER_BYTES + payload_bytes:
+        return None
+    header = {"type": kind, "flags": flags, "aux": aux, "connection": connection}
+    return header, bytes(data[HEADER_BYTES:HEADER_BYTES + payload_bytes])
+
+
+def encode(kind, payload=b"", connection=0, aux=0, flags=0):
+    """A whole frame around a payload."""
+    return struct.pack(">IBBHQ", len(payload), CODES[kind], flags, aux, connection) + payload
+
+
+# --- payloads ---
+
+def message(payload):
+    """An edge MESSAGE frame, which DATA, MULTICAST and BROADCAST carry verbatim."""
+    return b"\x03" + len(payload).to_bytes(3, "big") + payload
+
+
+def encode_frame(frame):
+    """A whole frame from its dict."""
+    kind, aux = frame["type"], frame["aux"]
+    if kind == "LINK_HELLO":
+        payload = struct.pack(">BBHHH16s16s16sQII", VERSION, 0, frame["shard"], frame["shards"], 0,
+                              frame["gateway"], frame["nonce"], frame["expected_worker"],
+                              frame["received_position"], frame["window_bytes"], frame["frame_bytes_max"])
+    elif kind == "LINK_WELCOME":
+        payload = encode_welcome_proven(frame) + encode_proof(frame["proof"])
+    elif kind == "LINK_PROOF":
+        payload = encode_proof(frame["proof"])
+    elif kind == "LINK_REFUSE":
+        payload, aux = b"", frame["refusal"]
+    elif kind == "ACK":
+        payload = struct.pack(">Q", frame["position"])
+    elif kind in ("PING", "PONG"):
+        payload = frame["payload"]
+    elif kind == "OPEN":
+        payload = struct.pack(">Q", frame["routing_hash"]) + encode_peer(frame["peer"])
+        payload += counted(frame["key"]) + counted(frame["token"])
+    elif kind == "ACCEPT":
+        payload = struct.pack(">Q", frame["session"])
+    elif kind in ("REJECT", "CLOSE"):
+        payload = struct.pack(">I", frame["retry_after_ms"])
+    elif kind in ("DATA", "BROADCAST"):
+        payload = message(frame["message"])
+    elif kind == "MULTICAST":
+        ids = frame["ids"]
+        payload = struct.pack(f">I{len(ids)}Q", len(ids), *ids) + message(frame["message"])
+    elif kind == "REOPEN":
+        payload = struct.pack(">QQ", frame["routing_hash"], frame["session"])
+    elif kind == "RELAY":
+        payload = struct.pack(">Q", frame["routing_hash"]) + frame["payload"]
+    else:  # DRAINING, CLOSED, MOVED
+        payload = b""
+    return encode(kind, payload, frame["connection"], aux, frame["flags"])
+
+
+def decode_frame(header, payload, frame_bytes_max):
+    """The frame's dict, from what split gave; raises LinkError unless it follows its layout."""
+    kind, frame = header["type"], dict(header)
+    if kind == "LINK_HELLO":
+        check_version(payload)
+        flags = payload[1] if len(payload) > 1 else 0
+        if flags:
+            raise LinkError("reserved_flags")
+        (_, _, frame["shard"], frame["shards"], zero, frame["gateway"], frame["nonce"],
+         frame["expected_worker"], frame["received_position"], frame["window_bytes"],
+         frame["frame_bytes_max"]) = unpack(">BBHHH16s16s16sQII", payload)
+        check(zero == 0 and frame["gateway"] != NO_INSTANCE)
+        check(frame["shard"] < frame["shards"] <= SHARDS_MAX)
+        check(frame["frame_bytes_max"] <= FRAME_BYTES_LIMIT)
+    elif kind == "LINK_WELCOME":
+        check_version(payload)
+        if len(payload) > 1 and payload[1] & ~1:
+            raise LinkError("reserved_flags")
+        (_, flags, zero, frame["window_bytes"], frame["worker"], frame["nonce"],
+         frame["received_position"]) = unpack(">BBHI16s16sQ", payload[:WELCOME_PROVEN_BYTES])
+        frame["resumed"] = flags == 1
+        frame["proof"] = decode_proof(payload[WELCOME_PROVEN_BYTES:])
+        check(zero == 0 and frame["window_bytes"] > 0 and frame["worker"] != NO_INSTANCE)
+        check(frame["resumed"] or frame["received_position"] == 0)
+    elif kind == "LINK_PROOF":
+        frame["proof"] = decode_proof(payload)
+    elif kind == "LINK_REFUSE":
+        check(not payload)
+        frame["refusal"] = header["aux"] if header["aux"] in REFUSALS else 4
+    elif kind == "ACK":
+        (frame["position"],) = unpack(">Q", payload)
+    elif kind in ("PING", "PONG"):
+        check(len(payload) <= 8)
+        frame["payload"] = payload
+    elif kind == "OPEN":
+        (frame["routing_hash"],) = unpack(">Q", payload[:8])
+        frame["peer"], rest = split_peer(payload[8:])
+        frame["key"], rest = split_counted(rest, KEY_BYTES_MAX)
+        frame["token"], rest = split_counted(rest, TOKEN_BYTES_MAX)
+        check(not rest)
+    elif kind == "ACCEPT":
+        (frame["session"],) = unpack(">Q", payload)
+    elif kind in ("REJECT", "CLOSE"):
+        (frame["retry_after_ms"],) = unpack(">I", payload or bytes(4))
+    elif kind in ("DATA", "BROADCAST"):
+        frame["message"] = decode_message(payload, frame_bytes_max)
+    elif kind == "MULTICAST":
+        (count,) = unpack(">I", payload[:4])
+        check(len(payload) >= 4 + 8 * count)
+        frame["ids"] = list(struct.unpack_from(f">{count}Q", payload, 4))
+        frame["message"] = decode_message(payload[4 + 8 * count:], frame_bytes_max)
+    elif kind == "REOPEN":
+        frame["routing_hash"], frame["session"] = unpack(">QQ", payload)
+    elif kind == "RELAY":
+        (frame["routing_hash"],) = unpack(">Q", payload[:8])
+        frame["payload"] = payload[8:]
+    else:  # DRAINING, CLOSED, MOVED
+        check(not payload)
+    return frame
+
+
+def encode_welcome_proven(frame):
+    """LINK_WELCOME's payload up to the proof: what proofs cover."""
+    return struct.pack(">BBHI16s16sQ", VERSION, 1 if frame["resumed"] else 0, 0, frame["window_bytes"],
+                       frame["worker"], frame["nonce"], frame["received_position"])
+
+
+def decode_message(data, frame_bytes_max):
+    """The payload of exactly one whole edge MESSAGE."""
+    check(len(data) >= EDGE_HEADER_BYTES and data[0] == 3)
+    payload_bytes = int.from_bytes(data[1:EDGE_HEADER_BYTES], "big")
+    check(payload_bytes <= frame_bytes_max and len(data) == EDGE_HEADER_BYTES + payload_bytes)
+    return data[EDGE_HEADER_BYTES:]
+
+
+def encode_proof(proof):
+    return b"\x00" if proof is None else bytes([len(proof)]) + proof
+
+
+def decode_proof(data):
+    check(data and data[0] in (0, 32) and len(data) == 1 + data[0])
+    return data[1:] or None
+
+
+def encode_peer(peer):
+    """None, or (address, port)."""
+    if peer is None:
+        return b"\x00"
+    address = ipaddress.ip_address(peer[0])
+    return bytes([address.version]) + address.packed + struct.pack(">H", peer[1])
+
+
+def split_peer(data):
+    check(data and data[0] in (0, 4, 6))
+    if data[0] == 0:
+        return None, data[1:]
+    end = 1 + {4: 4, 6: 16}[data[0]]
+    check(len(data) >= end + 2)
+    address = str(ipaddress.ip_address(data[1:end]))
+    return (address, int.from_bytes(data[end:end + 2], "big")), data[end + 2:]
+
+
+def counted(field):
+    return struct.pack(">H", len(field)) + field
+
+
+def split_counted(data, bytes_max):
+    check(len(data) >= 2)
+    end = 2 + int.from_bytes(data[:2], "big")
+    check(len(data) >= end and end - 2 <= bytes_max)
+    return data[2:end], data[end:]
+
+
+def unpack(layout, data):
+    check(len(data) == struct.calcsize(layout))
+    return struct.unpack(layout, data)
+
+
+def check_version(payload):
+    check(payload)
+    if payload[0] != VERSION:
+        raise LinkError("version")
+
+
+def check(condition):
+    if not condition:
+        raise LinkError("malformed")
+
+
+# --- routing and proofs ---
+
+U64 = 2**64 - 1
+
+
+def mix(x):
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9 & U64
+    x = (x ^ x >> 27) * 0x94d049bb133111eb & U64
+    return x ^ x >> 31
+
+
+def fnv1a(data):
+    value = 0xcbf29ce484222325
+    for byte in data:
+        value = (value ^ byte) * 0x100000001b3 & U64
+    return value
+
+
+def routing_hash(data):
+    return mix(fnv1a(data))
+
+
+def weight(key_hash, worker_hash):
+    return mix(key_hash ^ worker_hash)
+
+
+def owner(key, names):
+    """The worker, of these that are up, that a key belongs to; None if there is none."""
+    key_hash = routing_hash(key)
+    return max(names, key=lambda name: weight(key_hash, routing_hash(name.encode())), default=None)
+
+
+def prove(secret, side, hello, welcome):
+    """The proof of "worker" or "gateway" over LINK_HELLO's payload and LINK_WELCOME's proven part."""
+    label = b"roost-link-v1 " + side.encode()
+    return hmac.new(secret, label + hello + welcome, hashlib.sha256).digest()
+
+
+def verify(secret, side, hello, welcome, proof):
+    return hmac.compare_digest(prove(secret, side, hello, welcome), proof)
