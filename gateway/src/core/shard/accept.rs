@@ -20,7 +20,7 @@ const PAUSE_MS: u64 = 200;
 /// What is armed where.
 #[derive(Debug)]
 pub(super) struct Accepting {
-    /// Accepts in the kernel, per listener.
+    /// Slots in state Accepting, per listener: an accept or its cancel is in the kernel.
     armed: Vec<u32>,
     /// The ring that accepts now.
     ring: u32,
@@ -109,7 +109,6 @@ impl ShardCore {
 
     pub(super) fn on_accept(&mut self, io: &mut impl Io, slot: u32, result: i32) {
         let listener = self.table.cold(slot).rate_tick;
-        self.accepting.armed[usize::from(listener)] -= 1;
         if result < 0 {
             match -result {
                 errno::ECANCELED => {}
@@ -125,6 +124,7 @@ impl ShardCore {
             }
             return;
         }
+        self.accepting.armed[usize::from(listener)] -= 1;
         self.stats.inc(Stat::Accepts);
         self.stats.inc(Stat::Connections);
         self.set_state(slot, State::Handshaking);
@@ -172,8 +172,10 @@ impl ShardCore {
         true
     }
 
-    /// An accept has ended without a client.
+    /// An accept, and its cancel if there was one, has ended without a client.
     pub(super) fn release_accept(&mut self, slot: u32) {
+        let listener = self.table.cold(slot).rate_tick;
+        self.accepting.armed[usize::from(listener)] -= 1;
         self.table.free(slot);
     }
 
