@@ -71,9 +71,12 @@ impl ShardCore {
         for index in 0..self.links.len() {
             let silent_ms = self.now_ms.saturating_sub(self.links[index].heard_at_ms);
             if self.links[index].session.is_some() && silent_ms >= u64::from(self.cfg.link_failover_ms) {
-                // Fencing: what a worker that was only stopped says later must not be heard.
+                // Fencing: what a worker that was only stopped says later must not be heard. And
+                // the kernel may still be sending from what the session retains: join first.
                 self.break_link(io, index);
-                self.fail_session(io, index);
+                if self.links[index].state == LinkState::Down {
+                    self.fail_session(io, index);
+                }
             }
             let keepalive_ms = u64::from(self.keepalive_ms());
             let link = &mut self.links[index];
@@ -123,7 +126,7 @@ impl ShardCore {
                 LinkState::Up => (link.heard_at_ms.max(link.pinged_at_ms)) + keepalive_ms,
                 LinkState::Closing => u64::MAX,
             });
-            if link.session.is_some() {
+            if link.session.is_some() && link.state != LinkState::Closing {
                 at = at.min(link.heard_at_ms + failover_ms);
             }
         }
@@ -255,7 +258,8 @@ impl ShardCore {
             }
         }
         let link = &mut self.links[index];
-        let at_boundary = link.tx.is_at_boundary();
+        // The handshake comes before anything that an older connection may have broken off.
+        let at_boundary = !up || link.tx.is_at_boundary();
         if link.control_send.is_none() && !link.control.is_empty() && at_boundary {
             let Some(block) = self.pools.alloc(Class::LinkTx) else { return };
             let len = link.control.len().min(self.pools.block_bytes(Class::LinkTx) as usize);

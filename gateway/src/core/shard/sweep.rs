@@ -60,8 +60,14 @@ impl ShardCore {
         let blocked = hot.has(flag::BLOCKED);
         match hot.state() {
             State::Free | State::Accepting | State::Closing => return,
+            State::Handshaking if blocked => {}
             State::Handshaking | State::Opening => {
-                if !blocked && self.age_ms(hot.mark_tick) > self.cfg.handshake_timeout_ms {
+                // A worker may fail and another one take over while the client waits for it.
+                let failover_ms = match hot.state() {
+                    State::Opening => self.cfg.link_failover_ms,
+                    _ => 0,
+                };
+                if self.age_ms(hot.mark_tick) > self.cfg.handshake_timeout_ms + failover_ms {
                     return self.refuse(io, slot, Reason::HandshakeTimeout);
                 }
             }
