@@ -175,7 +175,12 @@ impl ShardCore {
     fn resend(&mut self, io: &mut impl Io, salvage: &[u8]) {
         for (mut header, payload) in salvaged_frames(salvage) {
             let worker = match header.link_type {
-                LinkType::Data | LinkType::Open => match self.find(header.connection) {
+                // An OPEN that was answered, though not acknowledged, has become a REOPEN.
+                LinkType::Open => match self.find(header.connection) {
+                    Some(slot) if self.hot(slot).state() == State::Opening => Some(self.hot(slot).worker),
+                    _ => None,
+                },
+                LinkType::Data => match self.find(header.connection) {
                     Some(slot) if self.hot(slot).has_session() => Some(self.hot(slot).worker),
                     _ => None,
                 },
