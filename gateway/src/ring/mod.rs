@@ -13,7 +13,8 @@
 //! | `error` | refusals, each with cause and remedy |
 //! | `ring` | one ring: set-up, submission, waiting, reaping |
 //! | `sqe` | an op as a submission entry |
-//! | `bank` | the driver: ops to rings, completions back, whose turn it is |
+//! | `bank` | many rings, and how each gets its turn |
+//! | `driver` | the driver: ops to rings, completions back |
 //! | `in_flight` | ops whose memory the kernel is using |
 //! | `memory` | the blocks |
 //! | `accept` | addresses of accepted clients |
@@ -23,6 +24,7 @@
 
 mod accept;
 mod bank;
+mod driver;
 mod error;
 mod features;
 mod in_flight;
@@ -35,6 +37,6 @@ mod sqe;
 mod teardown;
 mod trial;
 
-pub use bank::{Config, RING_SLOTS_MAX, UringDriver};
+pub use driver::{Config, RING_SLOTS_MAX, UringDriver};
 pub use error::Error;
 pub use features::{Features, FeaturesMax, Finding, State, Tier};

@@ -1,6 +1,11 @@
 //! One ring: set-up, submission, waiting, reaping.
 
-use std::{collections::VecDeque, io, time::Duration};
+use std::{
+    collections::VecDeque,
+    io,
+    sync::atomic::{Ordering, fence},
+    time::Duration,
+};
 
 use io_uring::{
     Builder, IoUring, cqueue, squeue,
@@ -66,6 +71,21 @@ impl Ring {
             .map_err(Error::system("register an eventfd with a ring"))
     }
 
+    /// Whether completions signal the registered eventfd.
+    ///
+    /// After switching it on look with [`Self::has_more`]: what came before signalled nobody.
+    pub(super) fn set_signals(&mut self, on: bool) {
+        let queue = self.uring.completion();
+        if on {
+            queue.enable_eventfd();
+            // The kernel notes deferred work, then looks at the switch; we switch, then look for
+            // work. With a full barrier between, one of the two sees the other.
+            fence(Ordering::SeqCst);
+        } else {
+            queue.disable_eventfd();
+        }
+    }
+
     /// Queues an entry; submits first if the queue is full.
     ///
     /// # Safety
@@ -105,14 +125,17 @@ impl Ring {
     }
 
     /// Like [`Self::submit`], and waits until there is a completion, at most for `timeout`.
-    pub(super) fn wait(&mut self, timeout: Duration) -> io::Result<()> {
+    /// False if the time ran out.
+    pub(super) fn wait(&mut self, timeout: Duration) -> io::Result<bool> {
         self.refill();
         if !self.backlog.is_empty() {
-            return self.submit();
+            return self.submit().map(|()| true);
         }
         let timeout = Timespec::from(timeout);
-        tolerate(self.uring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&timeout)))?;
-        Ok(())
+        match self.uring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&timeout)) {
+            Err(error) if error.raw_os_error() == Some(libc::ETIME) => Ok(false),
+            result => tolerate(result).map(|_| true),
+        }
     }
 
     /// Takes up to `room` completions and returns how many there were.
@@ -159,14 +182,14 @@ impl Ring {
     }
 }
 
-/// Results of io_uring_enter(2) that pass by themselves count as no progress: a deadline, a signal,
-/// no memory for requests right now, a completion queue to be reaped first.
+/// Results of io_uring_enter(2) that pass by themselves count as no progress: a signal, no memory
+/// for requests right now, a completion queue to be reaped first.
 fn tolerate(result: io::Result<usize>) -> io::Result<usize> {
     match result {
         Err(error)
             if matches!(
                 error.raw_os_error(),
-                Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ENOMEM)
+                Some(libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ENOMEM)
             ) =>
         {
             Ok(0)

@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    bank::{IGNORED, UringDriver},
+    driver::{IGNORED, UringDriver},
     sqe,
 };
 use crate::op::{Driver, Token};
@@ -32,7 +32,7 @@ impl Drop for UringDriver {
             drop(unsafe { OwnedFd::from_raw_fd(fd) });
         }
         // Rings before memory: with them goes the last way to start anything.
-        self.rings.clear();
+        self.bank.close();
         if joined {
             // SAFETY: `state` is not used again; this is the end of `self`.
             unsafe { ManuallyDrop::drop(&mut self.state) };
@@ -51,18 +51,16 @@ impl UringDriver {
         for (ring, target) in targets {
             let entry = sqe::cancel(target).user_data(Token::new(IGNORED, 0, 0).to_bits());
             // SAFETY: no memory is involved.
-            unsafe { self.rings[ring as usize].ring.push(&entry) };
+            unsafe { self.bank.push(ring, &entry) };
         }
         loop {
-            for bank_ring in &mut self.rings {
-                if bank_ring.ring.submit().is_err() {
-                    return false;
-                }
-                bank_ring.ring.reap(usize::MAX, |entry| self.state.complete(entry, &mut ignored));
-                ignored.clear();
+            let Self { bank, state, .. } = self;
+            if bank.flush(&mut |entry| state.complete(entry, &mut ignored)).is_err() {
+                return false;
             }
+            ignored.clear();
             let Some((ring, _)) = self.state.in_flight.all().next() else { return true };
-            if Instant::now() > deadline || self.rings[ring as usize].ring.wait(STEP).is_err() {
+            if Instant::now() > deadline || self.bank.wait_for(ring, STEP).is_err() {
                 return false;
             }
         }
