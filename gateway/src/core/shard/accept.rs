@@ -22,6 +22,8 @@ const PAUSE_MS: u64 = 200;
 pub(super) struct Accepting {
     /// Slots in state Accepting, per listener: an accept or its cancel is in the kernel.
     armed: Vec<u32>,
+    /// The listener whose turn it is.
+    next_listener: u16,
     /// The ring that accepts now.
     ring: u32,
     pub(super) slots_started: u32,
@@ -39,6 +41,7 @@ impl Accepting {
     pub(super) fn new(listeners: u16, ramp_per_s: u32) -> Self {
         Self {
             armed: vec![0; usize::from(listeners)],
+            next_listener: 0,
             ring: 0,
             slots_started: 0,
             wants_slots: false,
@@ -74,19 +77,27 @@ impl ShardCore {
         if self.accepting.stopped || self.now_ms < self.accepting.paused_until_ms {
             return;
         }
-        for listener in 0..self.cfg.listeners {
-            while self.accepting.armed[usize::from(listener)] < self.cfg.accepts_max {
-                if !self.accepting.ramp.take(self.now_ms) {
-                    self.accepting.ramp_until_ms = self.accepting.ramp.next_ms();
-                    return;
-                }
-                let Some(slot) = self.take_slot() else { return };
-                self.set_state(slot, State::Accepting);
-                // Before OPEN the rate fields are free: keep the listener there.
-                self.table.cold_mut(slot).rate_tick = listener;
-                self.accepting.armed[usize::from(listener)] += 1;
-                self.submit(io, slot, kind::ACCEPT, Op::Accept { slot, listener });
+        // One at a time and in turn: no listener starves while another's accepts take the slots.
+        let listeners = self.cfg.listeners;
+        let mut full = 0;
+        while full < listeners {
+            let listener = self.accepting.next_listener;
+            self.accepting.next_listener = (listener + 1) % listeners;
+            if self.accepting.armed[usize::from(listener)] >= self.cfg.accepts_max {
+                full += 1;
+                continue;
             }
+            full = 0;
+            if !self.accepting.ramp.take(self.now_ms) {
+                self.accepting.ramp_until_ms = self.accepting.ramp.next_ms();
+                return;
+            }
+            let Some(slot) = self.take_slot() else { return };
+            self.set_state(slot, State::Accepting);
+            // Before OPEN the rate fields are free: keep the listener there.
+            self.table.cold_mut(slot).rate_tick = listener;
+            self.accepting.armed[usize::from(listener)] += 1;
+            self.submit(io, slot, kind::ACCEPT, Op::Accept { slot, listener });
         }
     }
 
