@@ -95,6 +95,8 @@ pub struct World {
     pub latency_us: (u64, u64),
     /// Clients that a listener holds before it turns others away.
     pub backlog_max: usize,
+    /// Print every op and completion, for reading one seed.
+    pub trace: bool,
     /// How often each kind of fault happened.
     pub fault_counts: BTreeMap<&'static str, u64>,
     rng: Rng,
@@ -126,6 +128,7 @@ impl World {
             link_buffers: [(262_144, 262_144); 2],
             latency_us: (10, 100),
             backlog_max: 1024,
+            trace: false,
             fault_counts: BTreeMap::new(),
             rng,
             events: BinaryHeap::new(),
@@ -181,6 +184,11 @@ impl World {
         self.ops.values().map(|op| (op.token, op.op))
     }
 
+    /// Ops submitted since the world began.
+    pub fn ops_submitted(&self) -> u64 {
+        self.op_serial
+    }
+
     /// Closed sockets that a request still keeps alive.
     pub fn unreleased_len(&self) -> usize {
         self.unreleased.len()
@@ -217,6 +225,13 @@ impl World {
     fn schedule(&mut self, at_us: u64, event: Event) {
         self.event_serial += 1;
         self.events.push(Reverse((at_us.max(self.net.now_us), self.event_serial, event)));
+    }
+
+    /// Prints a line of the trace.
+    pub fn note(&self, what: impl FnOnce() -> String) {
+        if self.trace {
+            eprintln!("{:>12.3} ms  {}", self.net.now_us as f64 / 1_000.0, what());
+        }
     }
 
     fn violation(&mut self, what: String) {
@@ -283,6 +298,7 @@ impl World {
                 Op::Send { block, offset, len, .. } => memory.end_send(block, offset, len),
                 _ => {}
             }
+            self.note(|| format!("done   {:?} {result}", done.token));
             completions.push(Completion { token: done.token, result });
         }
         let batch = &mut completions[from..];
@@ -303,6 +319,7 @@ impl World {
             self.violation(what);
         }
         self.check_rules(op);
+        self.note(|| format!("submit {token:?} {op:?}"));
         self.op_serial += 1;
         self.ops.insert(self.op_serial, InFlight { token, op, conn: None, phase: Phase::Armed });
         self.op_serial

@@ -122,13 +122,9 @@ impl Memory {
         entry.bytes[offset as usize..][..bytes.len()].copy_from_slice(bytes);
     }
 
-    /// Poisons every block that `is_free` says nobody holds. Panics if the kernel is using one.
-    pub fn poison_free(&mut self, mut is_free: impl FnMut(Block) -> bool) {
-        for (class, index) in self.touched() {
-            let block = Block::new(class as u8, index);
-            if !is_free(block) {
-                continue;
-            }
+    /// Poisons blocks that nobody holds. Panics if the kernel is using one.
+    pub fn poison(&mut self, free: &[Block]) {
+        for &block in free {
             let entry = self.entry(block);
             assert!(
                 !entry.receiving && entry.sending.is_empty(),
@@ -140,20 +136,10 @@ impl Memory {
         }
     }
 
-    /// Every block that is in the kernel.
-    pub fn in_kernel(&self) -> impl Iterator<Item = Block> {
-        self.classes.iter().enumerate().flat_map(|(class, blocks)| {
-            blocks
-                .blocks
-                .iter()
-                .filter(|(_, entry)| entry.receiving || !entry.sending.is_empty())
-                .map(move |(&index, _)| Block::new(class as u8, index))
-        })
-    }
-
-    fn touched(&self) -> Vec<(usize, u32)> {
-        let class = |(class, blocks): (usize, &Class)| -> Vec<(usize, u32)> {
-            blocks.blocks.keys().map(|&index| (class, index)).collect()
+    /// Every block that was ever used.
+    pub fn touched(&self) -> Vec<Block> {
+        let class = |(class, blocks): (usize, &Class)| -> Vec<Block> {
+            blocks.blocks.keys().map(|&index| Block::new(class as u8, index)).collect()
         };
         self.classes.iter().enumerate().flat_map(class).collect()
     }
@@ -201,6 +187,6 @@ mod tests {
     fn a_free_block_is_not_in_the_kernel() {
         let mut memory = memory();
         memory.start_send(BLOCK, 0, 1);
-        memory.poison_free(|_| true);
+        memory.poison(&[BLOCK]);
     }
 }

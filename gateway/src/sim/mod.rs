@@ -12,13 +12,28 @@
 //! | `kernel` | ops executed on the network, unkindly |
 //! | `faults` | how unkind |
 //! | `driver` | the fake driver |
+//! | `client`, `worker` | who lives at the other ends |
+//! | `ledger` | the promise to both ends, as books |
+//! | `cast` | all actors of a run, and chaos |
+//! | `scenario` | what a seed means |
+//! | `shadow` | what must hold after every turn |
+//! | `coverage` | what has been reached |
+//! | `run` | one seed from start to end |
 
+pub mod cast;
+pub mod client;
+pub mod coverage;
 pub mod driver;
 pub mod faults;
 pub mod kernel;
+pub mod ledger;
 pub mod memory;
 pub mod net;
 pub mod rng;
+pub mod run;
+pub mod scenario;
+pub mod shadow;
+pub mod worker;
 
 pub use driver::{Actors, FakeDriver, NoActors};
 pub use faults::Faults;

@@ -277,7 +277,7 @@ impl Net {
         let now_us = self.now_us;
         let Some(conn) = self.conns.get_mut(&id) else { return PeerRead::Reset };
         conn.down.settle(now_us);
-        if conn.peer == End::Dead {
+        if conn.peer != End::Open {
             return PeerRead::Reset;
         }
         let bytes = conn.down.take(max);

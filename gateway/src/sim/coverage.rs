@@ -1,0 +1,167 @@
+//! What a set of runs has reached: states, transitions, close reasons, faults.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use roost_protocol::Reason;
+
+use crate::core::{link::LinkState, record::State};
+
+/// What has been reached.
+#[derive(Clone, Debug, Default)]
+pub struct Coverage {
+    /// Runs.
+    pub runs: u64,
+    /// Turns of the shard loop.
+    pub turns: u64,
+    /// Virtual time, in microseconds.
+    pub virtual_us: u64,
+    /// Messages of clients handled, and of those, marked re-sent.
+    pub handled: (u64, u64),
+    /// Messages delivered to clients.
+    pub delivered: u64,
+    /// States of connections.
+    pub states: BTreeSet<u8>,
+    /// Transitions of connections between two looks at the end of a turn.
+    pub transitions: BTreeMap<(u8, u8), u64>,
+    /// Transitions of links.
+    pub link_transitions: BTreeMap<(u8, u8), u64>,
+    /// Closes by reason.
+    pub reasons: BTreeMap<u8, u64>,
+    /// Faults of the kernel and deeds of chaos.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// Selected counters of the shard, by name.
+    pub stats: BTreeMap<String, u64>,
+}
+
+impl Coverage {
+    /// Adds another set of runs.
+    pub fn merge(&mut self, other: &Self) {
+        self.runs += other.runs;
+        self.turns += other.turns;
+        self.virtual_us += other.virtual_us;
+        self.handled.0 += other.handled.0;
+        self.handled.1 += other.handled.1;
+        self.delivered += other.delivered;
+        self.states.extend(&other.states);
+        add(&mut self.transitions, &other.transitions);
+        add(&mut self.link_transitions, &other.link_transitions);
+        add(&mut self.reasons, &other.reasons);
+        add(&mut self.faults, &other.faults);
+        add(&mut self.stats, &other.stats);
+    }
+
+    /// What should have been reached and was not; empty when nothing is missing.
+    pub fn missing(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        for state in State::ALL {
+            if !self.states.contains(&(state as u8)) {
+                missing.push(format!("state {state:?}"));
+            }
+        }
+        for (from, to) in TRANSITIONS {
+            if !self.transitions.contains_key(&(from as u8, to as u8)) {
+                missing.push(format!("transition {from:?} -> {to:?}"));
+            }
+        }
+        for (from, to) in LINK_TRANSITIONS {
+            if !self.link_transitions.contains_key(&(from as u8, to as u8)) {
+                missing.push(format!("link transition {from:?} -> {to:?}"));
+            }
+        }
+        for &reason in Reason::ALL {
+            if !UNREACHABLE.contains(&reason) && !self.reasons.contains_key(&reason.code()) {
+                missing.push(format!("close reason {reason}"));
+            }
+        }
+        missing
+    }
+}
+
+/// Transitions that must be seen. A turn may take a connection further than one step; these are
+/// the steps that the lifecycle draws.
+pub const TRANSITIONS: [(State, State); 17] = [
+    (State::Free, State::Accepting),
+    (State::Accepting, State::Free),
+    (State::Accepting, State::Handshaking),
+    (State::Accepting, State::Draining),
+    (State::Handshaking, State::Opening),
+    (State::Handshaking, State::Draining),
+    (State::Handshaking, State::Closing),
+    (State::Opening, State::Open),
+    (State::Opening, State::Draining),
+    (State::Opening, State::Closing),
+    (State::Open, State::Draining),
+    (State::Open, State::Closing),
+    (State::Draining, State::Closing),
+    (State::Closing, State::Free),
+    (State::Closing, State::Accepting),
+    (State::Accepting, State::Accepting),
+    (State::Handshaking, State::Handshaking),
+];
+
+/// The same for links.
+pub const LINK_TRANSITIONS: [(LinkState, LinkState); 8] = [
+    (LinkState::Down, LinkState::Connecting),
+    (LinkState::Connecting, LinkState::Handshaking),
+    (LinkState::Connecting, LinkState::Closing),
+    (LinkState::Handshaking, LinkState::Up),
+    (LinkState::Handshaking, LinkState::Closing),
+    (LinkState::Up, LinkState::Closing),
+    (LinkState::Closing, LinkState::Down),
+    (LinkState::Down, LinkState::Down),
+];
+
+/// Reasons that a lone shard never closes for: a move closes no client, nothing refuses for the
+/// ramp (it waits), and an internal failure is a panic.
+pub const UNREACHABLE: [Reason; 3] = [Reason::Moved, Reason::AcceptRamp, Reason::Internal];
+
+fn add<K: Ord + Clone>(to: &mut BTreeMap<K, u64>, from: &BTreeMap<K, u64>) {
+    for (key, count) in from {
+        *to.entry(key.clone()).or_default() += count;
+    }
+}
+
+fn name(state: u8) -> String {
+    State::ALL.get(usize::from(state)).map_or_else(|| state.to_string(), |state| format!("{state:?}"))
+}
+
+fn link_name(state: u8) -> String {
+    LinkState::ALL
+        .iter()
+        .find(|known| **known as u8 == state)
+        .map_or_else(|| state.to_string(), |state| format!("{state:?}"))
+}
+
+impl fmt::Display for Coverage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hours = self.virtual_us as f64 / 3.6e9;
+        writeln!(f, "{} runs, {} turns, {hours:.1} h of virtual time", self.runs, self.turns)?;
+        let (handled, resent) = self.handled;
+        writeln!(f, "{handled} messages handled ({resent} re-sent), {} delivered", self.delivered)?;
+        writeln!(f, "transitions:")?;
+        for (&(from, to), count) in &self.transitions {
+            writeln!(f, "  {:<12} -> {:<12} {count:>9}", name(from), name(to))?;
+        }
+        writeln!(f, "link transitions:")?;
+        for (&(from, to), count) in &self.link_transitions {
+            writeln!(f, "  {:<12} -> {:<12} {count:>9}", link_name(from), link_name(to))?;
+        }
+        writeln!(f, "close reasons:")?;
+        for (&code, count) in &self.reasons {
+            let label = Reason::from_code(code).map_or("?", Reason::label);
+            writeln!(f, "  {label:<28} {count:>9}")?;
+        }
+        writeln!(f, "faults and troubles:")?;
+        for (fault, count) in &self.faults {
+            writeln!(f, "  {fault:<28} {count:>9}")?;
+        }
+        writeln!(f, "counters:")?;
+        for (stat, count) in &self.stats {
+            writeln!(f, "  {stat:<28} {count:>9}")?;
+        }
+        Ok(())
+    }
+}

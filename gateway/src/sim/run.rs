@@ -1,0 +1,330 @@
+//! One seed: a whole shard, run from its start until nobody is left.
+
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    panic::{AssertUnwindSafe, catch_unwind},
+    rc::Rc,
+    sync::Arc,
+};
+
+use roost_protocol::Reason;
+
+use crate::{
+    core::{Command, pool, stats::ShardStats},
+    op::{Block, Driver, LinkAddress},
+    shard::{Clock, Request, Shard, ShardHandle, channel},
+    sim::{
+        cast::{Cast, worker_actors},
+        client::Ended,
+        coverage::Coverage,
+        driver::{Actors, FakeDriver},
+        faults::Faults,
+        kernel::{Dial, Endpoint, World},
+        rng::Rng,
+        scenario::{Ask, Scenario},
+        shadow::Shadow,
+        worker::Worker,
+    },
+};
+
+/// Turns of one run; more is a livelock.
+const TURNS_MAX: u64 = 2_000_000;
+/// Turns without a completion at one instant; more is a livelock.
+const IDLE_TURNS_MAX: u64 = 20_000;
+/// Virtual time from the end of troubles to the end of the run, at most.
+const CALM_US_MAX: u64 = 600_000_000;
+
+/// A run that broke an invariant.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Its seed.
+    pub seed: u64,
+    /// What was violated, and the last things that happened.
+    pub what: String,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "seed {}: {}\nreplay: ROOST_SIM_SEED={}", self.seed, self.what, self.seed)
+    }
+}
+
+/// Runs a seed to its end.
+pub fn run(seed: u64) -> Result<Coverage, Failure> {
+    let outcome = catch_unwind(AssertUnwindSafe(|| Run::new(seed).finish()));
+    outcome
+        .unwrap_or_else(|panic| {
+            let text = panic
+                .downcast_ref::<String>()
+                .cloned()
+                .or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()))
+                .unwrap_or_else(|| "a panic without words".into());
+            Err(text)
+        })
+        .map_err(|what| Failure { seed, what })
+}
+
+/// Virtual time as the shard sees it.
+struct VirtualClock(Rc<RefCell<World>>);
+
+impl Clock for VirtualClock {
+    fn now_ns(&mut self) -> u64 {
+        self.0.borrow().now_us() * 1_000
+    }
+}
+
+struct Run {
+    scenario: Scenario,
+    world: Rc<RefCell<World>>,
+    cast: Rc<RefCell<Cast>>,
+    shard: Shard<FakeDriver, VirtualClock>,
+    handle: ShardHandle,
+    shadow: Shadow,
+    asks: VecDeque<(u64, Ask)>,
+    rng: Rng,
+    turns: u64,
+    stopped_accepting: bool,
+}
+
+impl Run {
+    fn new(seed: u64) -> Self {
+        let mut scenario = Scenario::draw(seed);
+        let config = scenario.config.clone();
+        let slots = (config.slots_max, scenario.slots_per_ring);
+        let faults = scenario.faults.clone();
+        let mut world = World::new(scenario.fork(), config.listeners, slots.0, slots.1, faults);
+        world.client_buffers = scenario.client_buffers;
+        world.link_buffers = scenario.link_buffers;
+        world.latency_us = scenario.latency_us;
+        world.backlog_max = scenario.backlog_max;
+        world.trace = std::env::var_os("ROOST_SIM_TRACE").is_some();
+        let mut workers = Vec::new();
+        for (index, habits) in scenario.habits.clone().into_iter().enumerate() {
+            let actors = worker_actors(index as u32);
+            world.endpoints.push(Endpoint {
+                address: address(index as u16),
+                dial: Dial::Accept,
+                accepted: VecDeque::new(),
+                owner: actors.0,
+            });
+            workers.push(Worker::new(index, actors, habits, scenario.fork()));
+        }
+        let clients = scenario.clients();
+        let mut cast = Cast::new(clients, workers, scenario.chaos.clone(), scenario.fork());
+        cast.start(&mut world);
+        let world = Rc::new(RefCell::new(world));
+        let cast = Rc::new(RefCell::new(cast));
+        let actors: Rc<RefCell<dyn Actors>> = cast.clone();
+        let mut driver = FakeDriver::new(Rc::clone(&world), actors, &pool::specs(&config), slots);
+        for index in 0..config.workers.len() as u16 {
+            driver.set_link_address(index, address(index));
+        }
+        let stats = Arc::new(ShardStats::default());
+        let (sender, receiver) = channel();
+        let handle = ShardHandle::new(sender, driver.waker(), Arc::clone(&stats));
+        let mut entropy = scenario.fork();
+        let shard = Shard::new(
+            config,
+            driver,
+            VirtualClock(Rc::clone(&world)),
+            stats,
+            Box::new(move |bytes| entropy.fill(bytes)),
+            receiver,
+        );
+        Self {
+            asks: scenario.asks.clone().into(),
+            rng: scenario.fork(),
+            scenario,
+            world,
+            cast,
+            shard,
+            handle,
+            shadow: Shadow::default(),
+            turns: 0,
+            stopped_accepting: false,
+        }
+    }
+
+    fn finish(mut self) -> Result<Coverage, String> {
+        let calm_at_us = self.scenario.calm_at_us;
+        self.turn_until(|run| run.now_us() >= calm_at_us)?;
+        self.calm_down();
+        let deadline_us = self.now_us() + CALM_US_MAX;
+        self.turn_until(|run| run.all_ended() || run.now_us() >= deadline_us)?;
+        self.check_liveness()?;
+        self.give_up();
+        let deadline_us = self.now_us() + CALM_US_MAX;
+        self.turn_until(|run| run.is_quiet() || run.now_us() >= deadline_us)?;
+        self.check_quiet()?;
+        self.shadow.check_end(self.shard.core());
+        self.shadow.finish(self.shard.core());
+        Ok(self.coverage())
+    }
+
+    fn now_us(&self) -> u64 {
+        self.world.borrow().now_us()
+    }
+
+    fn turn_until(&mut self, done: impl Fn(&Self) -> bool) -> Result<(), String> {
+        let mut stuck = (0, 0);
+        while !done(self) {
+            self.ask_due();
+            if let Err(error) = self.shard.turn() {
+                // The loop ends when a ring cannot be started; a restarted process would go on.
+                if self.scenario.faults.start_slots_error == 0 {
+                    return Err(format!("the driver failed: {error}"));
+                }
+            }
+            self.turns += 1;
+            self.check()?;
+            let now_ms = self.now_us() / 1_000;
+            stuck = if stuck.0 == now_ms { (now_ms, stuck.1 + 1) } else { (now_ms, 0) };
+            if stuck.1 > IDLE_TURNS_MAX || self.turns > TURNS_MAX {
+                return Err("invariant no-livelock: the loop turns and time stands still".into());
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&mut self) -> Result<(), String> {
+        let touched = self.shard.driver_mut().memory().touched();
+        let core = self.shard.core();
+        self.shadow.check(core, &self.world.borrow());
+        let free: Vec<Block> = touched.into_iter().filter(|&block| core.is_free_block(block)).collect();
+        self.shard.driver_mut().memory_mut().poison(&free);
+        if let Some(violation) = self.world.borrow_mut().violations.pop() {
+            return Err(violation);
+        }
+        let cast = self.cast.borrow();
+        if let Some(violation) = cast.ledger.violations.first() {
+            return Err(violation.clone());
+        }
+        for client in &cast.clients {
+            let broken = match client.ended {
+                _ if !client.profile.is_well_behaved() => None,
+                Some(Ended::Goaway(reason)) if !self.scenario.excuses(reason) => Some(reason.label()),
+                Some(Ended::Eof) if self.scenario.comfortable => Some("FIN"),
+                Some(Ended::Reset) if self.scenario.comfortable => Some("RST"),
+                _ => None,
+            };
+            // One that closed by itself sees the gateway's FIN too.
+            if let Some(broken) = broken.filter(|_| !client.left()) {
+                return Err(format!(
+                    "invariant clients-stay: {} lost its connection by {broken}",
+                    client.describe(&cast.ledger)
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn ask_due(&mut self) {
+        while self.asks.front().is_some_and(|&(at, _)| at <= self.now_us()) {
+            let (_, ask) = self.asks.pop_front().expect("just seen");
+            let request = match ask {
+                Ask::Sample => {
+                    let (reply, _) = crossbeam_channel::unbounded();
+                    Request::Sample { from_slot: 0, count: 1_000, reply }
+                }
+                Ask::Close => {
+                    let known = self.shard.core().sample(0, 1_000);
+                    if known.is_empty() {
+                        continue;
+                    }
+                    let connection = known[self.rng.index(known.len())].connection;
+                    Request::Command(Command::Close { connection, reason: Reason::AdminClosed })
+                }
+                Ask::StopAccepting => {
+                    self.stopped_accepting = true;
+                    Request::Command(Command::StopAccepting)
+                }
+                Ask::Drain(over_ms) => {
+                    self.stopped_accepting = true;
+                    Request::Command(Command::Drain { over_ms })
+                }
+            };
+            self.handle.send(request);
+        }
+    }
+
+    fn calm_down(&mut self) {
+        let mut world = self.world.borrow_mut();
+        world.note(|| "calm".into());
+        let ordered_release = world.faults.ordered_release;
+        world.faults = Faults { ordered_release, ..Faults::calm() };
+        self.cast.borrow_mut().calm_down(&mut world);
+    }
+
+    fn all_ended(&self) -> bool {
+        self.cast.borrow().clients.iter().all(|client| client.ended.is_some())
+    }
+
+    /// Whoever is still there must have a reason to be.
+    fn check_liveness(&self) -> Result<(), String> {
+        let cast = self.cast.borrow();
+        for client in cast.clients.iter().filter(|client| client.ended.is_none()) {
+            let unaccepted = self.stopped_accepting && !client.welcomed;
+            if !unaccepted && !self.scenario.faults.ordered_release {
+                return Err(format!("invariant liveness: {} is stuck", client.describe(&cast.ledger)));
+            }
+        }
+        Ok(())
+    }
+
+    fn give_up(&mut self) {
+        let mut world = self.world.borrow_mut();
+        for client in &mut self.cast.borrow_mut().clients {
+            if client.ended.is_none() {
+                client.give_up(&mut world);
+            }
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        let core = self.shard.core();
+        let [rx, outbox, spill, _, link_tx, fanout] = core.blocks_in_use();
+        core.connections() == 0
+            && (rx, outbox, spill, link_tx, fanout) == (0, 0, 0, 0, 0)
+            && core.link_views().all(|link| link.session.is_some() && !link.failing_over)
+            && self.cast.borrow().workers.iter().all(|worker| worker.connections().next().is_none())
+    }
+
+    fn check_quiet(&self) -> Result<(), String> {
+        if self.is_quiet() {
+            return Ok(());
+        }
+        let core = self.shard.core();
+        let cast = self.cast.borrow();
+        let left: Vec<_> = cast.workers.iter().map(|worker| worker.connections().count()).collect();
+        let live: Vec<_> = core
+            .slot_views()
+            .filter(|view| !matches!(view.state, crate::core::record::State::Free))
+            .filter(|view| !matches!(view.state, crate::core::record::State::Accepting))
+            .collect();
+        Err(format!(
+            "invariant liveness: the shard does not come to rest: {} connections {live:?}, blocks in use {:?}, \
+             links {:?}, connections left at workers {left:?}",
+            core.connections(),
+            core.blocks_in_use(),
+            core.link_views().collect::<Vec<_>>(),
+        ))
+    }
+
+    fn coverage(self) -> Coverage {
+        let mut coverage = self.shadow.coverage;
+        let (world, cast) = (self.world.borrow(), self.cast.borrow());
+        coverage.runs = 1;
+        coverage.turns = self.turns;
+        coverage.virtual_us = world.now_us();
+        coverage.handled = (cast.ledger.handled, cast.ledger.handled_resent);
+        coverage.delivered = cast.ledger.delivered;
+        coverage.faults = world.fault_counts.clone();
+        coverage.faults.extend(&cast.deeds);
+        coverage
+    }
+}
+
+fn address(index: u16) -> LinkAddress {
+    LinkAddress::Tcp(([127, 0, 0, 1], 7_000 + index).into())
+}

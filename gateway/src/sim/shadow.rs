@@ -1,0 +1,169 @@
+//! The shadow model: what must hold between any two turns of the shard, seen from outside.
+
+use std::collections::BTreeMap;
+
+use roost_protocol::Reason;
+
+use crate::{
+    core::{ShardCore, link::LinkState, record::State, shard::inspect::SlotView, stats::Stat},
+    op::Token,
+    sim::{coverage::Coverage, kernel::World, net::ConnId},
+};
+
+/// Ops that one turn may submit: a constant, some per completion, some per slot.
+const OPS_PER_TURN: (u64, u64, u64) = (64, 4, 4);
+
+/// What the shadow remembers from turn to turn.
+#[derive(Debug, Default)]
+pub struct Shadow {
+    /// What has been reached.
+    pub coverage: Coverage,
+    slots: Vec<Option<SlotView>>,
+    links: Vec<LinkState>,
+    /// The last socket in each slot, and the generation of its connection.
+    sockets: BTreeMap<u32, (ConnId, u32)>,
+    ops_submitted: u64,
+    completions: u64,
+}
+
+impl Shadow {
+    /// Checks everything that can be checked at the end of a turn. Panics, naming the invariant.
+    pub fn check(&mut self, core: &ShardCore, world: &World) {
+        core.check_invariants();
+        self.check_ops(core, world);
+        self.check_slots(core, world);
+        self.check_links(core);
+        self.check_buffers(core);
+        self.check_work(core, world);
+        let forgotten = core.forgotten();
+        assert!(
+            forgotten.is_empty(),
+            "invariant blocked-resumed: slots {forgotten:?} wait and no list knows them"
+        );
+        assert_eq!(
+            core.stats().get(Stat::LateCompletions),
+            0,
+            "invariant token-live: a completion came for a generation that is gone"
+        );
+    }
+
+    /// Op bits and ops in the kernel are the same set.
+    fn check_ops(&self, core: &ShardCore, world: &World) {
+        let sorted = |mut tokens: Vec<u64>| {
+            tokens.sort_unstable();
+            tokens
+        };
+        let believed = sorted(core.ops_in_kernel().iter().map(|token| token.to_bits()).collect());
+        let real = sorted(world.in_flight().map(|(token, _)| token.to_bits()).collect());
+        if believed != real {
+            let only = |a: &[u64], b: &[u64]| -> Vec<Token> {
+                a.iter().filter(|bits| !b.contains(bits)).map(|&bits| Token::from_bits(bits)).collect()
+            };
+            panic!(
+                "invariant op-bits: bits without op {:?}, ops without bit {:?}",
+                only(&believed, &real),
+                only(&real, &believed)
+            );
+        }
+    }
+
+    fn check_slots(&mut self, core: &ShardCore, world: &World) {
+        for (slot, view) in core.slot_views().enumerate() {
+            let at = slot as u32;
+            self.coverage.states.insert(view.state as u8);
+            if slot >= self.slots.len() {
+                self.slots.push(None);
+            }
+            let before = self.slots[slot].replace(view).map_or(State::Free, |before| before.state);
+            if before != view.state {
+                *self.coverage.transitions.entry((before as u8, view.state as u8)).or_default() += 1;
+            }
+            let socket = world.in_slot(at);
+            match view.state {
+                State::Free => {
+                    assert_eq!(
+                        socket, None,
+                        "invariant free-slot-clean: slot {slot} is free and has a socket"
+                    );
+                }
+                // The accept, or the close, may have been executed but not been reaped.
+                State::Accepting | State::Closing => {}
+                _ => assert!(socket.is_some(), "invariant free-slot-clean: slot {slot} has lost its socket"),
+            }
+            if let Some(socket) = socket {
+                let generation = view.connection.generation();
+                let (last, of) = *self.sockets.entry(at).or_insert((socket, generation));
+                assert!(
+                    last == socket || of != generation,
+                    "invariant generation-bumped: slot {slot} serves a second client as generation {generation}"
+                );
+                self.sockets.insert(at, (socket, generation));
+            }
+        }
+    }
+
+    fn check_links(&mut self, core: &ShardCore) {
+        for (index, view) in core.link_views().enumerate() {
+            if index >= self.links.len() {
+                self.links.push(LinkState::Down);
+            }
+            let before = std::mem::replace(&mut self.links[index], view.state);
+            if before != view.state {
+                *self.coverage.link_transitions.entry((before as u8, view.state as u8)).or_default() += 1;
+            }
+        }
+    }
+
+    /// Every receive holds a block, and nobody else holds one of that class.
+    fn check_buffers(&self, core: &ShardCore) {
+        let [rx, ..] = core.blocks_in_use();
+        let receiving =
+            core.slot_views().filter(|view| view.ops & crate::core::record::bit::RECV != 0).count();
+        assert_eq!(rx as usize, receiving, "invariant buffer-in-one-place: receive blocks in use");
+    }
+
+    /// What one turn does is bounded by what came in and the size of the table.
+    fn check_work(&mut self, core: &ShardCore, world: &World) {
+        let submitted = world.ops_submitted();
+        let completions = core.stats().get(Stat::Completions);
+        let (constant, per_completion, per_slot) = OPS_PER_TURN;
+        let slots = core.slot_views().count() as u64;
+        let limit = constant + per_completion * (completions - self.completions) + per_slot * slots;
+        let ops = submitted - self.ops_submitted;
+        assert!(ops <= limit, "invariant bounded-work: {ops} ops in one turn, {limit} are reasonable");
+        (self.ops_submitted, self.completions) = (submitted, completions);
+    }
+
+    /// What must hold when every client has gone and every worker has answered.
+    pub fn check_end(&self, core: &ShardCore) {
+        let [rx, outbox, spill, _, link_tx, fanout] = core.blocks_in_use();
+        assert_eq!(
+            (rx, outbox, spill, link_tx, fanout),
+            (0, 0, 0, 0, 0),
+            "invariant buffer-in-one-place: blocks are in use at the end (rx, outbox, spill, link, fan-out)"
+        );
+        let stats = core.stats();
+        assert_eq!(
+            stats.get(Stat::Accepts),
+            stats.get(Stat::Closes),
+            "invariant conservation: all that were accepted have been closed"
+        );
+        assert_eq!(stats.get(Stat::Connections), 0, "invariant conservation: nobody is left");
+    }
+
+    /// Files the reasons and counters of a finished run.
+    pub fn finish(&mut self, core: &ShardCore) {
+        let stats = core.stats();
+        for &reason in Reason::ALL {
+            let count = stats.closes(reason);
+            if count > 0 {
+                *self.coverage.reasons.entry(reason.code()).or_default() += count;
+            }
+        }
+        for &stat in Stat::ALL {
+            if matches!(stat.kind(), crate::core::stats::StatKind::Counter) && stat != Stat::LoopBusyNs {
+                *self.coverage.stats.entry(format!("{stat:?}")).or_default() += stats.get(stat);
+            }
+        }
+    }
+}
