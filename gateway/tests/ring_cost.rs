@@ -146,6 +146,50 @@ fn cancel_by_size_of_completion_queue() {
     }
 }
 
+/// What an op costs before the kernel sees it.
+#[test]
+#[ignore = "a measurement"]
+fn user_time_per_submitted_op() {
+    const ROUNDS: u32 = 2000;
+    // Fits the submission queue, so no system call is among it.
+    const BATCH: u32 = 100;
+    println!("tier      op    ns/op");
+    for features in features() {
+        let (listener, address) = listener();
+        let pools = vec![PoolSpec { block_bytes: 4096, blocks: BATCH }];
+        let mut driver =
+            UringDriver::new(&features, Config::new(BATCH, pools, vec![listener])).expect("a driver");
+        let _clients: Vec<_> = (0..BATCH).map(|slot| accept(&mut driver, address, slot)).collect();
+        let mut completions = Vec::new();
+        for (name, kind) in [("poll", POLL), ("recv", RECV)] {
+            let op = |slot| match kind {
+                POLL => Op::Poll { sock: Sock::Client(slot), interest: Interest::Writable },
+                _ => Op::Recv {
+                    sock: Sock::Client(slot),
+                    block: Block::new(0, slot),
+                    offset: 0,
+                    len: 4096,
+                    wait: false,
+                },
+            };
+            let mut elapsed = Duration::ZERO;
+            for _ in 0..ROUNDS {
+                let start = Instant::now();
+                for slot in 0..BATCH {
+                    driver.submit(Token::new(kind, slot, 1), op(slot));
+                }
+                elapsed += start.elapsed();
+                while completions.len() < BATCH as usize {
+                    driver.turn(Wait::AtMost(Duration::from_secs(1)), &mut completions).expect("a turn");
+                }
+                completions.clear();
+            }
+            let per_op = elapsed.as_nanos() as f64 / f64::from(ROUNDS * BATCH);
+            println!("{:8} {name:5} {per_op:6.1}", features.tier().to_string());
+        }
+    }
+}
+
 /// The cycle of a client that says something: poll, receive, send back, poll.
 fn echo(driver: &mut UringDriver, clients: u32, messages: u64) -> (u64, u64) {
     let submit_poll = |driver: &mut UringDriver, slot| {

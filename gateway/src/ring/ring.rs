@@ -8,7 +8,7 @@ use std::{
 };
 
 use io_uring::{
-    Builder, IoUring, cqueue, squeue,
+    Builder, EnterFlags, IoUring, cqueue, squeue,
     types::{SubmitArgs, Timespec},
 };
 
@@ -31,6 +31,9 @@ pub(super) struct Ring {
     /// Entries that found the submission queue full and the kernel unwilling. Empty but for
     /// moments of memory pressure or of a completion queue that overflowed.
     backlog: VecDeque<squeue::Entry>,
+    /// NO_IOWAIT where there is (6.15): a gateway that waits for clients is idle, and should not
+    /// show as waiting for a disk.
+    wait_flags: EnterFlags,
 }
 
 /// The flags of [`super::Tier::Deferred`].
@@ -60,7 +63,11 @@ impl Ring {
                 }
             })?;
         }
-        Ok(Self { uring, backlog: VecDeque::new() })
+        let wait_flags = match uring.params().is_feature_no_iowait() {
+            true => EnterFlags::NO_IOWAIT,
+            false => EnterFlags::empty(),
+        };
+        Ok(Self { uring, backlog: VecDeque::new(), wait_flags })
     }
 
     /// Has the kernel signal `eventfd` when this ring has something to reap.
@@ -132,7 +139,8 @@ impl Ring {
             return self.submit().map(|()| true);
         }
         let timeout = Timespec::from(timeout);
-        match self.uring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&timeout)) {
+        let args = SubmitArgs::new().timespec(&timeout);
+        match self.uring.submitter().submit_with_args_and_flags(1, &args, self.wait_flags) {
             Err(error) if error.raw_os_error() == Some(libc::ETIME) => Ok(false),
             result => tolerate(result).map(|_| true),
         }

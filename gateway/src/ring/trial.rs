@@ -2,7 +2,7 @@
 
 use std::{io, os::fd::AsRawFd, time::Duration};
 
-use io_uring::{opcode, types};
+use io_uring::{IoUring, opcode, types};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
@@ -13,6 +13,18 @@ use super::ring;
 /// How long [`direct_slots_release_alone`] waits for the peer to see the end. Where slots are
 /// released on their own this happens before the close's completion is reaped.
 pub(super) const RELEASE_DEADLINE: Duration = Duration::from_millis(250);
+
+/// Sends an op that does nothing through the kernel and back: a filter may allow io_uring_setup(2)
+/// and yet refuse io_uring_enter(2).
+pub(super) fn round_trip(ring: &mut IoUring) -> io::Result<()> {
+    // SAFETY: the entry refers to no memory.
+    unsafe { ring.submission().push(&opcode::Nop::new().build()).map_err(io::Error::other)? };
+    ring.submit_and_wait(1)?;
+    match ring.completion().next() {
+        Some(_) => Ok(()),
+        None => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+    }
+}
 
 /// Can rings be made with DEFER_TASKRUN and what goes with it?
 pub(super) fn deferred_rings() -> bool {

@@ -127,6 +127,33 @@ fn no_poll_is_lost_in_a_storm() {
     });
 }
 
+/// Signals between rings come and go all the time here; the waits are so long that a lost one
+/// would show.
+#[test]
+fn single_messages_wake_their_rings() {
+    at_size(12, |setup| {
+        let mut rig = Rig::new(Setup { ring_slots_max: setup.ring_slots_max.min(3), ..setup });
+        let (mut streams, mut polls) = park(&mut rig, 12);
+        for round in 0..1500usize {
+            // A walk over rings near and far, with pauses in which all of them fall asleep.
+            let slot = round * 7 % 12;
+            if round % 5 == 0 {
+                rig.turn(Wait::AtMost(Duration::from_micros(50)));
+            }
+            streams[slot].write_all(b"x").expect("sent");
+            let start = Instant::now();
+            while !rig.done.contains_key(&polls[slot]) {
+                rig.turn(Wait::AtMost(LIMIT));
+            }
+            assert!(start.elapsed() < LIMIT / 2, "a signal was lost in round {round}");
+            rig.finish(polls[slot]);
+            assert_eq!(rig.run(recv(Sock::Client(slot as u32), 0, false)), 1);
+            polls[slot] =
+                rig.start(Op::Poll { sock: Sock::Client(slot as u32), interest: Interest::Readable });
+        }
+    });
+}
+
 /// Far more ops in one turn than queues have entries.
 #[test]
 fn a_turn_takes_any_number_of_ops() {

@@ -5,5 +5,6 @@ mod bank;
 mod cancel;
 mod links;
 mod ops;
+mod refusal;
 mod rig;
 mod teardown;
