@@ -1,0 +1,100 @@
+//! What is allowed where. Change it only together with the design.
+
+use crate::{Finding, source::SourceFile};
+
+/// A part of the workspace with rules about what it may name.
+pub(crate) struct Layer {
+    /// Path prefix of its files.
+    pub(crate) at: &'static str,
+    /// Crates it may name, besides `core`, `alloc` and macros of the prelude.
+    pub(crate) crates: &'static [&'static str],
+    /// Modules of its own crate it may name.
+    pub(crate) modules: &'static [&'static str],
+    /// No descriptor, clock, randomness, thread or process.
+    pub(crate) pure: bool,
+}
+
+/// The layers of the design. Tests within them may use more crates, but are as pure.
+pub(crate) const LAYERS: &[Layer] = &[
+    Layer {
+        at: "protocol/src/",
+        crates: &["std", "bytemuck", "bytes", "hmac", "sha2", "thiserror"],
+        modules: &["auth", "edge", "hash", "id", "link", "reason", "wire"],
+        pure: true,
+    },
+    Layer { at: "gateway/src/op/", crates: &["std"], modules: &["op"], pure: true },
+    Layer {
+        at: "gateway/src/core/",
+        // ipnet is a plain value, an address and a prefix length; proxy_header parses bytes.
+        crates: &["std", "bytes", "bytemuck", "ipnet", "proxy_header", "roost_protocol"],
+        modules: &["op", "core"],
+        pure: true,
+    },
+    Layer {
+        at: "gateway/src/ring/",
+        // clap and thiserror only for what they derive.
+        crates: &["std", "io_uring", "rustix", "libc", "clap", "thiserror"],
+        modules: &["op", "ring"],
+        pure: false,
+    },
+    Layer {
+        at: "gateway/src/shard/",
+        crates: &["std", "bytes", "crossbeam_channel", "rustix", "roost_protocol", "tracing"],
+        modules: &["op", "core", "ring", "shard"],
+        pure: false,
+    },
+];
+
+/// Crates that must not know each other at all: (path prefix, crates that it may not name).
+pub(crate) const STRANGERS: &[(&str, &[&str])] = &[
+    ("protocol/", &["roost_gateway", "roost_router", "roost_loadgen"]),
+    ("router/src/", &["roost_gateway", "roost_loadgen"]),
+    ("loadgen/src/", &["roost_gateway", "roost_router"]),
+    ("gateway/src/", &["roost_loadgen"]),
+];
+
+/// What a pure layer may not name: paths below `std`, and names wherever they come from.
+pub(crate) const IMPURE_STD: &[&str] = &["fs", "thread", "process", "env", "os"];
+/// Names that mean a clock, a socket, randomness or output.
+pub(crate) const IMPURE_NAMES: &[&str] = &[
+    "Instant",
+    "SystemTime",
+    "TcpStream",
+    "TcpListener",
+    "UdpSocket",
+    "UnixStream",
+    "UnixListener",
+    "RandomState",
+    "stdin",
+    "stdout",
+    "stderr",
+    "println",
+    "eprintln",
+    "print",
+    "eprint",
+    "dbg",
+    "thread_local",
+];
+
+/// The only places where `unsafe` may stand in programs: the ring drivers and the TUN device.
+pub(crate) const UNSAFE_PLACES: &[&str] = &["gateway/src/ring/", "loadgen/src/ring/"];
+
+/// Lines after which a file should have been split by concept.
+pub(crate) const FILE_LINES_MAX: usize = 500;
+/// Longer files, and why.
+pub(crate) const LONG_FILES: &[(&str, &str)] = &[
+    ("gateway/src/sim/client.rs", "a test double: one client's whole repertoire"),
+    ("gateway/src/sim/kernel.rs", "a test double: all of what io_uring does to the driver seam"),
+    ("gateway/src/sim/worker.rs", "a test double: one worker's whole repertoire"),
+    ("loadgen/src/load/step.rs", "one dispatch over all completions"),
+    ("loadgen/src/ring/bank.rs", "one ring bank, ops and reaping together"),
+];
+
+/// Checks the length of a file.
+pub(crate) fn check_length(file: &SourceFile) -> Vec<Finding> {
+    let lines = file.lines;
+    if lines <= FILE_LINES_MAX || LONG_FILES.iter().any(|(path, _)| *path == file.path) {
+        return Vec::new();
+    }
+    vec![Finding::new(file, lines, format!("{lines} lines, more than {FILE_LINES_MAX}: split it by concept"))]
+}
