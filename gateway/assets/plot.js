@@ -129,7 +129,7 @@ const Plot = (() => {
         y1 = Math.max(10 ** Math.ceil(Math.log10(y1) - 1e-9), y0 * 10);
         this.yTicks = logTicks(y0, y1);
       } else {
-        if (y1 <= 0) y1 = 1;
+        if (y1 <= 0) y1 = unit === "bytes" ? 1024 : 1;
         y1 *= 1.05;
         this.yTicks = linearTicks(y0, y1, unit === "bytes" ? 1024 : 10);
       }

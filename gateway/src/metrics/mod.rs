@@ -45,7 +45,12 @@ impl Metrics {
         readiness: Arc<Readiness>,
     ) -> Self {
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(Scrape { shards, workers, readiness }));
+        registry.register_collector(Box::new(Scrape {
+            shards,
+            workers,
+            readiness,
+            baseline: process::Figures::read(),
+        }));
         Self { registry }
     }
 
@@ -62,6 +67,7 @@ struct Scrape {
     shards: Vec<Arc<ShardStats>>,
     workers: Arc<RwLock<Vec<String>>>,
     readiness: Arc<Readiness>,
+    baseline: process::Figures,
 }
 
 type Labels<'a> = [(&'static str, &'a str)];
@@ -145,6 +151,15 @@ impl Scrape {
     fn others(&self, writer: &mut Writer<'_>, process: &process::Figures) -> fmt::Result {
         let value = match writer.1 {
             names::BUILD_INFO => return writer.put(&[("version", env!("CARGO_PKG_VERSION"))], 1),
+            names::BASELINE => {
+                let baseline = &self.baseline;
+                for (part, bytes) in
+                    [("process", baseline.resident_bytes), ("kernel_slab", baseline.slab_bytes)]
+                {
+                    bytes.map_or(Ok(()), |bytes| writer.put(&[("part", part)], bytes))?;
+                }
+                return Ok(());
+            }
             names::READY => Some(u64::from(self.readiness.obstacle().is_none())),
             names::PROCESS_CPU => {
                 return process.cpu_s.map_or(Ok(()), |seconds| writer.put_seconds(&[], seconds));

@@ -101,6 +101,8 @@ families! {
     LATE_COMPLETIONS = counter("roost_late_completions", ["shard"], "Completions whose slot or link belongs to somebody else by now; ignored.");
     KERNEL_SOCKETS = gauge("roost_kernel_tcp_sockets", [], "TCP sockets in this network namespace (/proc/net/sockstat).");
     KERNEL_SLAB = gauge("roost_kernel_slab_bytes", [], "Slab memory of the whole machine (/proc/meminfo).");
+    BASELINE =
+        gauge("roost_baseline_bytes", ["part"], "process_resident_memory_bytes and roost_kernel_slab_bytes at the start, to measure growth from.");
     PROCESS_CPU = counter("process_cpu_seconds", [], "User and system time of the process.");
     PROCESS_RESIDENT = gauge("process_resident_memory_bytes", [], "Resident memory of the process.");
     PROCESS_FDS = gauge("process_open_fds", [], "Open file descriptors of the process.");
