@@ -22,8 +22,8 @@ const PAUSE_MS: u64 = 200;
 pub(super) struct Accepting {
     /// Slots in state Accepting, per listener: an accept or its cancel is in the kernel.
     armed: Vec<u32>,
-    /// The listener whose turn it is.
-    next_listener: u16,
+    /// Where the last accept was armed.
+    last_listener: u16,
     /// The ring that accepts now.
     ring: u32,
     pub(super) slots_started: u32,
@@ -41,7 +41,7 @@ impl Accepting {
     pub(super) fn new(listeners: u16, ramp_per_s: u32) -> Self {
         Self {
             armed: vec![0; usize::from(listeners)],
-            next_listener: 0,
+            last_listener: 0,
             ring: 0,
             slots_started: 0,
             wants_slots: false,
@@ -64,6 +64,15 @@ impl Accepting {
         self.armed.iter().sum()
     }
 
+    /// The listener with the fewest accepts, the next in turn among equals, if that is below
+    /// `accepts_max`.
+    fn neediest(&self, accepts_max: u32) -> Option<u16> {
+        let listeners = self.armed.len();
+        let in_turn = |i: &usize| (i + listeners - 1 - usize::from(self.last_listener)) % listeners;
+        let listener = (0..listeners).min_by_key(|i| (self.armed[*i], in_turn(i)))?;
+        (self.armed[listener] < accepts_max).then_some(listener as u16)
+    }
+
     /// When accepting goes on, if it is paused.
     pub(super) fn resumes_at_ms(&self, now_ms: u64) -> Option<u64> {
         let at_ms = self.paused_until_ms.max(self.ramp_until_ms);
@@ -77,17 +86,8 @@ impl ShardCore {
         if self.accepting.stopped || self.now_ms < self.accepting.paused_until_ms {
             return;
         }
-        // One at a time and in turn: no listener starves while another's accepts take the slots.
-        let listeners = self.cfg.listeners;
-        let mut full = 0;
-        while full < listeners {
-            let listener = self.accepting.next_listener;
-            self.accepting.next_listener = (listener + 1) % listeners;
-            if self.accepting.armed[usize::from(listener)] >= self.cfg.accepts_max {
-                full += 1;
-                continue;
-            }
-            full = 0;
+        // The listener with the fewest first: none starves while another's accepts take the slots.
+        while let Some(listener) = self.accepting.neediest(self.cfg.accepts_max) {
             if !self.accepting.ramp.take(self.now_ms) {
                 self.accepting.ramp_until_ms = self.accepting.ramp.next_ms();
                 return;
@@ -97,6 +97,7 @@ impl ShardCore {
             // Before OPEN the rate fields are free: keep the listener there.
             self.table.cold_mut(slot).rate_tick = listener;
             self.accepting.armed[usize::from(listener)] += 1;
+            self.accepting.last_listener = listener;
             self.submit(io, slot, kind::ACCEPT, Op::Accept { slot, listener });
         }
     }
