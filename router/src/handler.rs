@@ -13,8 +13,9 @@ use crate::core::Context;
 /// sent on the same link. So a frame is handled at least once, whatever dies; and exactly once as
 /// long as worker and gateway live, however often TCP breaks between them.
 pub trait Handler: 'static {
-    /// A client wants a session. Answer with [`Context::accept`] or [`Context::reject`], now or
-    /// in a later call; messages to the client may follow the former at once.
+    /// A client wants a session. Answer with [`Context::accept`] or [`Context::reject`]; messages
+    /// to the client may follow the former at once. The answer may also be given in a later call,
+    /// but should the worker die in between, the client is closed with `handshake_timeout`.
     fn on_open(&mut self, ctx: &mut Context<'_>, client: Client, opening: &Opening<'_>);
 
     /// A message of an open connection. `resent` is set when it may have been handled before by

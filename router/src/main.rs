@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::{
-    io::Write,
+    io::{IsTerminal, Write},
     net::{SocketAddr, TcpListener},
     path::PathBuf,
     process::ExitCode,
@@ -23,7 +23,7 @@ struct Args {
     /// What to do with messages.
     #[arg(long, value_enum, default_value = "echo")]
     handler: HandlerName,
-    /// File with the link secret (trailing newline ignored). Required unless every --listen is a
+    /// File with the link secret (trailing line ends ignored). Required unless every --listen is a
     /// loopback address or a Unix socket.
     #[arg(long, value_name = "FILE")]
     link_secret_file: Option<PathBuf>,
@@ -65,7 +65,11 @@ enum HandlerName {
 fn main() -> ExitCode {
     let args = Args::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -119,7 +123,8 @@ fn read_secret(args: &Args) -> anyhow::Result<Option<Vec<u8>>> {
     };
     let text =
         std::fs::read(path).with_context(|| format!("cannot read --link-secret-file {}", path.display()))?;
-    let secret = text.trim_ascii_end();
+    let end = text.iter().rposition(|byte| !matches!(byte, b'\r' | b'\n')).map_or(0, |last| last + 1);
+    let secret = &text[..end];
     if secret.is_empty() {
         bail!("--link-secret-file {} is empty", path.display());
     }

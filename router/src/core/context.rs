@@ -48,11 +48,13 @@ impl Context<'_> {
     }
 
     /// Refuses a client that asked for a session; [`crate::Handler::on_close`] will not be called
-    /// for it. Does nothing if the client has gone or its session is open.
+    /// for it. Does nothing if the client has gone or its session is open. [`Reason::Moved`], which
+    /// a worker must not give, becomes [`Reason::WorkerRejected`].
     pub fn reject(&mut self, client: Client, reason: Reason, retry_after_ms: u32) {
         let Some(link) = self.registry.get_mut(client.link) else { return };
         if link.connections.phase(client.connection) == Some(Phase::Pending) {
             link.connections.remove(client.connection);
+            let reason = if reason == Reason::Moved { Reason::WorkerRejected } else { reason };
             let header = Header::new(LinkType::Reject, client.connection, 4).reason(reason);
             link.session.push(header, &[&retry_after_ms.to_be_bytes()]);
             self.registry.note_sent(self.current, client.link);
@@ -190,10 +192,12 @@ impl Context<'_> {
 
     /// Closes a connection. Nothing can be sent to it any more;
     /// [`on_close`](crate::Handler::on_close) follows when the gateway has done it. Does nothing
-    /// if it is not open.
+    /// if it is not open. [`Reason::Moved`], which a worker must not give, becomes
+    /// [`Reason::WorkerClosed`].
     pub fn close(&mut self, client: Client, reason: Reason, retry_after_ms: u32) {
         let Some(link) = self.registry.get_mut(client.link) else { return };
         if link.connections.shut(client.connection) {
+            let reason = if reason == Reason::Moved { Reason::WorkerClosed } else { reason };
             let header = Header::new(LinkType::Close, client.connection, 4).reason(reason);
             link.session.push(header, &[&retry_after_ms.to_be_bytes()]);
             self.registry.note_sent(self.current, client.link);

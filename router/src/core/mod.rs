@@ -13,10 +13,10 @@ mod tests;
 use std::sync::Arc;
 
 use roost_protocol::{
-    InstanceId, Reason, SessionRef, edge,
+    InstanceId, Reason, SessionRef,
     link::{
-        self, Header, LinkError, LinkHello, LinkType, Open, Relay, Reopen, Split, handshake::NONCE_BYTES,
-        header::FLAG_RESENT,
+        self, Header, LinkError, LinkHello, LinkType, Open, Relay, Reopen, Split, body,
+        handshake::NONCE_BYTES, header::FLAG_RESENT,
     },
 };
 
@@ -28,13 +28,16 @@ use crate::{
     handler::{Client, Handler, LinkId, Opening},
     session::{
         Disposition, Due, Position,
-        handshake::{self, Handshake, Identity},
+        handshake::{self, Handshake, Identity, Resumed},
     },
     stats::{Stat, Stats},
 };
 
 /// Bytes of frames set aside that are handled at a time, before other links get their turn.
 const HELD_SLICE_BYTES: usize = 256 * 1024;
+
+/// How long a draining worker waits for a gateway whose TCP connection is broken: some redials.
+const DRAIN_AWAY_MS: u64 = 5_000;
 
 /// One TCP connection of a session; outlived by the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,12 +117,13 @@ impl<H: Handler> Core<H> {
         Ok(Handshake::welcome(&self.identity(), hello, payload, resumed, nonce))
     }
 
-    fn resumable(&self, hello: &LinkHello) -> Option<(LinkId, Position)> {
+    fn resumable(&self, hello: &LinkHello) -> Option<Resumed> {
         if hello.expected_worker != self.instance {
             return None;
         }
         let link = self.registry.get(self.registry.find(peer_of(hello))?)?;
-        Some((link.id, link.session.resume_position(hello)?))
+        let position = link.session.resume_position(hello)?;
+        Some(Resumed { link: link.id, epoch: link.epoch, position })
     }
 
     /// LINK_PROOF has arrived: from now on this TCP connection carries the session, and an
@@ -132,14 +136,16 @@ impl<H: Handler> Core<H> {
     ) -> Result<Attachment, LinkFailure> {
         handshake.verify(&self.identity(), payload)?;
         let peer = peer_of(&handshake.hello);
-        let link = match handshake.resumed {
-            Some((link, _)) if self.resumable(&handshake.hello).map(|(link, _)| link) == Some(link) => {
+        // The answer must still be the same. Only the position may have gone on: what the last TCP
+        // connection has brought meanwhile is known as duplicate when it comes again.
+        let same = |now: Resumed, then: Resumed| (now.link, now.epoch) == (then.link, then.epoch);
+        let link = match (handshake.resumed, self.resumable(&handshake.hello)) {
+            (Some(then), Some(now)) if same(now, then) => {
                 self.stats.add(Stat::SessionsResumed, 1);
-                link
+                then.link
             }
-            // Ended since LINK_WELCOME: let the gateway dial again.
-            Some(_) => return Err(LinkFailure::Raced),
-            None => {
+            (Some(_), _) | (None, Some(_)) => return Err(LinkFailure::Raced),
+            (None, None) => {
                 if let Some(known) = self.registry.find(peer) {
                     self.stats.add(Stat::SessionsReplaced, 1);
                     self.discard(known);
@@ -151,7 +157,7 @@ impl<H: Handler> Core<H> {
                 self.registry.insert(peer, now_ms)
             }
         };
-        let stated = handshake.resumed.map_or(Position::default(), |(_, position)| position);
+        let stated = handshake.resumed.map_or(Position::default(), |resumed| resumed.position);
         let mut hello = handshake.hello;
         if handshake.resumed.is_none() {
             hello.received_position = 0;
@@ -255,6 +261,7 @@ impl<H: Handler> Core<H> {
         match header.link_type {
             LinkType::Data => self.handle_data(client, payload, resent)?,
             LinkType::Open => self.handle_open(client, header, payload)?,
+            LinkType::Closed if !payload.is_empty() => return Err(LinkError::Malformed),
             LinkType::Closed => self.handle_closed(client, header.aux_reason()),
             LinkType::Reopen => {
                 let reopen = Reopen::decode(payload)?;
@@ -280,17 +287,8 @@ impl<H: Handler> Core<H> {
 
     #[inline]
     fn handle_data(&mut self, client: Client, frame: &[u8], resent: bool) -> Result<(), LinkError> {
-        let Some((edge_header, payload)) = frame.split_first_chunk::<{ edge::HEADER_BYTES }>() else {
-            return Err(LinkError::Malformed);
-        };
-        let edge_header =
-            edge::Header::decode(*edge_header, edge::FRAME_BYTES_LIMIT).map_err(|_| LinkError::Malformed)?;
-        if edge_header.frame_type != edge::FrameType::Message
-            || edge_header.payload_bytes as usize != payload.len()
-        {
-            return Err(LinkError::Malformed);
-        }
         let entry = self.registry.get(client.link).expect("frames come over live links");
+        let payload = body::message_payload(frame, entry.session.frame_bytes_max())?;
         if entry.connections.phase(client.connection) != Some(connections::Phase::Open) {
             self.stats.add(Stat::StaleFrames, 1);
             return Ok(());
@@ -417,10 +415,12 @@ impl<H: Handler> Core<H> {
     }
 
     /// Whether nothing is left to do here: no connection is open, and whatever was received or
-    /// queued on links that are up has been acknowledged.
-    pub fn is_drained(&self) -> bool {
-        self.registry.iter().all(|link| {
-            link.connections.count() == 0 && (!link.session.is_attached() || link.session.is_settled())
+    /// queued has been acknowledged. Gateways that have been away for a while are not waited for;
+    /// they fail over.
+    pub fn is_drained(&self, now_ms: u64) -> bool {
+        self.registry.iter().all(|link| match link.session.detached_ms(now_ms) {
+            None => link.connections.count() == 0 && link.session.is_settled(),
+            Some(away_ms) => link.connections.count() == 0 || away_ms >= DRAIN_AWAY_MS,
         })
     }
 

@@ -72,7 +72,6 @@ pub(super) async fn serve<H: Handler>(server: Rc<Server<H>>, stream: Rc<Stream>)
     reader.read_bytes = READ_BYTES;
     let wake = Rc::new(Notify::new());
     server.enter(attachment, stream.clone(), wake.clone());
-    tracing::info!(peer = stream.peer, "link up");
     let writer = tokio_uring::spawn(write(server.clone(), stream.clone(), attachment, wake.clone()));
     let ended = read(&server, &mut reader, attachment).await;
     server.stats.add(Stat::LinkBreaks, 1);
@@ -96,7 +95,15 @@ async fn handshake<H: Handler>(server: &Server<H>, reader: &mut Reader) -> Resul
     reader.stream.write_all(welcome).await.0?;
     let payload = reader.handshake_frame(LinkType::LinkProof).await?;
     let now_ms = server.now_ms();
-    Ok(server.core.borrow_mut().proof(&handshake, &payload, now_ms)?)
+    let attachment = server.core.borrow_mut().proof(&handshake, &payload, now_ms)?;
+    tracing::info!(
+        peer = reader.stream.peer,
+        gateway = %handshake.hello.gateway.0[..4].iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+        shard = handshake.hello.shard,
+        resumed = handshake.resumed.is_some(),
+        "link up"
+    );
+    Ok(attachment)
 }
 
 async fn read<H: Handler>(server: &Server<H>, reader: &mut Reader, attachment: Attachment) -> Ended {

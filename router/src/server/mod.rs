@@ -209,7 +209,7 @@ async fn serve_until_shutdown<H: Handler>(
         server.core.borrow_mut().start_draining();
         server.wake_links();
         let drained = async {
-            while !server.core.borrow().is_drained() {
+            while !server.core.borrow().is_drained(server.now_ms()) {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };

@@ -27,13 +27,24 @@ pub struct Identity<'a> {
     pub window_bytes: u32,
 }
 
+/// A session that goes on over a new TCP connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resumed {
+    /// The session.
+    pub link: LinkId,
+    /// Which of its TCP connections was the last at LINK_HELLO.
+    pub epoch: u32,
+    /// The position that the worker states.
+    pub position: Position,
+}
+
 /// A handshake that waits for LINK_PROOF.
 #[derive(Debug)]
 pub struct Handshake {
     /// What the gateway said.
     pub hello: LinkHello,
-    /// The session that goes on, and the position that the worker stated; none: a new one begins.
-    pub resumed: Option<(LinkId, Position)>,
+    /// The session that goes on; none: a new one begins.
+    pub resumed: Option<Resumed>,
     /// What the gateway was granted.
     pub window_bytes: u32,
     hello_payload: Vec<u8>,
@@ -46,11 +57,7 @@ pub fn read_hello(payload: &[u8]) -> Result<LinkHello, Refusal> {
         LinkError::Version(_) => Refusal::Version,
         _ => Refusal::Malformed,
     })?;
-    // Connection ids have 8 bits for the shard.
-    let shard_fits = u8::try_from(hello.shard).is_ok();
-    let limits_fit =
-        hello.frame_bytes_max <= edge::FRAME_BYTES_LIMIT && hello.window_bytes >= window_bytes_min(&hello);
-    if !shard_fits || !limits_fit {
+    if hello.window_bytes < window_bytes_min(&hello) {
         return Err(Refusal::Malformed);
     }
     Ok(hello)
@@ -70,7 +77,7 @@ impl Handshake {
         identity: &Identity<'_>,
         hello: LinkHello,
         payload: &[u8],
-        resumed: Option<(LinkId, Position)>,
+        resumed: Option<Resumed>,
         nonce: [u8; NONCE_BYTES],
     ) -> (Self, Vec<u8>) {
         let frame_max = HEADER_BYTES as u32 + link::payload_bytes_max(hello.frame_bytes_max);
@@ -79,7 +86,7 @@ impl Handshake {
             window_bytes: identity.window_bytes.max(frame_max),
             worker: identity.worker,
             nonce,
-            received_position: resumed.map_or(0, |(_, position)| position.frames),
+            received_position: resumed.map_or(0, |resumed| resumed.position.frames),
             proof: None,
         };
         let welcome_proven = welcome.encode_proven();

@@ -14,6 +14,7 @@ mod tests;
 
 use roost_protocol::{
     ConnectionId,
+    edge::PING_BYTES_MAX,
     link::{self, HEADER_BYTES, Header, LinkError, LinkHello, LinkType, body},
 };
 
@@ -159,6 +160,14 @@ impl Session {
         matches!(self.state, State::Attached(_))
     }
 
+    /// How long there has been no TCP connection; none if there is one.
+    pub fn detached_ms(&self, now_ms: u64) -> Option<u64> {
+        match self.state {
+            State::Detached { since_ms } => Some(now_ms.saturating_sub(since_ms)),
+            State::Attached(_) => None,
+        }
+    }
+
     /// Bytes arrived: the gateway is there.
     pub fn heard(&mut self, now_ms: u64) {
         if let State::Attached(attached) = &mut self.state {
@@ -207,7 +216,7 @@ impl Session {
                 self.marks.peer_acked(position);
             }
             LinkType::Ping => {
-                if payload.len() > 8 {
+                if payload.len() > PING_BYTES_MAX {
                     return Err(LinkError::Malformed);
                 }
                 if attached.control.len() > CONTROL_BYTES_MAX {
@@ -217,6 +226,7 @@ impl Session {
                 attached.control.extend_from_slice(&pong.encode());
                 attached.control.extend_from_slice(payload);
             }
+            LinkType::Pong if payload.len() > PING_BYTES_MAX => return Err(LinkError::Malformed),
             LinkType::Pong => {}
             other => return Err(LinkError::Unexpected(other)),
         }

@@ -54,7 +54,7 @@ fn hellos_that_cannot_be_served_are_refused() {
     assert_eq!(refused(hello), Ok(()));
     assert_eq!(refused(LinkHello { shard: 255, shards: 256, ..hello }), Ok(()));
     let malformed = Err(LinkFailure::Refused(Refusal::Malformed));
-    assert_eq!(refused(LinkHello { shard: 256, shards: 300, ..hello }), malformed);
+    assert_eq!(refused(LinkHello { shard: 256, shards: 257, ..hello }), malformed);
     assert_eq!(refused(LinkHello { frame_bytes_max: 1 << 24, window_bytes: u32::MAX, ..hello }), malformed);
     assert_eq!(refused(LinkHello { window_bytes: 65_536 + 31, ..hello }), malformed);
     assert_eq!(refused(LinkHello { window_bytes: 65_536 + 32, ..hello }), Ok(()));
@@ -239,6 +239,24 @@ fn a_session_that_ends_during_a_handshake_is_not_resumed() {
     rig.gateway_reads(&mut peer, &mut wire, usize::MAX);
     rig.gateway_writes(&mut peer, &mut wire);
     assert_eq!(rig.worker_reads(&mut wire, usize::MAX), Err(LinkFailure::Raced));
+}
+
+#[test]
+fn of_two_handshakes_at_once_only_the_first_to_be_proved_resumes() {
+    let mut rig = Rig::new(WorkerConfig::default(), Recorder::new(echo));
+    let (mut peer, mut first) = rig.link_up(Peer::new(1, 0));
+    let mut second = Wire::default();
+    let mut double = peer.clone();
+    rig.dial(&mut peer, &mut first);
+    rig.dial(&mut double, &mut second);
+    for (peer, wire) in [(&mut peer, &mut first), (&mut double, &mut second)] {
+        rig.gateway_writes(peer, wire);
+        rig.worker_reads(wire, usize::MAX).unwrap();
+        rig.gateway_reads(peer, wire, usize::MAX);
+        rig.gateway_writes(peer, wire);
+    }
+    assert_eq!(rig.worker_reads(&mut second, usize::MAX), Ok(()));
+    assert_eq!(rig.worker_reads(&mut first, usize::MAX), Err(LinkFailure::Raced));
 }
 
 #[test]

@@ -263,13 +263,20 @@ fn a_draining_worker_tells_every_gateway_and_waits() {
         let drains = peer.control.iter().filter(|frame| frame.header.link_type == LinkType::Draining);
         assert_eq!(drains.count(), 1);
     }
-    assert!(!rig.core.is_drained());
+    assert!(!rig.core.is_drained(rig.now_ms));
     peer.message(id, b"still served", false);
     peer.closed(id, Reason::Moved);
     rig.gateway_writes(&mut peer, &mut wire);
     rig.worker_reads(&mut wire, usize::MAX).unwrap();
-    assert!(!rig.core.is_drained(), "the replies have not been acknowledged");
+    assert!(!rig.core.is_drained(rig.now_ms), "the replies have not been acknowledged");
     rig.settle(&mut peer, &mut wire);
-    assert!(rig.core.is_drained());
+    assert!(rig.core.is_drained(rig.now_ms));
     assert_eq!((peer.messages(id).len(), peer.count(LinkType::Moved)), (1, 1));
+
+    // A gateway that is cut off with connections left is waited for, but not for long.
+    peer.open(peer.id(2), b"b");
+    rig.settle(&mut peer, &mut wire);
+    rig.cut(&mut peer, &mut wire);
+    assert!(!rig.core.is_drained(rig.now_ms) && !rig.core.is_drained(rig.now_ms + 4_999));
+    assert!(rig.core.is_drained(rig.now_ms + 5_000));
 }

@@ -1,0 +1,230 @@
+//! `roost-router` as a process.
+
+mod support;
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    process::{Child, Command, Output, Stdio},
+    time::Instant,
+};
+
+use roost_protocol::{Reason, link::LinkType};
+use support::{Link, PATIENCE, peer::Peer};
+
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_roost-router"));
+    command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).env("RUST_LOG", "info");
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    command(args).output().unwrap()
+}
+
+/// A running worker; killed if a test fails.
+struct Process {
+    child: Child,
+    lines: Box<dyn Iterator<Item = String>>,
+}
+
+impl Process {
+    fn start(args: &[&str]) -> Self {
+        let mut child = command(args).stderr(Stdio::inherit()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        Self { child, lines: Box::new(lines) }
+    }
+
+    /// The rest of the next line that the worker prints, after `prefix`.
+    fn line(&mut self, prefix: &str) -> String {
+        let line = self.lines.next().expect("the worker says more");
+        line.strip_prefix(prefix).unwrap_or_else(|| panic!("{line:?} begins with {prefix:?}")).to_owned()
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// The exit code, once it has ended.
+    fn wait(mut self) -> Option<i32> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(Instant::now() < deadline, "the worker does not end");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn get(url: &str, path: &str) -> String {
+    let address = url.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 "), "{answer}");
+    body.to_owned()
+}
+
+#[test]
+fn it_serves_links_shows_figures_and_drains() {
+    let dir = tempfile::tempdir().unwrap();
+    let (socket, figures) = (dir.path().join("w"), dir.path().join("figures.json"));
+    let unix = format!("unix:{}", socket.display());
+    let mut worker = Process::start(&[
+        "--listen",
+        "127.0.0.1:0",
+        "--listen",
+        &unix,
+        "--metrics",
+        "127.0.0.1:0",
+        "--stats-file",
+        figures.to_str().unwrap(),
+    ]);
+    let tcp = worker.line("roost-router: listening on ");
+    assert_eq!(worker.line("roost-router: listening on "), unix);
+    let metrics = worker.line("roost-router: metrics on ");
+
+    let mut links = [&tcp, &unix].map(|address| {
+        let mut link = Link::new(Peer::new(1, u16::from(*address == unix)), &address.parse().unwrap());
+        link.up();
+        let id = link.peer.id(3);
+        link.peer.open(id, b"user");
+        link.peer.message(id, b"hello", false);
+        link.run_until("the echo has come", |peer| peer.messages(id) == [b"hello"]);
+        link
+    });
+    let stats: serde_json::Value = serde_json::from_str(&get(&metrics, "/stats")).unwrap();
+    for (key, value) in
+        [("messages_handled", 2), ("opens", 2), ("links", 2), ("connections", 2), ("closes", 0)]
+    {
+        assert_eq!(stats[key], value, "{key}");
+    }
+    assert_eq!(stats["pid"], worker.child.id());
+    assert!(get(&metrics, "/metrics").contains("roost_worker_messages_handled_total 2\n"));
+
+    worker.signal(rustix::process::Signal::TERM);
+    for link in &mut links {
+        link.run_until("the worker drains", |peer| {
+            peer.control.iter().any(|frame| frame.header.link_type == LinkType::Draining)
+        });
+        link.peer.closed(link.peer.id(3), Reason::Moved);
+        link.run_until("the connection has moved", |peer| peer.count(LinkType::Moved) == 1);
+        // The acknowledgement of that has to get there too.
+        link.run_until("all is acknowledged", |peer| peer.unacknowledged() == 0);
+        link.turn();
+    }
+    for link in &mut links {
+        while link.turn() {}
+    }
+    assert_eq!(worker.wait(), Some(0));
+    assert!(!socket.exists(), "the socket file is removed");
+    let stats: serde_json::Value = serde_json::from_slice(&std::fs::read(figures).unwrap()).unwrap();
+    assert_eq!((&stats["closes"], &stats["connections"]), (&2.into(), &0.into()));
+}
+
+#[test]
+fn a_second_signal_does_not_wait() {
+    let mut worker = Process::start(&["--listen", "127.0.0.1:0"]);
+    let address = worker.line("roost-router: listening on ").parse().unwrap();
+    let mut link = Link::new(Peer::new(1, 0), &address);
+    link.up();
+    link.peer.open(link.peer.id(0), b"user");
+    link.run_until("the client is accepted", |peer| peer.inbox.len() == 1);
+    worker.signal(rustix::process::Signal::INT);
+    link.run_until("the worker drains", |peer| !peer.control.is_empty());
+    worker.signal(rustix::process::Signal::INT);
+    assert_eq!(worker.wait(), Some(0));
+}
+
+#[test]
+fn kill_and_restart_begin_a_new_session_on_the_same_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let unix = format!("unix:{}", dir.path().join("w").display());
+    let start = || {
+        let mut worker = Process::start(&["--listen", &unix]);
+        worker.line("roost-router: listening on ");
+        worker
+    };
+    let worker = start();
+    let mut link = Link::new(Peer::new(1, 0), &unix.parse().unwrap());
+    link.up();
+    worker.signal(rustix::process::Signal::KILL);
+    assert_eq!(worker.wait(), None);
+    while link.turn() {}
+    let _worker = start();
+    link.up();
+    assert_eq!((link.peer.sessions, link.peer.resumes), (2, 0));
+}
+
+fn fails(args: &[&str], what: &str) {
+    let output = run(args);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && error.contains(what), "{args:?}: {error}");
+    assert_eq!(error.lines().count(), 1, "one line: {error}");
+}
+
+#[test]
+fn mistakes_are_named_in_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("empty"), "\n").unwrap();
+    fails(&["--listen", "0.0.0.0:0"], "give --link-secret-file");
+    fails(&["--link-secret-file", &path("none")], "cannot read --link-secret-file");
+    fails(&["--link-secret-file", &path("empty")], "is empty");
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let held = holder.local_addr().unwrap().to_string();
+    fails(&["--listen", &held], "cannot listen on");
+    fails(&["--listen", "127.0.0.1:0", "--metrics", &held], "cannot serve metrics on");
+}
+
+#[test]
+fn a_secret_file_opens_other_addresses() {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, "open sesame \r\n").unwrap();
+    let mut worker =
+        Process::start(&["--listen", "0.0.0.0:0", "--link-secret-file", secret.to_str().unwrap()]);
+    let port = worker.line("roost-router: listening on 0.0.0.0:");
+    let address = format!("127.0.0.1:{port}").parse().unwrap();
+    let mut link = Link::new(Peer::new(1, 0).with_secret(Some(b"open sesame ")), &address);
+    link.up();
+    let id = link.peer.id(0);
+    link.peer.open(id, b"user");
+    link.run_until("the client is accepted", |peer| peer.inbox.len() == 1);
+    assert!(link.peer.control.is_empty(), "the worker has proved the secret too");
+}
+
+#[test]
+fn every_handler_takes_clients() {
+    for handler in ["echo", "sink", "route", "fanout"] {
+        let dir = tempfile::tempdir().unwrap();
+        let unix = format!("unix:{}", dir.path().join("w").display());
+        let mut worker = Process::start(&["--listen", &unix, "--handler", handler]);
+        worker.line("roost-router: listening on ");
+        let mut link = Link::new(Peer::new(1, 0), &unix.parse().unwrap());
+        link.up();
+        let id = link.peer.id(0);
+        link.peer.open(id, b"user");
+        link.peer.message(id, b"B!", false);
+        link.run_until("all is acknowledged", |peer| peer.unacknowledged() == 0);
+        let types: Vec<_> = link.peer.inbox.iter().map(|frame| frame.header.link_type).collect();
+        let expected: &[LinkType] = match handler {
+            "sink" => &[LinkType::Accept],
+            "fanout" => &[LinkType::Accept, LinkType::Broadcast],
+            _ => &[LinkType::Accept, LinkType::Data],
+        };
+        assert_eq!(types, expected, "{handler}");
+    }
+}
