@@ -3,6 +3,7 @@
 use std::{
     fs,
     sync::{Arc, atomic::AtomicBool},
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -10,11 +11,11 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
     cli::{Cli, Command, RunArgs, TransportKind},
-    client::Exchange,
+    exchange::{Exchange, Fanout},
     figures,
     fleet::{Fleet, FleetConfig},
     plan::{Plan, Scenario},
-    report::{hlog, result::RunResult, table, verdict},
+    report::{self, hlog, html, result::RunResult, table, verdict},
     ring::Features,
     run::Run,
     scenario,
@@ -27,10 +28,39 @@ use crate::{
 /// # Errors
 /// What keeps the run from being run, in one line.
 pub fn main(cli: Cli) -> anyhow::Result<bool> {
-    match cli.command {
-        Command::Echo(args) => run_scenario(Scenario::Echo, &args),
-        Command::Idle(args) => run_scenario(Scenario::Idle, &args),
-    }
+    let (scenario, args) = match cli.command {
+        Command::BareAccept(args) => {
+            scenario::bare_accept::run(&args, raise_nofile(), &stop_on_signals()?)?;
+            return Ok(true);
+        }
+        Command::Merge(args) => {
+            report::merge::run(&args)?;
+            return Ok(true);
+        }
+        Command::Echo(args) => (Scenario::Echo, args),
+        Command::Idle(args) => (Scenario::Idle { bare: args.bare }, args.run),
+        Command::Route(args) => (Scenario::Route, args),
+        Command::Broadcast(args) => (Scenario::Broadcast, args),
+        Command::Multicast(args) => (Scenario::Multicast { receivers: args.receivers }, args.run),
+        Command::Storm(args) => {
+            let limit = Duration::try_from_secs_f64(args.storm_limit_s).context("--storm-limit-s")?;
+            let scenario =
+                Scenario::Storm { restart_command: args.restart_command, limit, retry_ms: args.retry_ms };
+            (scenario, args.run)
+        }
+        Command::Slow(args) => {
+            let scenario = Scenario::Slow {
+                share: args.slow_share,
+                rate: args.slow_rate,
+                payload_bytes: args.slow_payload as usize,
+                reading: Duration::from_millis(args.slow_reads_ms),
+                pausing: Duration::from_millis(args.slow_pauses_ms),
+            };
+            (scenario, args.run)
+        }
+        Command::Churn(args) => (Scenario::Churn { per_second: args.churn_rate }, args.run),
+    };
+    run_scenario(scenario, &args)
 }
 
 fn run_scenario(scenario: Scenario, args: &RunArgs) -> anyhow::Result<bool> {
@@ -39,25 +69,9 @@ fn run_scenario(scenario: Scenario, args: &RunArgs) -> anyhow::Result<bool> {
     let network = network(&plan, args, nofile)?;
     let clients_are = network.description();
     eprintln!("clients: {clients_are}");
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        // A second one ends the process at once.
-        signal_hook::flag::register_conditional_default(signal, Arc::clone(&stop))?;
-        signal_hook::flag::register(signal, Arc::clone(&stop))?;
-    }
+    let stop = stop_on_signals()?;
     let hlog = args.hlog.as_deref().map(hlog::Writer::create).transpose()?;
-    let fleet = Fleet::start(
-        &FleetConfig {
-            clients: plan.connections,
-            threads: plan.threads,
-            first_user: plan.first_user,
-            seed: plan.seed,
-            exchange: Exchange::Echo,
-            heartbeat: plan.heartbeat,
-            failover: plan.failover,
-        },
-        &network,
-    )?;
+    let fleet = Fleet::start(&fleet_config(&plan), &network)?;
     let mut run = Run::new(plan, fleet, sources(args), stop, hlog);
     let outcome = scenario::run(&mut run);
     let (plan, found, report) = run.finish()?;
@@ -70,7 +84,45 @@ fn run_scenario(scenario: Scenario, args: &RunArgs) -> anyhow::Result<bool> {
         let text = serde_json::to_string_pretty(&result)?;
         fs::write(path, text + "\n").with_context(|| format!("--json {}", path.display()))?;
     }
+    if let Some(path) = &args.html {
+        let page = html::render(&result, &found.latency)?;
+        fs::write(path, page).with_context(|| format!("--html {}", path.display()))?;
+    }
     Ok(result.failures.is_empty())
+}
+
+fn fleet_config(plan: &Plan) -> FleetConfig {
+    let mut config = FleetConfig {
+        clients: plan.connections,
+        threads: plan.threads,
+        first_user: plan.first_user,
+        seed: plan.seed,
+        exchange: Exchange::Echo,
+        heartbeat: plan.heartbeat,
+        failover: plan.failover,
+    };
+    let fanout = |receivers| {
+        let sender = plan.first_user + Fleet::sole_sender(&config);
+        Exchange::Fanout(Arc::new(Fanout::new(sender, receivers, plan.messages() as usize)))
+    };
+    config.exchange = match plan.scenario {
+        Scenario::Idle { bare: true } => Exchange::Bare,
+        Scenario::Route => Exchange::Route,
+        Scenario::Broadcast => fanout(None),
+        Scenario::Multicast { receivers } => fanout(Some(receivers)),
+        _ => Exchange::Echo,
+    };
+    config
+}
+
+/// Set by SIGINT and SIGTERM; a second one ends the process at once.
+fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register_conditional_default(signal, Arc::clone(&stop))?;
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    Ok(stop)
 }
 
 fn network(plan: &Plan, args: &RunArgs, nofile: u64) -> anyhow::Result<Arc<dyn Network>> {

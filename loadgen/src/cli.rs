@@ -32,7 +32,148 @@ pub enum Command {
     Echo(RunArgs),
     /// Connect at a given rate, hold with heartbeats, and at the end have every client send one
     /// message and get it back.
-    Idle(RunArgs),
+    Idle(IdleArgs),
+    /// Users of a pair send each other messages by key; needs workers with handler `route`.
+    ///
+    /// A message reported as undeliverable fails the run.
+    Route(RunArgs),
+    /// One user's messages go to all clients; needs workers with handler `fanout`.
+    ///
+    /// --rate counts messages, not deliveries [default: 1]. Every client must receive each
+    /// message once and in order.
+    Broadcast(RunArgs),
+    /// One user's messages go to some clients; needs one worker with handler `fanout`.
+    ///
+    /// --rate counts messages, not deliveries [default: 1]. Each message must be delivered as
+    /// often as --receivers says.
+    Multicast(MulticastArgs),
+    /// All clients lose their connections at once and come back at once, without jitter or
+    /// back-off; a refused one waits exactly what retry-after says.
+    ///
+    /// The hold of --duration begins when all are back; connections_held_min counts from there.
+    /// Beyond the common rule, no client may be refused without retry-after once the gateway
+    /// listens (again). Closes that the storm itself causes are no failure.
+    Storm(StormArgs),
+    /// Some clients read slowly or never while they are sent messages; the others must notice
+    /// nothing.
+    ///
+    /// A slow client that the gateway cuts off is no failure, whatever the reason, and counts as
+    /// held; one that is not cut off must get all its replies in the end. For the others the
+    /// common rule holds.
+    Slow(SlowArgs),
+    /// Sessions end and begin at a steady rate.
+    ///
+    /// Instead of connections_held_min, all sessions must be open at the end, at least 99% of
+    /// --churn-rate times --duration must have come back, and no connect may fail, be refused or
+    /// end against the plan.
+    Churn(ChurnArgs),
+    /// A bare server: accepts connections into direct descriptors and does nothing with them.
+    /// The kernel memory of `idle --bare` against it is the baseline of what a gateway adds.
+    BareAccept(BareAcceptArgs),
+    /// Joins interval logs of several generators.
+    Merge(MergeArgs),
+}
+
+/// Flags of `idle`.
+#[derive(Clone, Debug, Args)]
+pub struct IdleArgs {
+    /// Flags of every scenario.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// Speak no protocol at all: only connect and hold, against `bare-accept`.
+    #[arg(long)]
+    pub bare: bool,
+}
+
+/// Flags of `multicast`.
+#[derive(Clone, Debug, Args)]
+pub struct MulticastArgs {
+    /// Flags of every scenario.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// Connections that each message goes to.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub receivers: u32,
+}
+
+/// Flags of `storm`.
+#[derive(Clone, Debug, Args)]
+pub struct StormArgs {
+    /// Flags of every scenario.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// Instead of resetting all connections, run this command by `sh -c`, which restarts the
+    /// gateway. If its last line of output is a number, that is the new --gateway-pid.
+    #[arg(long, value_name = "COMMAND")]
+    pub restart_command: Option<String>,
+    /// How long the clients may take to come back.
+    #[arg(long, value_name = "S", default_value_t = 300.0)]
+    pub storm_limit_s: f64,
+    /// How long a client waits after a connect that failed, such as while nobody listens.
+    #[arg(long, value_name = "MS", default_value_t = 100)]
+    pub retry_ms: u64,
+}
+
+/// Flags of `slow`.
+#[derive(Clone, Debug, Args)]
+pub struct SlowArgs {
+    /// Flags of every scenario.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// Share of the clients that read slowly.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
+    pub slow_share: f64,
+    /// Messages per second that the slow clients send all together, whose replies pile up.
+    #[arg(long, value_name = "MSGS_PER_S", default_value_t = 1000.0)]
+    pub slow_rate: f64,
+    /// Bytes of their messages.
+    #[arg(long, value_name = "BYTES", default_value_t = 4096)]
+    pub slow_payload: u32,
+    /// How long they read at a time; 0: never.
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    pub slow_reads_ms: u64,
+    /// How long they pause in between.
+    #[arg(long, value_name = "MS", default_value_t = 1000)]
+    pub slow_pauses_ms: u64,
+}
+
+/// Flags of `churn`.
+#[derive(Clone, Debug, Args)]
+pub struct ChurnArgs {
+    /// Flags of every scenario.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// Sessions per second that end and come back.
+    #[arg(long, value_name = "PER_S", default_value_t = 100.0)]
+    pub churn_rate: f64,
+}
+
+/// Flags of `bare-accept`.
+#[derive(Clone, Debug, Args)]
+pub struct BareAcceptArgs {
+    /// Where to listen; port 0: the kernel chooses, and the first line of output says.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
+    pub listen: SocketAddr,
+    /// Connections to accept, at most.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub connections: u32,
+    /// Sockets of one ring at most.
+    #[arg(long, value_name = "N", default_value_t = crate::ring::SLOTS_PER_RING, value_parser = clap::value_parser!(u32).range(1..=i64::from(crate::ring::SLOTS_PER_RING)))]
+    pub ring_slots_max: u32,
+}
+
+/// Flags of `merge`.
+#[derive(Clone, Debug, Args)]
+pub struct MergeArgs {
+    /// Interval logs written with --hlog.
+    #[arg(required = true, value_name = "FILE")]
+    pub logs: Vec<PathBuf>,
+    /// Write percentiles of all logs together as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write all intervals as one log.
+    #[arg(long, value_name = "FILE")]
+    pub hlog: Option<PathBuf>,
 }
 
 /// Which clients.
@@ -53,8 +194,8 @@ pub struct RunArgs {
     /// Clients.
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub connections: u32,
-    /// Clients that send messages, spread over all of them [default: all in echo, route and slow,
-    /// none in idle].
+    /// Clients that send messages, spread over all of them [default: all in echo and route, those
+    /// that are not slow in slow, else none; one in broadcast and multicast].
     #[arg(long, value_name = "K")]
     pub active: Option<u32>,
     /// Messages per second over all active clients [default: 1000 if any is active].
@@ -81,9 +222,9 @@ pub struct RunArgs {
     /// Connects per second.
     #[arg(long, value_name = "PER_S", default_value_t = 10_000.0)]
     pub connect_rate: f64,
-    /// Connects under way at a time.
-    #[arg(long, value_name = "N", default_value_t = 1024)]
-    pub connecting_max: u32,
+    /// Connects under way at a time [default: 1024; in a storm: all].
+    #[arg(long, value_name = "N")]
+    pub connecting_max: Option<u32>,
     /// Clients that connect, send one message and leave before the first memory figure is taken.
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub warmup: u32,

@@ -10,9 +10,12 @@ use anyhow::Context;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use crate::{
-    client::{Broken, Exchange},
+    client::Broken,
+    exchange::Exchange,
     latency,
-    load::{Command, Connects, Departure, Interval, Load, LoadConfig, LoadReport, Reconnect, Slow, Traffic},
+    load::{
+        Command, Connects, Departure, Interval, Lane, Load, LoadConfig, LoadReport, Reconnect, Slow, Traffic,
+    },
     schedule::whole,
     tally::{Standing, Status, Tally},
     transport::{Network, Share},
@@ -88,7 +91,7 @@ impl Fleet {
                 share,
                 first_user: config.first_user,
                 seed: config.seed,
-                exchange: config.exchange,
+                exchange: config.exchange.clone(),
                 heartbeat: config.heartbeat,
                 start,
                 failover: config.failover,
@@ -169,38 +172,41 @@ impl Fleet {
         self.tell_all(|_| Command::Hold(holding));
     }
 
-    /// Sends `messages` messages at `per_second` over `active` clients, without the first `skip`.
-    /// Fewer active clients than threads are driven by as many threads.
-    pub fn traffic(&mut self, active: u32, skip: u32, per_second: f64, messages: u64, payload_bytes: usize) {
+    /// Sends `messages` messages at `per_second` over `active` clients that read, or over the slow
+    /// ones. Of few active clients, some threads have none.
+    pub fn traffic(&mut self, lane: Lane, active: u32, per_second: f64, messages: u64, payload_bytes: usize) {
         // A little ahead, so that no thread begins late.
         let start_ns = (self.now() + Duration::from_millis(30)).as_nanos() as u64;
-        let active_of =
-            |share: Share| part(active, share).min(share.clients - part(skip, share).min(share.clients));
-        let total: u64 = self.threads.iter().map(|member| u64::from(active_of(member.share))).sum();
-        let mut given = 0;
         let mut before = 0;
         self.tell_all(|share| {
-            let active = active_of(share);
-            let upto = before + u64::from(active);
+            let own_active = part(active, share);
+            let upto = before + u64::from(own_active);
+            // Parts of the messages that add up exactly.
+            let until = |clients: u64| {
+                (u128::from(messages) * u128::from(clients) / u128::from(active.max(1))) as u64
+            };
+            let own = until(upto) - until(before);
             before = upto;
-            // Shares of the messages that add up exactly.
-            let until =
-                if total == 0 { 0 } else { u128::from(messages) * u128::from(upto) / u128::from(total) };
-            let own = until as u64 - given;
-            given = until as u64;
+            let interleave_ns =
+                whole(1e9 * f64::from(share.thread) / (per_second.max(1e-9) * f64::from(share.threads)));
             Command::Traffic(Traffic {
-                active,
-                skip: part(skip, share),
+                lane,
+                active: own_active,
                 per_second: per_second * own as f64 / messages.max(1) as f64,
                 messages: own,
                 payload_bytes,
-                // Interleaved: thread t of T begins t/T of its own step later.
-                start_ns: start_ns
-                    + whole(
-                        1e9 * f64::from(share.thread) / (per_second.max(1e-9) * f64::from(share.threads)),
-                    ),
+                start_ns: start_ns + interleave_ns.min(1_000_000_000),
             })
         });
+    }
+
+    /// The client that sends when there is one active client only.
+    pub fn sole_sender(config: &FleetConfig) -> u32 {
+        let threads = config.threads.clamp(1, config.clients.max(1));
+        (0..threads)
+            .map(|thread| share_of(config.clients, thread, threads))
+            .find(|&share| part(1, share) == 1)
+            .map_or(0, |share| share.first_client)
     }
 
     /// Takes back what the schedule has not sent yet.
@@ -226,8 +232,11 @@ impl Fleet {
     }
 
     /// What clients do whose connection ended against the plan.
-    pub fn reconnect(&mut self, policy: Reconnect) {
-        self.tell_all(|_| Command::Reconnect(policy));
+    pub fn reconnect(&mut self, policy: Reconnect, in_flight_max: u64) {
+        self.tell_all(|share| Command::Reconnect {
+            policy,
+            in_flight_max: (in_flight_max / u64::from(share.threads)).max(1),
+        });
     }
 
     /// Sessions leave and come back; 0 ends it.
@@ -243,6 +252,11 @@ impl Fleet {
     /// Sends no more heartbeats.
     pub fn stop_heartbeat(&mut self) {
         self.tell_all(|_| Command::StopHeartbeat);
+    }
+
+    /// The slow readers read from now on.
+    pub fn slow_resume(&mut self) {
+        self.tell_all(|_| Command::SlowResume);
     }
 
     /// Ends all threads and collects what they counted.

@@ -42,6 +42,11 @@ impl Latency {
         self.uncorrected.saturating_record(us(received_ns.saturating_sub(sent_ns)));
     }
 
+    /// Records one of the deliveries of a message to many; its actual send is not known to all.
+    pub fn record_delivery(&mut self, intended_ns: u64, received_ns: u64) {
+        self.corrected.saturating_record(us(received_ns.saturating_sub(intended_ns)));
+    }
+
     /// Records one send.
     pub fn record_send(&mut self, intended_ns: u64, sent_ns: u64) {
         self.send_lag.saturating_record(us(sent_ns.saturating_sub(intended_ns)));

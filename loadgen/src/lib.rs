@@ -1,7 +1,7 @@
 //! Load generator for roost: many simulated clients, every reply checked, honest figures.
 //!
 //! * [`transport`]: the seam; [`socket`] (on [`ring`]) is kernel sockets behind it.
-//! * [`client`], [`payload`], [`schedule`], [`latency`], [`tally`]: what clients say and when,
+//! * [`client`], [`exchange`], [`payload`], [`schedule`], [`latency`], [`tally`]: what clients say and when,
 //!   and what is counted. Pure: no socket, no clock.
 //! * [`load`]: one load thread: clients over a transport. [`fleet`]: all threads, by command.
 #![deny(unsafe_code)]
@@ -9,6 +9,7 @@
 pub mod app;
 pub mod cli;
 pub mod client;
+pub mod exchange;
 pub mod figures;
 pub mod fleet;
 pub mod latency;

@@ -3,7 +3,6 @@
 use std::{net::IpAddr, net::SocketAddr, time::Duration};
 
 use anyhow::ensure;
-use serde::Serialize;
 
 use crate::{
     cli::{RunArgs, TransportKind},
@@ -12,28 +11,69 @@ use crate::{
     socket::Cidr,
 };
 
-/// What kind of run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-#[allow(missing_docs, reason = "the names of the subcommands, explained there")]
+/// What kind of run, with what only that kind needs.
+#[derive(Clone, Debug, PartialEq)]
 pub enum Scenario {
+    /// See the subcommand of the same name, also below.
     Echo,
-    Idle,
+    #[allow(missing_docs, reason = "as above")]
+    Idle { bare: bool },
+    #[allow(missing_docs, reason = "as above")]
+    Route,
+    #[allow(missing_docs, reason = "as above")]
+    Broadcast,
+    #[allow(missing_docs, reason = "as above")]
+    Multicast { receivers: u32 },
+    #[allow(missing_docs, reason = "as above")]
+    Storm { restart_command: Option<String>, limit: Duration, retry_ms: u64 },
+    #[allow(missing_docs, reason = "as above")]
+    Slow { share: f64, rate: f64, payload_bytes: usize, reading: Duration, pausing: Duration },
+    #[allow(missing_docs, reason = "as above")]
+    Churn { per_second: f64 },
 }
 
 impl Scenario {
     /// As on the command line.
-    pub const fn name(self) -> &'static str {
+    pub const fn name(&self) -> &'static str {
         match self {
             Self::Echo => "echo",
-            Self::Idle => "idle",
+            Self::Idle { .. } => "idle",
+            Self::Route => "route",
+            Self::Broadcast => "broadcast",
+            Self::Multicast { .. } => "multicast",
+            Self::Storm { .. } => "storm",
+            Self::Slow { .. } => "slow",
+            Self::Churn { .. } => "churn",
         }
     }
 
-    /// Connections end in it by design, so that it has a rule of its own.
-    pub const fn expects_closes(self) -> bool {
+    /// Sessions end in it by design, so that the hold is no measure.
+    pub const fn expects_closes(&self) -> bool {
+        matches!(self, Self::Churn { .. })
+    }
+
+    /// No protocol is spoken.
+    pub const fn is_bare(&self) -> bool {
+        matches!(self, Self::Idle { bare: true })
+    }
+
+    /// Active clients and rate, where no flag says.
+    fn traffic_by_default(&self, connections: u32) -> (u32, f64) {
         match self {
-            Self::Echo | Self::Idle => false,
+            Self::Echo | Self::Route => (connections, RATE),
+            Self::Slow { .. } => (connections - self.slow_clients(connections), RATE),
+            Self::Broadcast | Self::Multicast { .. } => (1, 1.0),
+            Self::Idle { .. } | Self::Storm { .. } | Self::Churn { .. } => (0, 0.0),
+        }
+    }
+
+    /// How many of the clients read slowly.
+    pub fn slow_clients(&self, connections: u32) -> u32 {
+        match self {
+            Self::Slow { share, .. } => {
+                u32::try_from(whole(f64::from(connections) * share)).unwrap_or(connections)
+            }
+            _ => 0,
         }
     }
 }
@@ -55,6 +95,7 @@ pub struct Plan {
     pub threads: u32,
     pub connect_rate: f64,
     pub connecting_max: u64,
+    pub storm_connecting_max: u64,
     pub warmup: u32,
     pub check_rate: f64,
     pub grace: Duration,
@@ -76,14 +117,23 @@ impl Plan {
             "--payload must be {} to {payload_max} bytes: a message names its sender and proves its content",
             payload::BYTES_MIN
         );
-        let by_default = if scenario == Scenario::Idle { 0 } else { args.connections };
-        let active = args.active.unwrap_or(by_default);
+        check(&scenario)?;
+        let (usually_active, usual_rate) = scenario.traffic_by_default(args.connections);
+        let active = args.active.unwrap_or(usually_active);
+        let most = args.connections - scenario.slow_clients(args.connections);
+        ensure!(active <= most, "--active {active} is more than the {most} clients that there are for it");
+        let many = matches!(scenario, Scenario::Broadcast | Scenario::Multicast { .. });
+        ensure!(!many || active == 1, "--active must be 1: one user sends to many");
         ensure!(
-            active <= args.connections,
-            "--active {active} is more than --connections {}",
-            args.connections
+            !scenario.is_bare() || active == 0,
+            "--active must be 0 with --bare: no messages without protocol"
         );
-        let rate = args.rate.unwrap_or(if active == 0 { 0.0 } else { 1000.0 });
+        let usual_rate = match active {
+            0 => 0.0,
+            _ if usual_rate > 0.0 => usual_rate,
+            _ => RATE,
+        };
+        let rate = args.rate.unwrap_or(usual_rate);
         ensure!(rate >= 0.0 && rate.is_finite(), "--rate must be 0 or more");
         ensure!(rate == 0.0 || active > 0, "--rate {rate} needs --active clients to send");
         ensure!(args.connect_rate > 0.0, "--connect-rate must be more than 0");
@@ -97,20 +147,24 @@ impl Plan {
             "--first-user plus --connections must be below 2^32"
         );
         Ok(Self {
-            scenario,
             target: args.target,
             connections: args.connections,
             active,
             rate,
             payload_bytes,
             duration: seconds("--duration", args.duration)?,
-            heartbeat: seconds("--heartbeat-s", args.heartbeat_s)?,
+            heartbeat: if scenario.is_bare() {
+                Duration::ZERO
+            } else {
+                seconds("--heartbeat-s", args.heartbeat_s)?
+            },
             source: source(args)?,
             transport: args.transport,
             threads: args.threads,
             connect_rate: args.connect_rate,
-            connecting_max: u64::from(args.connecting_max.max(1)),
-            warmup: args.warmup.min(args.connections),
+            connecting_max: args.connecting_max.map_or(CONNECTING_MAX, |most| u64::from(most.max(1))),
+            storm_connecting_max: args.connecting_max.map_or(u64::MAX, |most| u64::from(most.max(1))),
+            warmup: if scenario.is_bare() { 0 } else { args.warmup.min(args.connections) },
             check_rate: args.check_rate,
             grace: seconds("--grace-s", args.grace_s)?,
             seed: match args.seed {
@@ -120,6 +174,7 @@ impl Plan {
             },
             first_user: args.first_user,
             failover: args.failover,
+            scenario,
         })
     }
 
@@ -127,6 +182,31 @@ impl Plan {
     pub fn messages(&self) -> u64 {
         whole(self.rate * self.duration.as_secs_f64())
     }
+}
+
+/// Messages per second, unless a flag says otherwise.
+const RATE: f64 = 1000.0;
+/// Connects under way at a time, unless a flag says otherwise.
+const CONNECTING_MAX: u64 = 1024;
+
+/// Checks what only this scenario has.
+fn check(scenario: &Scenario) -> anyhow::Result<()> {
+    match *scenario {
+        Scenario::Slow { share, rate, payload_bytes, .. } => {
+            ensure!((0.0..1.0).contains(&share), "--slow-share must be 0 or more and below 1");
+            ensure!(rate >= 0.0 && rate.is_finite(), "--slow-rate must be 0 or more");
+            ensure!(
+                payload_bytes >= payload::BYTES_MIN
+                    && payload_bytes <= roost_protocol::edge::FRAME_BYTES_LIMIT as usize,
+                "--slow-payload must be {} bytes or more",
+                payload::BYTES_MIN
+            );
+        }
+        Scenario::Churn { per_second } => ensure!(per_second > 0.0, "--churn-rate must be more than 0"),
+        Scenario::Multicast { receivers } => ensure!(receivers > 0, "--receivers must be 1 or more"),
+        _ => {}
+    }
+    Ok(())
 }
 
 fn source(args: &RunArgs) -> anyhow::Result<Option<Cidr>> {

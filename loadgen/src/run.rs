@@ -187,6 +187,11 @@ impl Run {
         Ok(outcome)
     }
 
+    /// The gateway has been restarted.
+    pub const fn set_gateway_pid(&mut self, pid: u32) {
+        self.sources.gateway_pid = Some(pid);
+    }
+
     /// Lets `time` pass.
     ///
     /// # Errors

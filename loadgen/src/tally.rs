@@ -50,8 +50,12 @@ pub struct Tally {
     pub corrupted: u64,
     /// Replies outstanding when their connection ended.
     pub cut_off: u64,
-    /// Deliveries that the worker reported as impossible (user offline).
+    /// Established connections of slow readers that ended, by reason.
+    pub slow_disconnected: BTreeMap<&'static str, u64>,
+    /// Deliveries that the worker reported as impossible: user offline.
     pub offline: u64,
+    /// Deliveries that the worker refused: congested, too long.
+    pub delivery_refused: u64,
     /// Deliveries that the worker acknowledged.
     pub acknowledged: u64,
     /// Frames that break the protocol.
@@ -69,11 +73,13 @@ impl Tally {
         merge_map(&mut self.connect_failed, &other.connect_failed);
         merge_map(&mut self.refused, &other.refused);
         merge_map(&mut self.disconnected, &other.disconnected);
+        merge_map(&mut self.slow_disconnected, &other.slow_disconnected);
         // Every field by name: a new one that is forgotten here does not compile.
         let Self {
             connect_failed: _,
             refused: _,
             disconnected: _,
+            slow_disconnected: _,
             refused_without_retry_after,
             left,
             opened,
@@ -93,6 +99,7 @@ impl Tally {
             corrupted,
             cut_off,
             offline,
+            delivery_refused,
             acknowledged,
             protocol_errors,
         } = self;
@@ -116,6 +123,7 @@ impl Tally {
             (corrupted, other.corrupted),
             (cut_off, other.cut_off),
             (offline, other.offline),
+            (delivery_refused, other.delivery_refused),
             (acknowledged, other.acknowledged),
             (protocol_errors, other.protocol_errors),
         ] {
@@ -149,6 +157,10 @@ pub struct Status {
     pub connect_failed: AtomicU64,
     /// Refused by GOAWAY, so far.
     pub refused: AtomicU64,
+    /// Of the refused, those without retry-after.
+    pub refused_without_retry_after: AtomicU64,
+    /// Messages that the worker reported as undeliverable.
+    pub undeliverable: AtomicU64,
     /// Clients that wait for their time to connect again.
     pub waiting: AtomicU64,
     /// Ended against the plan, so far.
@@ -159,8 +171,12 @@ pub struct Status {
     pub sent: AtomicU64,
     /// MESSAGE frames received, so far.
     pub received: AtomicU64,
-    /// Replies outstanding.
+    /// Replies outstanding, without those of slow readers.
     pub outstanding: AtomicU64,
+    /// Replies of slow readers outstanding.
+    pub slow_outstanding: AtomicU64,
+    /// Sessions of slow readers that have ended.
+    pub slow_closed: AtomicU64,
     /// Messages that schedule and check still have to send.
     pub to_send: AtomicU64,
     /// PINGs without PONG yet.
@@ -183,12 +199,16 @@ pub struct Standing {
     pub leaving: u64,
     pub connect_failed: u64,
     pub refused: u64,
+    pub refused_without_retry_after: u64,
+    pub undeliverable: u64,
     pub waiting: u64,
     pub disconnected: u64,
     pub opened: u64,
     pub sent: u64,
     pub received: u64,
     pub outstanding: u64,
+    pub slow_outstanding: u64,
+    pub slow_closed: u64,
     pub to_send: u64,
     pub pings_outstanding: u64,
     pub heard: u64,
@@ -206,11 +226,15 @@ impl Standing {
         self.leaving += status.leaving.load(Relaxed);
         self.connect_failed += status.connect_failed.load(Relaxed);
         self.refused += status.refused.load(Relaxed);
+        self.refused_without_retry_after += status.refused_without_retry_after.load(Relaxed);
+        self.undeliverable += status.undeliverable.load(Relaxed);
         self.waiting += status.waiting.load(Relaxed);
         self.disconnected += status.disconnected.load(Relaxed);
         self.opened += status.opened.load(Relaxed);
         self.sent += status.sent.load(Relaxed);
         self.received += status.received.load(Relaxed);
+        self.slow_outstanding += status.slow_outstanding.load(Relaxed);
+        self.slow_closed += status.slow_closed.load(Relaxed);
         self.outstanding += status.outstanding.load(Relaxed);
         self.to_send += status.to_send.load(Relaxed);
         self.pings_outstanding += status.pings_outstanding.load(Relaxed);

@@ -33,7 +33,12 @@ pub enum Command {
         how: Departure,
     },
     /// What clients do whose connection ended against the plan.
-    Reconnect(Reconnect),
+    Reconnect {
+        /// What.
+        policy: Reconnect,
+        /// Sessions that may be on their way at a time when they do.
+        in_flight_max: u64,
+    },
     /// Sessions leave and come back, one after the other.
     Churn {
         /// Sessions per second; 0 ends it.
@@ -43,6 +48,8 @@ pub enum Command {
     Slow(Slow),
     /// Sends no more heartbeats.
     StopHeartbeat,
+    /// The slow readers read from now on.
+    SlowResume,
     /// Ends the thread.
     Finish,
 }
@@ -61,10 +68,10 @@ pub struct Connects {
 /// An open-loop schedule.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Traffic {
-    /// Clients that send in turn, spread over the share.
+    /// Whose messages these are.
+    pub lane: Lane,
+    /// Clients that send in turn, spread over the lane's.
     pub active: u32,
-    /// The first clients of the share that do not take part.
-    pub skip: u32,
     /// Messages per second.
     pub per_second: f64,
     /// Messages in all.
@@ -73,6 +80,16 @@ pub struct Traffic {
     pub payload_bytes: usize,
     /// When the first is due, in nanoseconds of the run.
     pub start_ns: u64,
+}
+
+/// Two kinds of clients with schedules of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Lane {
+    /// Those that read: timed, and owed.
+    #[default]
+    Main,
+    /// The slow readers.
+    Slow,
 }
 
 /// How a client leaves.

@@ -11,12 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use command::{Command, Connects, Departure, Interval, Reconnect, Slow, Traffic};
+pub use command::{Command, Connects, Departure, Interval, Lane, Reconnect, Slow, Traffic};
 use crossbeam_channel::{Receiver, Sender};
 use flights::Flights;
 
 use crate::{
-    client::{Broken, Clients, Exchange, Heard},
+    client::{Broken, Clients, Heard},
+    exchange::Exchange,
     latency::{self, Latency},
     schedule::{Heartbeat, NS_PER_S, Pacer},
     tally::{Status, Tally},
@@ -74,12 +75,14 @@ pub struct Load {
     heartbeat: Heartbeat,
     connects: Connecting,
     traffic: Sending,
+    slow_traffic: Sending,
     check: Checking,
     leave: Leaving,
     churn: Churning,
     slow: Slow,
     slow_toggle_ns: u64,
     reconnect: Reconnect,
+    retrying_max: u64,
     /// When to connect again: (ns, client).
     retries: BinaryHeap<Reverse<(u64, u32)>>,
     /// Clients that said CLOSE, and until when the peer may answer with FIN.
@@ -106,6 +109,8 @@ struct Live {
     heard: u64,
     pinged: u64,
     outstanding: u64,
+    slow_outstanding: u64,
+    slow_ended: u64,
     departing: u64,
 }
 
@@ -161,8 +166,12 @@ impl Load {
         status: Arc<Status>,
     ) -> Self {
         let share = config.share;
-        let clients =
-            Clients::new(config.seed, config.first_user + share.first_client, share.clients, config.exchange);
+        let clients = Clients::new(
+            config.seed,
+            config.first_user + share.first_client,
+            share.clients,
+            config.exchange.clone(),
+        );
         Self {
             heartbeat: Heartbeat::new(config.heartbeat.as_nanos() as u64, share.clients),
             transport,
@@ -177,12 +186,14 @@ impl Load {
             flights: Flights::default(),
             connects: Connecting { pacer: Pacer::idle(), next: 0, in_flight_max: 0 },
             traffic: Sending { pacer: Pacer::idle(), spec: Traffic::default() },
+            slow_traffic: Sending { pacer: Pacer::idle(), spec: Traffic::default() },
             check: Checking { pacer: Pacer::idle(), payload_bytes: 0 },
             leave: Leaving { pacer: Pacer::idle(), next: 0, how: Departure::Politely },
             churn: Churning { pacer: Pacer::idle() },
             slow: Slow::default(),
             slow_toggle_ns: 0,
             reconnect: Reconnect::Never,
+            retrying_max: u64::MAX,
             retries: BinaryHeap::new(),
             farewells: VecDeque::new(),
             retry_after: HashMap::new(),
@@ -253,10 +264,13 @@ impl Load {
             connects,
             self.heartbeat.next_due_ns(),
             self.traffic.pacer.next_due_ns(),
+            self.slow_traffic.pacer.next_due_ns(),
             self.check.pacer.next_due_ns(),
             self.leave.pacer.next_due_ns(),
             self.churn.pacer.next_due_ns(),
-            self.retries.peek().map(|Reverse((due_ns, _))| *due_ns),
+            (self.live.connecting < self.retrying_max)
+                .then(|| self.retries.peek().map(|Reverse((due_ns, _))| *due_ns))
+                .flatten(),
         ]
         .into_iter()
         .flatten()
@@ -287,12 +301,16 @@ impl Load {
             (&status.leaving, self.leave.pacer.remaining() + self.live.departing),
             (&status.connect_failed, self.tally.connect_failed_total()),
             (&status.refused, self.tally.refused.values().sum()),
+            (&status.refused_without_retry_after, self.tally.refused_without_retry_after),
+            (&status.undeliverable, self.tally.offline + self.tally.delivery_refused),
             (&status.waiting, self.retries.len() as u64),
             (&status.disconnected, self.tally.disconnected_total()),
             (&status.opened, self.tally.opened),
             (&status.sent, self.tally.messages_sent),
             (&status.received, self.tally.messages_received),
             (&status.outstanding, self.live.outstanding),
+            (&status.slow_outstanding, self.live.slow_outstanding),
+            (&status.slow_closed, self.tally.slow_disconnected.values().sum()),
             (&status.to_send, self.traffic.pacer.remaining() + self.check.pacer.remaining()),
             (&status.pings_outstanding, self.live.pinged),
             (&status.heard, self.live.heard),

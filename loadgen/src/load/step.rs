@@ -1,13 +1,14 @@
 //! The steps of a load thread: commands, what is due, what has happened.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 use super::{
-    Checking, Churning, Command, Connecting, Connects, Departure, FAREWELL_NS, Leaving, Load, PER_TURN,
+    Checking, Churning, Command, Connecting, Connects, Departure, FAREWELL_NS, Lane, Leaving, Load, PER_TURN,
     Reconnect, Sending, Slow, flights::Times,
 };
 use crate::{
     client::{Broken, Heard, State, Verdict},
+    exchange::{Exchange, Receipt},
     schedule::{Heartbeat, Pacer},
     transport::{Close, Ended, Event},
 };
@@ -29,13 +30,20 @@ impl Load {
             }
             Command::Traffic(spec) => {
                 let messages = if spec.active == 0 { 0 } else { spec.messages };
-                self.tally.scheduled += messages;
-                self.traffic = Sending { pacer: Pacer::new(spec.start_ns, spec.per_second, messages), spec };
+                let sending = Sending { pacer: Pacer::new(spec.start_ns, spec.per_second, messages), spec };
+                match spec.lane {
+                    Lane::Main => {
+                        self.tally.scheduled += messages;
+                        self.traffic = sending;
+                    }
+                    Lane::Slow => self.slow_traffic = sending,
+                }
             }
             Command::StopTraffic => {
                 // What was never due was never owed.
                 self.tally.scheduled -= self.traffic.pacer.remaining();
                 self.traffic.pacer = Pacer::idle();
+                self.slow_traffic.pacer = Pacer::idle();
                 self.check.pacer = Pacer::idle();
             }
             Command::Check { per_second, payload_bytes } => {
@@ -49,7 +57,14 @@ impl Load {
                     self.connects.next = keep;
                 }
             }
-            Command::Reconnect(policy) => self.reconnect = policy,
+            Command::Reconnect { policy, in_flight_max } => {
+                self.reconnect = policy;
+                self.retrying_max = in_flight_max;
+            }
+            Command::SlowResume => {
+                self.slow = Slow { reads_now: true, reading: Duration::ZERO, ..self.slow };
+                self.set_reading(0..self.slow.clients, true);
+            }
             Command::Churn { per_second } => {
                 self.churn = Churning { pacer: Pacer::new(now_ns, per_second, u64::MAX) };
             }
@@ -67,6 +82,7 @@ impl Load {
     /// Does what is due, a bounded number of each kind; true if more is due.
     pub(super) fn do_what_is_due(&mut self, now_ns: u64) -> bool {
         let mut busy = self.send_scheduled();
+        busy |= self.send_slow(now_ns);
         busy |= self.connect_due(now_ns);
         busy |= self.heartbeat_due(now_ns);
         busy |= self.check_due(now_ns);
@@ -126,15 +142,24 @@ impl Load {
         for _ in 0..PER_TURN {
             let now_ns = self.now_ns();
             let Some((number, intended_ns)) = self.traffic.pacer.take(now_ns) else { return false };
-            let spec = &self.traffic.spec;
-            let place = (number % u64::from(spec.active)) as u32;
+            let spec = self.traffic.spec;
             // Spread over the share, so that every ring and shard has its part.
-            let span = u64::from(self.clients.len() - spec.skip);
-            let client = spec.skip + (u64::from(place) * span / u64::from(spec.active)) as u32;
+            let readers = self.slow.clients..self.clients.len();
+            let client = place(number, spec.active, readers);
             if self.send_message(client, spec.payload_bytes, Some(intended_ns), now_ns) {
                 self.tally.scheduled_sent += 1;
                 self.interval.record_send(intended_ns, now_ns);
             }
+        }
+        true
+    }
+
+    fn send_slow(&mut self, now_ns: u64) -> bool {
+        for _ in 0..PER_TURN {
+            let Some((number, _)) = self.slow_traffic.pacer.take(now_ns) else { return false };
+            let spec = self.slow_traffic.spec;
+            let client = place(number, spec.active, 0..self.slow.clients);
+            self.send_message(client, spec.payload_bytes, None, now_ns);
         }
         true
     }
@@ -161,13 +186,23 @@ impl Load {
         }
         self.out.clear();
         let sequence = self.clients.message(client, payload_bytes, &mut self.out);
-        self.transport.send(client, &self.out);
-        if let Some(intended_ns) = intended_ns {
-            self.flights.start(client, sequence, Times { intended_ns, sent_ns });
-        }
         self.tally.messages_sent += 1;
-        self.live.outstanding += 1;
+        if let Exchange::Fanout(fanout) = &self.config.exchange {
+            // What is outstanding then is known to all threads together only.
+            fanout.note_send(sequence, intended_ns.unwrap_or(sent_ns));
+        } else {
+            if let Some(intended_ns) = intended_ns {
+                self.flights.start(client, sequence, Times { intended_ns, sent_ns });
+            }
+            *self.outstanding(client) += 1;
+        }
+        self.transport.send(client, &self.out);
         true
+    }
+
+    /// The counter of outstanding replies to which this sender's belong.
+    const fn outstanding(&mut self, sender: u32) -> &mut u64 {
+        if sender < self.slow.clients { &mut self.live.slow_outstanding } else { &mut self.live.outstanding }
     }
 
     fn leave_due(&mut self, now_ns: u64) -> bool {
@@ -198,7 +233,7 @@ impl Load {
         if how == Departure::Politely {
             self.say_close(client, false, now_ns);
         } else {
-            self.left_open();
+            self.left_open(client);
             self.live.departing += 1;
             self.clients.leave(client, how == Departure::ResetAndReturn, None);
             self.transport.close(client, Close::Reset);
@@ -207,7 +242,7 @@ impl Load {
 
     /// An open client sends CLOSE and waits for the peer to end the connection.
     fn say_close(&mut self, client: u32, returning: bool, now_ns: u64) {
-        self.left_open();
+        self.left_open(client);
         self.live.departing += 1;
         self.out.clear();
         self.clients.leave(client, returning, Some(&mut self.out));
@@ -232,7 +267,8 @@ impl Load {
         for _ in 0..PER_TURN {
             let Some((number, _)) = self.churn.pacer.take(now_ns) else { return };
             let client = (number % u64::from(self.clients.len())) as u32;
-            if self.clients.state(client) == State::Open {
+            // One that waits for an answer stays; its turn comes again.
+            if self.clients.state(client) == State::Open && self.clients.is_quiet(client) {
                 self.say_close(client, true, now_ns);
             }
         }
@@ -240,6 +276,9 @@ impl Load {
 
     fn retry_due(&mut self, now_ns: u64) -> bool {
         for _ in 0..PER_TURN {
+            if self.live.connecting >= self.retrying_max {
+                return false;
+            }
             match self.retries.peek() {
                 Some(&Reverse((due_ns, client))) if due_ns <= now_ns => {
                     self.retries.pop();
@@ -274,7 +313,12 @@ impl Load {
     pub(super) fn on_event(&mut self, event: Event<'_>, now_ns: u64) {
         match event {
             Event::Connected { client } => {
-                if self.clients.state(client) == State::Connecting {
+                if self.clients.state(client) == State::Connecting
+                    && matches!(self.config.exchange, Exchange::Bare)
+                {
+                    self.clients.open_bare(client);
+                    self.opened(client, now_ns);
+                } else if self.clients.state(client) == State::Connecting {
                     self.out.clear();
                     self.clients.hello(client, &mut self.out);
                     self.transport.send(client, &self.out);
@@ -319,9 +363,20 @@ impl Load {
 
     fn on_heard(&mut self, client: u32, word: Heard, now_ns: u64) {
         match word {
-            Heard::Welcome(_) => self.on_welcome(client, now_ns),
+            Heard::Welcome(_) => self.opened(client, now_ns),
             Heard::Message { sender, sequence, verdict } => {
                 self.on_message(sender, sequence, verdict, now_ns);
+            }
+            Heard::Receipt { sequence, receipt, settled } => {
+                match receipt {
+                    Receipt::Delivered => self.tally.acknowledged += 1,
+                    Receipt::Offline => self.tally.offline += 1,
+                    Receipt::Refused => self.tally.delivery_refused += 1,
+                }
+                if settled {
+                    *self.outstanding(client) -= 1;
+                    self.flights.land(client, sequence);
+                }
             }
             Heard::Corrupted => {
                 self.tally.messages_received += 1;
@@ -346,8 +401,8 @@ impl Load {
             Heard::Goaway { reason, retry_after_ms, was } => {
                 match was {
                     State::Open => {
-                        self.left_open();
-                        *self.tally.disconnected.entry(reason.label()).or_default() += 1;
+                        self.left_open(client);
+                        *self.ended(client).entry(reason.label()).or_default() += 1;
                     }
                     State::Greeting => {
                         self.live.connecting -= 1;
@@ -365,7 +420,7 @@ impl Load {
         }
     }
 
-    fn on_welcome(&mut self, client: u32, now_ns: u64) {
+    fn opened(&mut self, client: u32, now_ns: u64) {
         self.tally.opened += 1;
         self.live.connecting -= 1;
         self.live.open += 1;
@@ -381,6 +436,10 @@ impl Load {
         match verdict {
             Verdict::InOrder => {}
             Verdict::Reordered => self.tally.reordered += 1,
+            Verdict::Repeated => {
+                self.tally.duplicated_after_failover += 1;
+                return;
+            }
             Verdict::Duplicated if self.config.failover => {
                 self.tally.duplicated_after_failover += 1;
                 return;
@@ -394,7 +453,13 @@ impl Load {
                 return;
             }
         }
-        self.live.outstanding -= 1;
+        if let Exchange::Fanout(fanout) = &self.config.exchange {
+            if let Some(intended_ns) = fanout.intended_ns(sequence) {
+                self.interval.record_delivery(intended_ns, now_ns);
+            }
+            return;
+        }
+        *self.outstanding(sender) -= 1;
         if let Some(times) = self.flights.land(sender, sequence) {
             self.interval.record_reply(times.intended_ns, times.sent_ns, now_ns);
         }
@@ -408,26 +473,39 @@ impl Load {
         self.transport.close(client, Close::Reset);
     }
 
+    /// Where the end of an established connection is counted.
+    const fn ended(&mut self, client: u32) -> &mut BTreeMap<&'static str, u64> {
+        if client < self.slow.clients {
+            &mut self.tally.slow_disconnected
+        } else {
+            &mut self.tally.disconnected
+        }
+    }
+
     /// An open session is open no longer.
-    fn left_open(&mut self) {
+    fn left_open(&mut self, client: u32) {
         self.live.open -= 1;
+        // A slow reader that is cut off has got what it deserves: it counts as held.
+        self.live.slow_ended += u64::from(client < self.slow.clients);
         if self.holding {
-            self.live.open_min = self.live.open_min.min(self.live.open);
+            self.live.open_min = self.live.open_min.min(self.live.open + self.live.slow_ended);
         }
     }
 
     fn on_closed(&mut self, client: u32, how: Ended, now_ns: u64) {
         let cut_off = u64::from(self.clients.outstanding(client));
         self.tally.cut_off += cut_off;
-        self.live.outstanding -= cut_off;
+        if !matches!(self.config.exchange, Exchange::Fanout(_)) {
+            *self.outstanding(client) -= cut_off;
+        }
         let over = self.clients.closed(client);
         for sequence in over.sequences.filter(|_| cut_off > 0) {
             self.flights.land(client, sequence);
         }
         self.live.pinged -= u64::from(over.pinged);
+        self.tally.heartbeats_cut_off += u64::from(over.pinged);
         self.live.heard -= u64::from(over.heard);
         if over.left {
-            self.tally.heartbeats_cut_off += u64::from(over.pinged);
             self.departed(client, over.returning, now_ns);
             return;
         }
@@ -435,8 +513,8 @@ impl Load {
         let mut wait_ms = u64::from(retry_after_ms.unwrap_or(0));
         match over.was {
             State::Open => {
-                self.left_open();
-                *self.tally.disconnected.entry(label(how)).or_default() += 1;
+                self.left_open(client);
+                *self.ended(client).entry(label(how)).or_default() += 1;
             }
             State::Greeting => {
                 self.live.connecting -= 1;
@@ -454,6 +532,12 @@ impl Load {
             self.retries.push(Reverse((now_ns + wait_ms * NS_PER_MS, client)));
         }
     }
+}
+
+/// The client whose turn the n-th message is, when `active` of `among` take turns.
+const fn place(number: u64, active: u32, among: std::ops::Range<u32>) -> u32 {
+    let turn = number % active as u64;
+    among.start + (turn * (among.end - among.start) as u64 / active as u64) as u32
 }
 
 const NS_PER_MS: u64 = 1_000_000;

@@ -46,6 +46,7 @@ pub struct RunResult {
     pub first_protocol_error: Option<String>,
     pub connect_failed_by_error: BTreeMap<String, u64>,
     pub refused: BTreeMap<String, u64>,
+    pub slow_disconnected: BTreeMap<String, u64>,
     pub refused_without_retry_after: u64,
     pub opened: u64,
     pub left: u64,
@@ -235,6 +236,7 @@ impl RunResult {
                 .map(|(&errno, &count)| (io::Error::from_raw_os_error(errno).to_string(), count))
                 .collect(),
             refused: own(&tally.refused),
+            slow_disconnected: own(&tally.slow_disconnected),
             refused_without_retry_after: tally.refused_without_retry_after,
             opened: tally.opened,
             left: tally.left,

@@ -1,6 +1,12 @@
 //! What the clients are made to do: short scripts over a [`Run`].
 
-pub mod steady;
+pub mod bare_accept;
+mod churn;
+mod fanout;
+mod slow;
+mod steady;
+mod steps;
+mod storm;
 
 use crate::{
     plan::Scenario,
@@ -13,7 +19,11 @@ use crate::{
 /// What ended a load thread.
 pub fn run(run: &mut Run) -> anyhow::Result<()> {
     let result = match run.plan.scenario {
-        Scenario::Echo | Scenario::Idle => steady::run(run),
+        Scenario::Echo | Scenario::Idle { .. } | Scenario::Route => steady::run(run),
+        Scenario::Broadcast | Scenario::Multicast { .. } => fanout::run(run),
+        Scenario::Storm { .. } => storm::run(run),
+        Scenario::Slow { .. } => slow::run(run),
+        Scenario::Churn { .. } => churn::run(run),
     };
     match result {
         Err(error) if error.is::<Interrupted>() => {

@@ -1,0 +1,71 @@
+//! `bare-accept`: accepts and does nothing, so that what remains is what the kernel needs for a
+//! connection with nothing armed on it.
+
+use std::{
+    net::TcpListener,
+    os::fd::AsFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+
+use crate::{
+    cli::BareAcceptArgs,
+    ring::{Bank, BankConfig, Descriptors, Features, Kind},
+    socket::SocketNetwork,
+};
+
+/// Accepts in the kernel at a time.
+const IN_FLIGHT_MAX: u32 = 256;
+const BACKLOG: i32 = 65_535;
+
+/// Accepts until it is told to stop.
+///
+/// # Errors
+/// What keeps it from accepting.
+pub fn run(args: &BareAcceptArgs, nofile: u64, stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
+    let features = Features::probe()?;
+    let listener = TcpListener::bind(args.listen).with_context(|| format!("--listen {}", args.listen))?;
+    rustix::net::listen(&listener, BACKLOG)?;
+    let held = match features.descriptors {
+        Descriptors::Direct => "direct descriptors",
+        Descriptors::Plain => "plain descriptors",
+    };
+    println!("listening on {} ({held})", listener.local_addr()?);
+    let config = BankConfig {
+        slots: args.connections,
+        slots_per_ring: args.ring_slots_max.min(SocketNetwork::ring_slots_for(nofile)),
+        target: args.listen,
+        recv_blocks: 1,
+        recv_block_bytes: 64,
+    };
+    let mut bank = Bank::new(&features, config).context("setting up the first ring")?;
+    let (mut begun, mut accepted, mut failed) = (0, 0_u32, 0_u32);
+    let mut completions = Vec::new();
+    let (mut said, mut said_at) = (0, Instant::now());
+    while !stop.load(Relaxed) {
+        while begun < args.connections && begun - accepted - failed < IN_FLIGHT_MAX {
+            // One ring at a time: whatever connects goes to the slot whose turn it is.
+            bank.accept(begun, listener.as_fd());
+            begun += 1;
+        }
+        bank.turn(Duration::from_millis(100), &mut completions)?;
+        for completion in completions.drain(..).filter(|completion| completion.kind == Kind::Accept) {
+            if completion.result < 0 {
+                failed += 1;
+                eprintln!("accept: {}", std::io::Error::from_raw_os_error(-completion.result));
+            } else {
+                accepted += 1;
+            }
+        }
+        if said != accepted && (accepted == args.connections || said_at.elapsed() > Duration::from_secs(1)) {
+            println!("accepted {accepted}");
+            (said, said_at) = (accepted, Instant::now());
+        }
+    }
+    Ok(())
+}

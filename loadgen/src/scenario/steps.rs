@@ -1,0 +1,110 @@
+//! Steps that scenarios have in common.
+
+use std::time::Duration;
+
+use crate::{
+    load::Departure,
+    run::{Run, Waited},
+    tally::Standing,
+};
+
+/// How long processes and kernel get to come to rest before a figure is taken.
+pub(super) const SETTLE: Duration = Duration::from_secs(2);
+/// Departures per second after the warm-up.
+const LEAVE_PER_S: f64 = 5_000.0;
+
+/// Figures before anything; then some clients come, send one message each and leave, so that what
+/// the gateway allocates once is not taken for a cost of connections.
+pub(super) fn warm_up(run: &mut Run, with_clients: bool) -> anyhow::Result<()> {
+    run.found.at_start = Some(run.figures());
+    let (warmup, grace) = (run.plan.warmup, run.plan.grace);
+    if with_clients && warmup > 0 {
+        run.fleet.connect(warmup, run.plan.connect_rate, run.plan.connecting_max);
+        let limit = grace + time_for(warmup, run.plan.connect_rate);
+        run.wait("warm-up", limit, |now| now.connecting == 0)?;
+        check_all(run, "warm-up")?;
+        run.fleet.leave(0, LEAVE_PER_S, Departure::Politely);
+        run.wait("warm-up", grace, |now| now.leaving == 0 && now.open == 0)?;
+    }
+    run.pass("settle", SETTLE)?;
+    run.found.baseline = Some(run.figures());
+    Ok(())
+}
+
+/// Connects until `clients` have been connected.
+pub(super) fn connect(run: &mut Run, clients: u32) -> anyhow::Result<()> {
+    let before = run.look("connect")?;
+    run.fleet.connect(clients, run.plan.connect_rate, run.plan.connecting_max);
+    let limit = run.plan.grace + 3 * time_for(clients, run.plan.connect_rate);
+    run.wait("connect", limit, |now| now.connecting == 0)?;
+    let after = run.look("connect")?;
+    let (cpu_ns, opened) = run.found.ramp_cpu.unwrap_or_default();
+    run.found.ramp_cpu = Some((cpu_ns + after.cpu_ns - before.cpu_ns, opened + after.opened - before.opened));
+    Ok(())
+}
+
+/// Begins the hold, does `during` (which may be cut short by the user), and notes what held.
+pub(super) fn hold(run: &mut Run, during: impl FnOnce(&mut Run) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let begin = run.fleet.now();
+    run.fleet.hold(true);
+    let before = run.look("hold")?;
+    note_held(run);
+    let figures_before = run.figures();
+    let result = during(run);
+    let after = run.found.last;
+    note_held(run);
+    run.found.held = run.fleet.now() - begin;
+    let busiest_ns = after.cpu_ns_max.saturating_sub(before.cpu_ns_max);
+    run.found.generator_cpu_share = Some(busiest_ns as f64 / run.found.held.as_nanos().max(1) as f64);
+    // A message to many costs as many deliveries.
+    let messages = |now: &Standing| now.sent.max(now.received);
+    if messages(&after) > messages(&before) {
+        let figures = run.figures();
+        run.found.traffic = Some((figures_before, messages(&before), figures, messages(&after)));
+        run.found.traffic_cpu = Some((after.cpu_ns - before.cpu_ns, messages(&after) - messages(&before)));
+    }
+    result
+}
+
+/// Takes over how many sessions are open and the lowest number so far.
+pub(super) fn note_held(run: &mut Run) {
+    run.found.connections_held = Some(run.found.last.open);
+    run.found.connections_held_min = Some(run.found.last.open_min);
+}
+
+/// The figures with all clients idle again.
+pub(super) fn measure_held(run: &mut Run) -> anyhow::Result<()> {
+    run.pass("settle", SETTLE)?;
+    let open = run.look("settle")?.open;
+    run.found.held_figures = Some((open, run.figures()));
+    Ok(())
+}
+
+/// Every open client sends one message and waits for it to come back.
+pub(super) fn check_all(run: &mut Run, phase: &str) -> anyhow::Result<Waited> {
+    let (rate, payload_bytes) = (run.plan.check_rate, run.plan.payload_bytes);
+    run.fleet.check(rate, payload_bytes);
+    let limit = run.plan.grace + 3 * time_for(run.plan.connections, rate);
+    run.wait(phase, limit, |now| now.to_send == 0 && now.outstanding == 0)
+}
+
+/// [`check_all`], for the report.
+pub(super) fn final_check(run: &mut Run) -> anyhow::Result<()> {
+    let before = run.look("final check")?;
+    check_all(run, "final check")?;
+    let after = run.look("final check")?;
+    run.found.final_check = Some((before.open, after.received - before.received));
+    Ok(())
+}
+
+/// Waits for the last PONGs and notes what was held to the end.
+pub(super) fn end_hold(run: &mut Run) -> anyhow::Result<()> {
+    run.wait_for_pings()?;
+    note_held(run);
+    Ok(())
+}
+
+/// How long `count` steps take at a rate.
+pub(super) fn time_for(count: u32, per_second: f64) -> Duration {
+    Duration::from_secs_f64(f64::from(count) / per_second)
+}
