@@ -3,8 +3,9 @@
 use roost_protocol::{
     Reason,
     auth::{Side, prove, verify},
+    edge,
     hash::{mix, rendezvous, routing_hash, weight},
-    link::{LinkHello, LinkType, LinkWelcome},
+    link::{self, LinkHello, LinkType, LinkWelcome},
 };
 use serde_json::Value;
 
@@ -114,4 +115,45 @@ fn every_vector_file_is_read() {
     let known = ["edge.json", "hash.json", "link.json", "proof.json", "reasons.json", "rendezvous.json"];
     assert_eq!(names, known);
     assert!(names.iter().all(|name| load(name) != Value::Null));
+}
+
+/// The byte strings of an example in SPEC.md, one per line.
+fn spec_example(heading: &str) -> Vec<Vec<u8>> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/SPEC.md");
+    let spec = std::fs::read_to_string(path).unwrap();
+    let (_, section) = spec.split_once(heading).expect("the section is there");
+    let block = section.split("```").nth(1).expect("it has an example");
+    let line = |line: &str| {
+        // Who speaks, perhaps a position of one digit, then bytes until there is text again.
+        let words = line.split_whitespace().skip(1).skip_while(|word| word.len() == 1);
+        let digits: String = words.take_while(|word| word.bytes().all(|b| b.is_ascii_hexdigit())).collect();
+        bytes(&Value::String(digits))
+    };
+    block.lines().map(line).filter(|bytes| !bytes.is_empty()).collect()
+}
+
+#[test]
+fn examples_in_the_spec_are_right() {
+    let edge_lines = spec_example("\n## 1.7 An example\n");
+    assert_eq!(edge_lines.len(), 7);
+    let mut decoder = edge::Decoder::new(edge::FRAME_BYTES_MAX_DEFAULT);
+    for line in edge_lines {
+        let check = |frame_type, frame: &[u8]| {
+            edge::Frame::decode_whole(frame_type, frame).unwrap();
+        };
+        decoder.feed(&line, check).unwrap();
+        assert_eq!(decoder.pending_bytes(), 0);
+    }
+    let link_lines = spec_example("\n## 3.11 An example\n");
+    assert_eq!(link_lines.len(), 10);
+    for line in link_lines {
+        let Ok(link::Split::Frame { header, payload }) = link::split(&line, 65_536) else {
+            panic!("no frame: {line:x?}");
+        };
+        assert_eq!(header.frame_bytes(), line.len());
+        let frame = link::Frame::decode(&header, payload, edge::FRAME_BYTES_MAX_DEFAULT).unwrap();
+        if let link::Frame::Open(open) = frame {
+            assert_eq!(routing_hash(open.key), open.routing_hash);
+        }
+    }
 }
