@@ -24,19 +24,19 @@ class Programs:
     binaries: dict
 
 
-def programs(repository, only_tests=None):
-    names = only_tests if only_tests is not None else test_names(repository)
-    tests = {}
-    if names:
-        wanted = [word for name in names for word in ("--test", name)]
-        for artifact in cargo(repository, "test", "--no-run", "-p", "roost-gateway", *wanted):
-            if artifact["target"]["kind"] == ["test"]:
-                tests[artifact["target"]["name"]] = Path(artifact["executable"])
-    binaries = {}
+def programs(repository):
+    """Builds all in one go, so that dependencies are compiled for one set of features only."""
     selected = [word for package in PACKAGES for word in ("-p", package)]
+    selected += [word for name in test_names(repository) for word in ("--test", name)]
+    made = Programs({}, {})
     for artifact in cargo(repository, "build", "--bins", *selected):
-        binaries[artifact["target"]["name"]] = Path(artifact["executable"])
-    return Programs(tests, binaries)
+        kind, name = artifact["target"]["kind"], artifact["target"]["name"]
+        path = Path(artifact["executable"])
+        if kind == ["test"]:
+            made.tests[name] = path
+        elif kind == ["bin"] and not artifact["profile"]["test"]:
+            made.binaries[name] = path
+    return made
 
 
 def test_names(repository):

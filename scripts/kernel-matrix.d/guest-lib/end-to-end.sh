@@ -1,0 +1,72 @@
+# Sourced by the end-to-end tests of the guest: gateway, worker and load generator as processes.
+
+dir=$(mktemp -d)
+gateway='' router=''
+
+finish() {
+    [ -n "$gateway" ] && kill -9 "$gateway" 2>/dev/null
+    [ -n "$router" ] && kill -9 "$router" 2>/dev/null
+    rm -rf "$dir"
+}
+trap finish EXIT
+trap 'exit 143' TERM
+
+fail() {
+    echo "FAILED: $*"
+    for log in "$dir"/*.log; do
+        echo "-- $log"
+        tail -n 40 "$log"
+    done
+    exit 1
+}
+
+skip() {
+    echo "$1: $2" >> "$ROOST_SKIP_FILE"
+    exit 77
+}
+
+# The tier that this kernel reaches when told to use at most $1.
+tier_reached() {
+    roost-gateway check --features-max "$1" | sed -n 's/.*io_uring tier \([a-z]*\).*/\1/p' | head -n 1
+}
+
+wait_ready() {
+    tries=0
+    until wget -q -O /dev/null http://127.0.0.1:7401/readyz; do
+        tries=$((tries + 1))
+        [ $tries -lt 120 ] || fail "the gateway is not ready"
+        kill -0 "$gateway" 2>/dev/null || fail "the gateway has ended"
+        sleep 0.5
+    done
+}
+
+# stop PID NAME: SIGTERM must end it with exit code 0.
+stop() {
+    kill -TERM "$1"
+    wait "$1"
+    code=$?
+    [ $code -eq 0 ] || fail "$2 ended with exit code $code"
+}
+
+# echo_run TIER SHARDS [WORKER]: some hundred clients through the gateway, every reply checked; with
+# WORKER (an address) the worker is a process of its own, otherwise it runs inside the gateway.
+echo_run() {
+    if [ -n "${3:-}" ]; then
+        roost-router --listen "$3" --handler echo --drain-ms 5000 > "$dir/router.log" 2>&1 &
+        router=$!
+    fi
+    roost-gateway --listen 127.0.0.1:7400 --admin-listen 127.0.0.1:7401 --shards "$2" --connections-max 2000 \
+        --features-max "$1" --drain-ms 1000 ${3:+--worker "$3"} > "$dir/gateway.log" 2>&1 &
+    gateway=$!
+    wait_ready
+    roost-loadgen echo --target 127.0.0.1:7400 --connections 300 --active 100 --rate 100 --payload 64 \
+        --duration 10 --heartbeat-s 5 --warmup 100 --json "$dir/result.json" > "$dir/loadgen.log" 2>&1 ||
+        fail "roost-loadgen: exit code $?"
+    tail -n 30 "$dir/loadgen.log"
+    stop "$gateway" roost-gateway
+    gateway=''
+    if [ -n "$router" ]; then
+        stop "$router" roost-router
+        router=''
+    fi
+}

@@ -1,0 +1,12 @@
+# kernel.io_uring_disabled = 2: one line that names it, and a bad exit code.
+switch=/proc/sys/kernel/io_uring_disabled
+if [ ! -e $switch ]; then
+    echo "refusal-sysctl: this kernel has no kernel.io_uring_disabled" >> "$ROOST_SKIP_FILE"
+    exit 77
+fi
+echo 2 > $switch
+output=$(roost-gateway --listen 127.0.0.1:0 2>&1 > /dev/null)
+code=$?
+echo 0 > $switch
+echo "$output"
+[ $code -ne 0 ] && [ "$(echo "$output" | wc -l)" -eq 1 ] && echo "$output" | grep -q io_uring_disabled
