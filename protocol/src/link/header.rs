@@ -114,6 +114,9 @@ pub enum LinkError {
     /// The sender did not respect the window.
     #[error("the peer sent more than the window allows")]
     WindowExceeded,
+    /// The handshake failed, on either side.
+    #[error("link handshake refused: {0}")]
+    Refused(super::Refusal),
 }
 
 impl From<Short> for LinkError {
