@@ -15,6 +15,7 @@ use crate::{
     figures,
     fleet::{Fleet, FleetConfig},
     plan::{Plan, Scenario},
+    preflight,
     report::{self, hlog, html, result::RunResult, table, verdict},
     ring::Features,
     run::Run,
@@ -66,7 +67,7 @@ pub fn main(cli: Cli) -> anyhow::Result<bool> {
 fn run_scenario(scenario: Scenario, args: &RunArgs) -> anyhow::Result<bool> {
     let plan = Plan::new(scenario, args)?;
     let nofile = raise_nofile();
-    let network = network(&plan, args, nofile)?;
+    let Some(network) = network(&plan, args, nofile)? else { return Ok(true) };
     let clients_are = network.description();
     eprintln!("clients: {clients_are}");
     let stop = stop_on_signals()?;
@@ -125,22 +126,34 @@ fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-fn network(plan: &Plan, args: &RunArgs, nofile: u64) -> anyhow::Result<Arc<dyn Network>> {
+/// The clients' network, if this machine can hold the run.
+fn network(plan: &Plan, args: &RunArgs, nofile: u64) -> anyhow::Result<Option<Arc<dyn Network>>> {
     match plan.transport {
-        TransportKind::Socket => {
-            let mut features = Features::probe()?;
-            if args.plain_descriptors {
-                features = features.plain("--plain-descriptors");
-            }
-            Ok(Arc::new(SocketNetwork {
-                target: plan.target,
-                sources: plan.source.map(|cidr| Sources::spread(cidr, u64::from(plan.connections))),
-                features,
-                ring_slots_max: args.ring_slots_max.min(SocketNetwork::ring_slots_for(nofile)),
-            }))
-        }
+        TransportKind::Socket => socket_network(plan, args, nofile),
         TransportKind::Tun => anyhow::bail!("--transport tun is not built in"),
     }
+}
+
+fn socket_network(plan: &Plan, args: &RunArgs, nofile: u64) -> anyhow::Result<Option<Arc<dyn Network>>> {
+    let mut features = Features::probe()?;
+    if args.plain_descriptors {
+        features = features.plain("--plain-descriptors says so");
+    }
+    let sources = plan.source.map(|cidr| Sources::spread(cidr, u64::from(plan.connections)));
+    let machine = preflight::Machine::read(nofile);
+    let limits = preflight::limits(plan, &features, sources.as_ref(), &machine);
+    let refusal = preflight::refusal(plan, &limits);
+    if args.preflight || refusal.is_some() {
+        eprint!("{}", preflight::render(plan, &limits, &machine));
+    }
+    if let Some(why) = refusal.filter(|_| !args.force) {
+        anyhow::bail!(why);
+    }
+    if args.preflight {
+        return Ok(None);
+    }
+    let ring_slots_max = args.ring_slots_max.min(SocketNetwork::ring_slots_for(nofile));
+    Ok(Some(Arc::new(SocketNetwork { target: plan.target, sources, features, ring_slots_max })))
 }
 
 fn sources(args: &RunArgs) -> figures::Sources {

@@ -16,6 +16,7 @@ pub mod latency;
 pub mod load;
 pub mod payload;
 pub mod plan;
+pub mod preflight;
 pub mod progress;
 pub mod report;
 #[allow(unsafe_code)]

@@ -23,6 +23,35 @@ pub struct Growth {
     pub objects: f64,
     /// Bytes per connection.
     pub bytes: f64,
+    /// Whether connections use this cache at all; the others belong to whatever else the machine
+    /// does, and are shown but not summed.
+    pub counted: bool,
+}
+
+/// Caches that hold what a connection consists of: sockets, files, io_uring requests and poll
+/// entries, buffers, and the general caches that hold the rest.
+const OF_CONNECTIONS: [&str; 17] = [
+    "TCP",
+    "TCPv6",
+    "tcp_bind_bucket",
+    "tcp_bind2_bucket",
+    "request_sock_TCP",
+    "request_sock_TCPv6",
+    "tw_sock_TCP",
+    "tw_sock_TCPv6",
+    "sock_inode_cache",
+    "filp",
+    "dentry",
+    "io_kiocb",
+    "eventpoll_epi",
+    "eventpoll_pwq",
+    "kmalloc-",
+    "lsm_",
+    "skbuff_",
+];
+
+fn is_of_connections(cache: &str) -> bool {
+    OF_CONNECTIONS.iter().any(|&name| cache == name || name.ends_with(['-', '_']) && cache.starts_with(name))
 }
 
 /// Reads all caches; none where the file may not be read.
@@ -60,7 +89,12 @@ pub fn growth(
         .map(|(name, cache)| {
             let had = before.get(name).map_or(0, |cache| cache.objects);
             let objects = (cache.objects as f64 - had as f64) / per;
-            Growth { cache: name.clone(), objects, bytes: objects * cache.object_bytes }
+            Growth {
+                cache: name.clone(),
+                objects,
+                bytes: objects * cache.object_bytes,
+                counted: is_of_connections(name),
+            }
         })
         .filter(|growth| growth.objects.abs() >= 0.001)
         .collect();
@@ -85,6 +119,9 @@ filp                 500    512    192   21    1 : tunables    0    0    0 : sla
         let growth = growth(&before, &after, 1000);
         assert_eq!(growth.len(), 1);
         assert_eq!((growth[0].cache.as_str(), growth[0].objects), ("TCP", 1.0));
+        assert!(
+            growth[0].counted && is_of_connections("kmalloc-cg-32") && !is_of_connections("ext4_inode_cache")
+        );
         assert!((growth[0].bytes - 8.0 * 4096.0 / 13.0).abs() < 0.01);
     }
 

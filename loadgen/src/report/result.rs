@@ -357,6 +357,7 @@ fn kernel(found: &Found, kernel_clients: bool) -> Kernel {
     let Some(growth) = growth else { return Kernel { sockstat_at_all: all.sockstat, ..Kernel::default() } };
     let clients: f64 = growth
         .iter()
+        .filter(|growth| growth.counted)
         .map(|growth| {
             let per_object = growth.bytes / growth.objects;
             let known =
@@ -366,7 +367,9 @@ fn kernel(found: &Found, kernel_clients: bool) -> Kernel {
         })
         .sum();
     Kernel {
-        slab_bytes_per_connection: Some(growth.iter().map(|growth| growth.bytes).sum()),
+        slab_bytes_per_connection: Some(
+            growth.iter().filter(|growth| growth.counted).map(|growth| growth.bytes).sum(),
+        ),
         client_bytes_per_connection: kernel_clients.then_some(clients),
         slab: growth,
         sockstat_at_all: all.sockstat,

@@ -83,14 +83,7 @@ impl Sources {
 
     /// Spreads `clients` over the range.
     pub fn spread(cidr: Cidr, clients: u64) -> Self {
-        // In a big range, stay away from its first addresses, 127.0.0.1 above all: others live there.
-        let skip = match cidr.addresses() {
-            len if len >= 1 << 17 => (1 << 16) + 1,
-            len if len > 2 => 1,
-            _ => 0,
-        };
-        // Without the last, which may be a broadcast address.
-        let usable = (cidr.addresses() - skip - u64::from(skip > 0)).max(1);
+        let (skip, usable) = usable(cidr);
         let addresses = clients.div_ceil(Self::CLIENTS_PER_ADDRESS).clamp(1, usable);
         Self { cidr, skip, addresses, clients_per_address: clients.div_ceil(addresses).max(1) }
     }
@@ -105,6 +98,11 @@ impl Sources {
         self.addresses
     }
 
+    /// Addresses that the range has for clients.
+    pub fn addresses_max(&self) -> u64 {
+        usable(self.cidr).1
+    }
+
     /// Clients that share an address, at most.
     pub const fn clients_per_address(&self) -> u64 {
         self.clients_per_address
@@ -117,6 +115,18 @@ impl Sources {
             0,
         )
     }
+}
+
+/// How many addresses of a range to leave out at its front, and how many there are to use.
+fn usable(cidr: Cidr) -> (u64, u64) {
+    // In a big range, stay away from its first addresses, 127.0.0.1 above all: others live there.
+    let skip = match cidr.addresses() {
+        addresses if addresses >= 1 << 17 => (1 << 16) + 1,
+        addresses if addresses > 2 => 1,
+        _ => 0,
+    };
+    // Without the last, which may be a broadcast address.
+    (skip, (cidr.addresses() - skip - u64::from(skip > 0)).max(1))
 }
 
 #[cfg(test)]
