@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use roost_protocol::{InstanceId, edge, link};
 
-use crate::core::limits::PerIp;
+use crate::core::limits::{Cap, PerIp};
 
 /// What becomes of a client when no worker is up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,9 +37,9 @@ pub struct CoreConfig {
     pub gateway: InstanceId,
     /// Slots of this shard: its share of the connections, and of those that are only told to go.
     pub slots_max: u32,
-    /// Connections beyond this are answered with GOAWAY; not below `slots_max`: they stay in the
-    /// backlog instead.
-    pub connections_max: u32,
+    /// Connections of all shards beyond which clients are answered with GOAWAY; none: they stay
+    /// in the backlog when the slots are taken.
+    pub cap: Option<Arc<Cap>>,
     /// Listeners that the driver has.
     pub listeners: u16,
     /// Accepts armed per listener.
@@ -110,7 +110,7 @@ impl CoreConfig {
             shards: 1,
             gateway: InstanceId([1; 16]),
             slots_max,
-            connections_max: slots_max,
+            cap: None,
             listeners: 1,
             accepts_max: 64,
             proxy_listeners: Vec::new(),

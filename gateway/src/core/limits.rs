@@ -115,6 +115,31 @@ impl PerIp {
     }
 }
 
+/// How many connections the process may hold, over all shards.
+#[derive(Debug)]
+pub struct Cap {
+    held: AtomicU32,
+    max: u32,
+}
+
+impl Cap {
+    /// A cap of `max` connections.
+    pub fn new(max: u32) -> Arc<Self> {
+        Arc::new(Self { held: AtomicU32::new(0), max })
+    }
+
+    /// Counts one more; false if there are as many as may be.
+    pub(crate) fn take(&self) -> bool {
+        self.held.try_update(Relaxed, Relaxed, |held| (held < self.max).then_some(held + 1)).is_ok()
+    }
+
+    /// One that was counted has gone.
+    pub(crate) fn give_back(&self) {
+        let before = self.held.fetch_sub(1, Relaxed);
+        assert!(before > 0, "only what was taken is given back");
+    }
+}
+
 /// A token bucket: so many per second, at most a tenth of a second's worth at once.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ramp {

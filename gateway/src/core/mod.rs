@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod event;
 pub mod limits;
 pub mod link;
 mod outbox;

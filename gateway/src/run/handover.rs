@@ -19,6 +19,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rustix::{
     cmsg_space,
+    io::retry_on_intr,
     net::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
         SendFlags, recvmsg, sendmsg,
@@ -53,8 +54,9 @@ pub(super) fn inherit(path: &Path) -> Result<Option<Inheritance>> {
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(LISTENERS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut count = [0];
-    let received =
-        recvmsg(&predecessor, &mut [IoSliceMut::new(&mut count)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let received = retry_on_intr(|| {
+        recvmsg(&predecessor, &mut [IoSliceMut::new(&mut count)], &mut control, RecvFlags::CMSG_CLOEXEC)
+    })?;
     let listeners: Vec<OwnedFd> = control
         .drain()
         .filter_map(|message| match message {
@@ -82,8 +84,19 @@ impl Inheritance {
 
 impl Predecessor {
     /// Tells it that this process accepts.
-    pub(super) fn take_over(mut self) -> io::Result<()> {
-        self.0.write_all(READY)
+    pub(super) fn take_over(&mut self) -> io::Result<()> {
+        self.0.write_all(READY)?;
+        self.0.set_nonblocking(true)
+    }
+}
+
+impl Predecessor {
+    /// Whether it has taken all its accepts back, or is gone.
+    pub(super) fn has_let_go(&mut self) -> bool {
+        match self.0.read(&mut [0]) {
+            Ok(_) => true,
+            Err(error) => !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
+        }
     }
 }
 
@@ -122,8 +135,9 @@ pub(super) struct Heir {
 }
 
 impl Heir {
-    /// Sends the listeners and waits until the successor accepts on them.
-    pub(super) fn hand_over(mut self, listeners: &[OwnedFd]) -> io::Result<()> {
+    /// Sends the listeners and waits until the successor accepts on them. Drop the heir when the
+    /// accepts of this process are taken back: that tells it.
+    pub(super) fn hand_over(&mut self, listeners: &[OwnedFd]) -> io::Result<()> {
         let fds: Vec<BorrowedFd<'_>> = listeners.iter().map(AsFd::as_fd).collect();
         let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(LISTENERS_MAX))];
         let mut control = SendAncillaryBuffer::new(&mut space);
@@ -131,7 +145,7 @@ impl Heir {
             return Err(io::Error::other("too many listeners to hand over"));
         }
         let count = [fds.len() as u8];
-        sendmsg(&self.stream, &[IoSlice::new(&count)], &mut control, SendFlags::NOSIGNAL)?;
+        retry_on_intr(|| sendmsg(&self.stream, &[IoSlice::new(&count)], &mut control, SendFlags::NOSIGNAL))?;
         let mut answer = [0; READY.len()];
         self.stream.read_exact(&mut answer)?;
         if answer != *READY {

@@ -24,7 +24,7 @@ use crate::{
     core::{
         CoreConfig,
         config::{NoWorkerPolicy, WorkerConfig},
-        limits::PerIp,
+        limits::{Cap, PerIp},
     },
     logging::LevelHandle,
     op::LinkAddress,
@@ -67,7 +67,8 @@ pub fn run(loaded: &Loaded, options: &Options, log_level: &LevelHandle) -> Resul
     let workers = embedded.as_ref().map_or(workers_configured, |embedded| vec![embedded.worker()]);
     let core = core_config(config, shard_count(config), connections_max, &workers)?;
     let fleet = Fleet::start(config, &features, &core, &workers, &listeners)?;
-    if let Some(predecessor) = predecessor {
+    let mut predecessor = predecessor;
+    if let Some(predecessor) = &mut predecessor {
         predecessor.take_over().context("the predecessor went away during the hand-over")?;
     }
     let will = handover_socket(config).map(handover::Will::write).transpose()?;
@@ -81,9 +82,12 @@ pub fn run(loaded: &Loaded, options: &Options, log_level: &LevelHandle) -> Resul
     let mut running = Running {
         config: config.clone(),
         core,
+        connections_max,
         fleet: &fleet,
         listeners: &listeners,
         will,
+        predecessor,
+        heir: None,
         admin: Some(admin),
         link_names,
         options,
@@ -129,7 +133,9 @@ fn read_secret(config: &Config) -> Result<Option<Vec<u8>>> {
     }
     let bytes =
         fs::read(path).with_context(|| format!("link_secret_file {} cannot be read", path.display()))?;
-    let secret = bytes.trim_ascii();
+    // A line end is an editor's; any other byte may be part of a random secret.
+    let end = bytes.iter().rposition(|byte| !matches!(byte, b'\r' | b'\n')).map_or(0, |last| last + 1);
+    let secret = &bytes[..end];
     if secret.len() < 16 {
         bail!(
             "link_secret_file {}: the secret is shorter than 16 bytes: write a random one, as `head -c 32 \
@@ -153,10 +159,11 @@ fn resolve_workers(config: &Config, secret: Option<&[u8]>) -> Result<Vec<Worker>
 /// A shard's share of the configuration; shards differ in their index only.
 fn core_config(config: &Config, shards: u16, connections_max: u32, workers: &[Worker]) -> Result<CoreConfig> {
     let share = |total: u64| total.div_ceil(u64::from(shards));
-    // Those that are only told to go need slots, too.
-    let spare_slots = match config.full {
-        config::FullPolicy::Backlog => 0,
-        config::FullPolicy::Refuse => 4 * ACCEPTS_MAX,
+    // A full shard leaves clients to the others. Where they are told to go instead, every shard
+    // has slots for all that the process may hold, and some for the telling.
+    let (slots_max, cap) = match config.full {
+        config::FullPolicy::Backlog => (share(u64::from(connections_max)) as u32, None),
+        config::FullPolicy::Refuse => (connections_max + 4 * ACCEPTS_MAX, Some(Cap::new(connections_max))),
     };
     let mut gateway = InstanceId::NONE;
     getrandom::fill(&mut gateway.0).map_err(io::Error::other).context("no random bytes")?;
@@ -164,8 +171,8 @@ fn core_config(config: &Config, shards: u16, connections_max: u32, workers: &[Wo
         shard: 0,
         shards,
         gateway,
-        slots_max: share(u64::from(connections_max)) as u32 + spare_slots,
-        connections_max: share(u64::from(connections_max)) as u32,
+        slots_max,
+        cap,
         listeners: u16::try_from(config.listen.len()).context("too many listeners")?,
         accepts_max: ACCEPTS_MAX,
         proxy_listeners: (0..)

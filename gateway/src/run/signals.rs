@@ -30,9 +30,14 @@ const GRACE: Duration = Duration::from_secs(3);
 pub(super) struct Running<'a> {
     pub(super) config: Config,
     pub(super) core: CoreConfig,
+    pub(super) connections_max: u32,
     pub(super) fleet: &'a Fleet,
     pub(super) listeners: &'a [OwnedFd],
     pub(super) will: Option<handover::Will>,
+    /// Whom this process has succeeded, until it has let go of the listeners.
+    pub(super) predecessor: Option<handover::Predecessor>,
+    /// Who has succeeded this process, until it has let go of the listeners.
+    pub(super) heir: Option<handover::Heir>,
     /// None while a successor takes over: it wants the same addresses.
     pub(super) admin: Option<Admin>,
     /// The workers behind the links, in the order of the links.
@@ -57,6 +62,10 @@ impl Running<'_> {
                 && self.hand_over(heir)
             {
                 return self.drain(&mut signals);
+            }
+            if self.predecessor.as_mut().is_some_and(handover::Predecessor::has_let_go) {
+                self.predecessor = None;
+                self.fleet.command(&Command::Nudge);
             }
             if self.fleet.has_ended() {
                 bail!("a shard has ended unexpectedly; the log has more");
@@ -92,7 +101,7 @@ impl Running<'_> {
 
     fn apply(&mut self, config: &Config) -> Result<()> {
         let workers = configured_workers(config)?;
-        let mut core = core_config(config, self.core.shards, self.core.connections_max, &workers)?;
+        let mut core = core_config(config, self.core.shards, self.connections_max, &workers)?;
         if workers.is_empty() {
             core.workers.clone_from(&self.core.workers);
         }
@@ -116,10 +125,13 @@ impl Running<'_> {
     }
 
     /// Returns whether a successor has taken over.
-    fn hand_over(&mut self, heir: handover::Heir) -> bool {
+    fn hand_over(&mut self, mut heir: handover::Heir) -> bool {
         tracing::info!("a successor asks for the listeners");
         self.admin = None;
-        let Err(error) = heir.hand_over(self.listeners) else { return true };
+        let Err(error) = heir.hand_over(self.listeners) else {
+            self.heir = Some(heir);
+            return true;
+        };
         tracing::error!(%error, "the hand-over failed; this process goes on");
         match Admin::start(&self.config, self.fleet.control(), self.link_names.clone()) {
             Ok(admin) => self.admin = Some(admin),
@@ -128,7 +140,7 @@ impl Running<'_> {
         false
     }
 
-    fn drain(&self, signals: &mut Signals) -> Result<()> {
+    fn drain(&mut self, signals: &mut Signals) -> Result<()> {
         if let Some(admin) = &self.admin {
             admin.set_ready(false);
         }
@@ -140,6 +152,9 @@ impl Running<'_> {
         while Instant::now() < until {
             let left = self.fleet.sum(Stat::Connections);
             let armed = self.fleet.sum(Stat::AcceptsArmed);
+            if armed == 0 {
+                self.heir = None;
+            }
             if left == 0 && armed == 0 && self.fleet.sum(Stat::LinkRetainedBytes) == 0 {
                 tracing::info!("drained");
                 return Ok(());

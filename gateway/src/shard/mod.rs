@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod control;
+mod log;
 
 use std::{io, time::Duration};
 
@@ -11,7 +12,7 @@ pub use control::{Request, ShardHandle, channel};
 use crossbeam_channel::Receiver;
 
 use crate::{
-    core::{Command, CoreConfig, Next, ShardCore, shard::Entropy, stats::ShardStats},
+    core::{Command, CoreConfig, Next, ShardCore, event::Event, shard::Entropy, stats::ShardStats},
     op::{Completion, Driver, Token, Wait},
 };
 use std::sync::Arc;
@@ -54,6 +55,7 @@ pub struct Shard<D, C> {
     clock: C,
     requests: Receiver<Request>,
     completions: Vec<Completion>,
+    events: Vec<Event>,
     next: Next,
 }
 
@@ -71,7 +73,15 @@ impl<D: Driver, C: Clock> Shard<D, C> {
         let now_ms = clock.now_ns() / 1_000_000;
         let slots_started = driver.slots_started();
         core.start(&mut driver, now_ms, slots_started);
-        Self { core, driver, clock, requests, completions: Vec::with_capacity(1024), next: Next::Busy }
+        Self {
+            core,
+            driver,
+            clock,
+            requests,
+            completions: Vec::with_capacity(1024),
+            events: Vec::new(),
+            next: Next::Busy,
+        }
     }
 
     /// Turns until [`Request::Stop`].
@@ -123,8 +133,20 @@ impl<D: Driver, C: Clock> Shard<D, C> {
             self.core.set_slots_started(self.driver.slots_started());
         }
         self.next = self.core.end_turn(&mut self.driver);
+        self.log_events();
         self.core.stats().count_turn(self.clock.now_ns() - began_ns);
         Ok(running)
+    }
+
+    fn log_events(&mut self) {
+        let events = &mut self.events;
+        let dropped = self.core.take_events(|event| events.push(event));
+        for event in events.drain(..) {
+            log::write(&self.core, event);
+        }
+        if dropped > 0 {
+            tracing::debug!(dropped, "more happened in one turn than is logged");
+        }
     }
 
     /// The core, for tests.

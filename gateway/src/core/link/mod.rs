@@ -109,6 +109,10 @@ pub(crate) struct Link {
     pub(crate) backoff_ms: u32,
     /// When the worker was last heard, or the session began to miss it.
     pub(crate) heard_at_ms: u64,
+    /// Where in the session the worker last broke the protocol.
+    pub(crate) error_position: Option<u64>,
+    /// It did so twice at the same place: the session is to be given up.
+    pub(crate) hopeless: bool,
     /// When the last PING was sent.
     pub(crate) pinged_at_ms: u64,
     /// What LINK_HELLO said on this connection.
@@ -136,6 +140,8 @@ impl Link {
             backoff_ms: 0,
             heard_at_ms: 0,
             pinged_at_ms: 0,
+            error_position: None,
+            hopeless: false,
             hello: None,
         }
     }

@@ -83,11 +83,16 @@ impl Accepting {
 impl ShardCore {
     /// Arms accepts up to the limit, in slots of one ring after the other.
     pub(super) fn fill_accepts(&mut self, io: &mut impl Io) {
+        self.arm_accepts(io, self.cfg.accepts_max);
+    }
+
+    /// Arms accepts until so many are in the kernel per listener; each looks at the queue first.
+    pub(super) fn arm_accepts(&mut self, io: &mut impl Io, accepts_max: u32) {
         if self.accepting.stopped || self.now_ms < self.accepting.paused_until_ms {
             return;
         }
         // The listener with the fewest first: none starves while another's accepts take the slots.
-        while let Some(listener) = self.accepting.neediest(self.cfg.accepts_max) {
+        while let Some(listener) = self.accepting.neediest(accepts_max) {
             if !self.accepting.ramp.take(self.now_ms) {
                 self.accepting.ramp_until_ms = self.accepting.ramp.next_ms();
                 return;
@@ -147,13 +152,13 @@ impl ShardCore {
         if let Some(peer) = peer {
             self.keep_peer(slot, peer);
         }
+        if self.cfg.cap.as_ref().is_some_and(|cap| !cap.take()) {
+            let retry_after_ms = self.retry_after_ms();
+            return self.close(io, slot, Reason::Full, Some(retry_after_ms));
+        }
         if self.drain.is_some() {
             // A cancelled accept may still have succeeded, and the client must be told.
             return self.refuse_draining(io, slot);
-        }
-        if self.connections() > self.cfg.connections_max {
-            let retry_after_ms = self.retry_after_ms();
-            return self.close(io, slot, Reason::Full, Some(retry_after_ms));
         }
         if self.expects_proxy(listener) {
             if !self.trusts_proxy(peer) {

@@ -11,6 +11,7 @@ use roost_protocol::{
 
 use crate::{
     core::{
+        event::Event,
         record::{State, bit, flag},
         shard::{ShardCore, kind},
         stats::Stat,
@@ -31,11 +32,16 @@ impl ShardCore {
     /// unless its sending side is gone; without, what is queued for it is still flushed after a
     /// CLOSE of its own. Does nothing for a connection that is ending already.
     pub(super) fn close(&mut self, io: &mut impl Io, slot: u32, reason: Reason, goaway: Option<u32>) {
-        let hot = self.hot(slot);
+        let hot = *self.hot(slot);
         if matches!(hot.state(), State::Draining | State::Closing) {
             return;
         }
         self.stats.count_close(reason);
+        self.events.push(Event::Closed { connection: self.connection_id(slot), reason });
+        // Whoever was too many was not counted.
+        if let (Some(cap), true) = (&self.cfg.cap, reason != Reason::Full) {
+            cap.give_back();
+        }
         if hot.has_session() {
             self.leave_worker(io, slot, reason);
         }

@@ -20,6 +20,10 @@ pub enum Command {
     /// Stop accepting for good; armed accepts are cancelled, and those that succeeded meanwhile
     /// are served. For a hand-over to another process.
     StopAccepting,
+    /// Look at the listeners once more. A wake-up that was meant for an accept which another
+    /// process was just taking back is lost, and with it a client would wait in the queue until
+    /// the next one comes.
+    Nudge,
     /// Stop accepting and send GOAWAY to everybody, evenly over this time.
     Drain {
         /// Over how long; 0: at once.
@@ -81,6 +85,7 @@ impl ShardCore {
                 let cursor = self.drain.as_ref().map_or(0, |drain| drain.cursor);
                 self.drain = Some(Drain { cursor, began_ms: self.now_ms, over_ms, slots });
             }
+            Command::Nudge => self.arm_accepts(io, self.cfg.accepts_max + 1),
             Command::Configure(cfg) => self.configure(*cfg),
             Command::Close { connection, reason } => {
                 if let Some(slot) = self.find(connection) {
@@ -106,10 +111,15 @@ impl ShardCore {
             }
         }
         assert_eq!(cfg.listeners, self.cfg.listeners, "listeners are made at start");
-        (cfg.slots_max, cfg.connections_max) = (self.cfg.slots_max, self.cfg.connections_max);
+        (cfg.slots_max, cfg.cap) = (self.cfg.slots_max, self.cfg.cap.take());
         self.accepting.set_ramp(cfg.accept_ramp_per_s);
         self.cfg = cfg;
         self.start_rebalance();
+    }
+
+    /// The name of a worker.
+    pub fn worker_name(&self, index: u8) -> &str {
+        &self.cfg.workers[usize::from(index)].name
     }
 
     /// The link of the worker with this name.

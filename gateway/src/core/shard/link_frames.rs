@@ -3,11 +3,12 @@
 use roost_protocol::{
     Reason, SessionRef,
     edge::{self, FrameType, Welcome},
-    link::{self, Header, LinkError, LinkType, Relay, Split, body, header},
+    link::{self, Header, LinkError, LinkType, Refusal, Relay, Split, body, header},
 };
 
 use crate::{
     core::{
+        event::Event,
         link::LinkState,
         outbox::Span,
         pool::Class,
@@ -114,8 +115,14 @@ impl ShardCore {
         (rx.handled, rx.filled) = (0, len);
     }
 
-    fn on_link_error(&mut self, io: &mut impl Io, index: usize, _error: LinkError) {
+    fn on_link_error(&mut self, io: &mut impl Io, index: usize, error: LinkError) {
         self.stats.inc(Stat::LinkErrors);
+        self.events.push(Event::LinkError { worker: index as u8, error });
+        // The same frame again after a resume: this session will not get any further.
+        let link = &mut self.links[index];
+        let position = link.session.map(|session| session.received);
+        link.hopeless = position.is_some() && position == link.error_position;
+        link.error_position = position;
         self.break_link(io, index);
     }
 
@@ -132,6 +139,7 @@ impl ShardCore {
                     let payload = bytes_of(io, payload).to_vec();
                     self.on_welcome(io, index, &payload).map(|()| Handled::Done)
                 }
+                LinkType::LinkRefuse => Err(LinkError::Refused(Refusal::from_code(header.aux))),
                 other => Err(LinkError::Unexpected(other)),
             };
         }
@@ -234,7 +242,12 @@ impl ShardCore {
             LinkType::Reject => Reason::WorkerRejected,
             _ => Reason::WorkerClosed,
         };
-        let reason = if header.aux == 0 { default } else { header.aux_reason() };
+        // That a connection moves is between gateway and workers, and not for workers to say.
+        let reason = match header.aux_reason() {
+            _ if header.aux == 0 => default,
+            Reason::Moved | Reason::Full => default,
+            stated => stated,
+        };
         self.close(io, slot, reason, Some(retry_after_ms));
     }
 

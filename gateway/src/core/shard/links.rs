@@ -6,12 +6,14 @@ use roost_protocol::{
     InstanceId,
     auth::{self, Side},
     link::{
-        Header, LinkError, LinkHello, LinkProof, LinkType, LinkWelcome, handshake, handshake::NONCE_BYTES,
+        Header, LinkError, LinkHello, LinkProof, LinkType, LinkWelcome, Refusal, handshake,
+        handshake::NONCE_BYTES,
     },
 };
 
 use crate::{
     core::{
+        event::Event,
         link::{Link, LinkState, Session, link_bit},
         outbox::Span,
         pool::Class,
@@ -70,7 +72,8 @@ impl ShardCore {
     pub(super) fn dial_due(&mut self, io: &mut impl Io) {
         for index in 0..self.links.len() {
             let silent_ms = self.now_ms.saturating_sub(self.links[index].heard_at_ms);
-            if self.links[index].session.is_some() && silent_ms >= u64::from(self.cfg.link_failover_ms) {
+            let gone = silent_ms >= u64::from(self.cfg.link_failover_ms) || self.links[index].hopeless;
+            if self.links[index].session.is_some() && gone {
                 // Fencing: what a worker that was only stopped says later must not be heard. And
                 // the kernel may still be sending from what the session retains: join first.
                 self.break_link(io, index);
@@ -108,7 +111,11 @@ impl ShardCore {
 
     /// A silent link is probed a few times before its worker counts as gone.
     fn keepalive_ms(&self) -> u32 {
-        self.cfg.link_keepalive_ms.min(self.cfg.link_failover_ms / 4).max(1)
+        let own_ms = match self.cfg.link_keepalive_ms {
+            0 => u32::MAX,
+            own_ms => own_ms,
+        };
+        own_ms.min(self.cfg.link_failover_ms / 4).max(1)
     }
 
     /// When a link next needs attention.
@@ -188,7 +195,8 @@ impl ShardCore {
             (Some(secret), Some(proof)) if auth::verify(secret, Side::Worker, &hello, proven, &proof) => {
                 Some(auth::prove(secret, Side::Gateway, &hello, proven))
             }
-            _ => return Err(LinkError::Malformed),
+            (Some(_), None) => return Err(LinkError::Refused(Refusal::SecretRequired)),
+            _ => return Err(LinkError::Refused(Refusal::SecretWrong)),
         };
         if welcome.window_bytes == 0 {
             return Err(LinkError::Malformed);
@@ -210,6 +218,7 @@ impl ShardCore {
             session.window_bytes = welcome.window_bytes;
             link.tx.resume(&mut self.pools, welcome.received_position)?;
             self.stats.inc(Stat::LinkResumes);
+            self.events.push(Event::LinkUp { worker: index as u8, resumed: true });
         } else {
             if link.session.is_some() {
                 // Another instance, or one that has forgotten: its connections must be reopened.
@@ -222,6 +231,7 @@ impl ShardCore {
                 window_bytes: welcome.window_bytes,
             });
             self.stats.inc(Stat::LinkSessionsStarted);
+            self.events.push(Event::LinkUp { worker: index as u8, resumed: false });
             self.start_rebalance();
         }
         Ok(())
@@ -301,6 +311,9 @@ impl ShardCore {
             return;
         }
         self.stats.inc(Stat::LinkBreaks);
+        if link.state == LinkState::Up {
+            self.events.push(Event::LinkDown { worker: index as u8 });
+        }
         link.state = LinkState::Closing;
         self.join_link(io, index);
     }

@@ -35,6 +35,7 @@ use roost_protocol::{ConnectionId, Reason, hash};
 use crate::{
     core::{
         config::CoreConfig,
+        event::{Event, Events},
         link::Link,
         outbox::Outboxes,
         pool::{Class, Pools},
@@ -114,6 +115,7 @@ pub struct ShardCore {
     shutdowns_in_flight: u32,
     drain: Option<command::Drain>,
     entropy: Entropy,
+    events: Events,
     /// Reused where bytes of a frame must be contiguous.
     scratch: Vec<u8>,
 }
@@ -142,6 +144,7 @@ impl ShardCore {
             shutdowns_in_flight: 0,
             drain: None,
             entropy,
+            events: Events::default(),
             scratch: Vec::new(),
             cfg,
         };
@@ -220,6 +223,11 @@ impl ShardCore {
         self.flush_links(io);
         self.publish();
         if busy { Next::Busy } else { Next::At(sweep_at.min(self.next_link_deadline())) }
+    }
+
+    /// Takes out what happened since the last call; also, how many events were too many to keep.
+    pub fn take_events(&mut self, each: impl FnMut(Event)) -> u64 {
+        self.events.take(each)
     }
 
     /// The shard's figures.

@@ -8,6 +8,7 @@ use roost_protocol::{
 
 use crate::{
     core::{
+        event::Event,
         link::{Failover, tx::salvaged_frames},
         record::{State, flag},
         shard::ShardCore,
@@ -66,7 +67,9 @@ impl ShardCore {
     pub(super) fn fail_session(&mut self, io: &mut impl Io, index: usize) {
         self.stats.inc(Stat::LinkFailovers);
         let link = &mut self.links[index];
+        self.events.push(Event::Failover { worker: index as u8, connections: link.connections });
         link.session = None;
+        (link.error_position, link.hopeless) = (None, false);
         let mut salvage = link.tx.salvage(io, &mut self.pools);
         let unfinished = link.failover.take();
         if let Some(older) = unfinished {

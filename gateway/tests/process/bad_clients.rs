@@ -1,0 +1,270 @@
+//! Clients that break the protocol, or keep it in hostile ways.
+
+use std::io::{ErrorKind, Write};
+
+use roost_protocol::{Reason, edge::FrameType};
+
+use crate::support::{Client, End, Gateway, Neighbour, frame};
+
+/// Runs `attack` beside a neighbour; the reason must be on the wire and in its counter.
+fn refused(reason: Reason, arguments: &[&str], attack: impl FnOnce(&Gateway) -> Client) {
+    let gateway = Gateway::start(arguments);
+    let neighbour = Neighbour::start(&gateway);
+    let mut client = attack(&gateway);
+    client.expect_goaway(reason);
+    gateway.await_closes(reason, 1);
+    neighbour.finish();
+    gateway.stop();
+}
+
+#[test]
+fn an_oversize_length_is_refused() {
+    refused(Reason::Oversize, &[], |gateway| {
+        let mut client = gateway.welcome("a");
+        client.send(&[3, 1, 0, 1]);
+        client
+    });
+}
+
+#[test]
+fn an_unknown_type_is_refused() {
+    refused(Reason::UnknownType, &[], |gateway| {
+        let mut client = gateway.welcome("a");
+        client.send(&[0x1e, 0, 0, 0]);
+        client
+    });
+}
+
+#[test]
+fn reserved_bits_are_refused() {
+    refused(Reason::ReservedBits, &[], |gateway| {
+        let mut client = gateway.welcome("a");
+        client.send(&[0x83, 0, 0, 0]);
+        client
+    });
+}
+
+#[test]
+fn garbage_is_refused_at_its_first_byte() {
+    refused(Reason::ReservedBits, &[], |gateway| {
+        let mut client = gateway.connect();
+        client.send(b"\xffGET / HTTP/1.1\r\nHost: example\r\n\r\n");
+        client
+    });
+}
+
+#[test]
+fn a_wrong_version_is_refused() {
+    refused(Reason::Version, &[], |gateway| {
+        let mut client = gateway.connect();
+        client.send(&frame(FrameType::Hello, &[9, 0, 0, 0, 0, 0]));
+        client
+    });
+}
+
+#[test]
+fn a_malformed_hello_is_refused() {
+    refused(Reason::Malformed, &[], |gateway| {
+        let mut client = gateway.connect();
+        client.send(&frame(FrameType::Hello, &[1, 0, 0, 9, 0, 0]));
+        client
+    });
+}
+
+#[test]
+fn a_message_before_hello_is_refused() {
+    refused(Reason::UnexpectedFrame, &[], |gateway| {
+        let mut client = gateway.connect();
+        client.send(&frame(FrameType::Message, b"early"));
+        client
+    });
+}
+
+#[test]
+fn silence_instead_of_hello_times_out() {
+    refused(Reason::HandshakeTimeout, &["--set", "handshake_timeout_ms=1000"], Gateway::connect);
+}
+
+#[test]
+fn half_a_header_and_silence_times_out() {
+    refused(Reason::FrameTimeout, &["--set", "frame_timeout_ms=1000"], |gateway| {
+        let mut client = gateway.welcome("a");
+        client.send(&[3, 0]);
+        client
+    });
+}
+
+#[test]
+fn an_idle_client_times_out() {
+    let settings = ["--set", "heartbeat_interval_ms=500", "--set", "idle_timeout_ms=2000"];
+    refused(Reason::IdleTimeout, &settings, |gateway| gateway.welcome("a"));
+}
+
+#[test]
+fn a_flood_of_messages_is_cut_by_its_limit() {
+    let gateway = Gateway::start(&["--set", "messages_per_s_max=50"]);
+    let mut client = gateway.welcome("a");
+    let message = frame(FrameType::Message, b"x");
+    for _ in 0..500 {
+        client.send(&message);
+    }
+    let end = loop {
+        match client.receive() {
+            Ok(received) if received.frame_type == FrameType::Message => {}
+            other => break other,
+        }
+    };
+    let goaway = end.expect("GOAWAY");
+    assert_eq!(goaway.frame_type, FrameType::Goaway);
+    assert_eq!(goaway.payload[0], Reason::RateLimited.code());
+    gateway.await_closes(Reason::RateLimited, 1);
+    gateway.stop();
+}
+
+#[test]
+fn a_million_single_bytes_are_delivered() {
+    let gateway = Gateway::start(&[]);
+    let neighbour = Neighbour::start(&gateway);
+    let mut client = gateway.welcome("a");
+    let reader = client.stream.try_clone().unwrap();
+    let (messages, payload_bytes) = (10_000u32, 96);
+    let echoes = std::thread::spawn(move || {
+        let mut reader = Client::from_stream(reader);
+        for index in 0..messages {
+            let received = reader.receive().expect("an echo");
+            assert_eq!(received.payload, payload(index, payload_bytes));
+        }
+    });
+    for index in 0..messages {
+        for byte in frame(FrameType::Message, &payload(index, payload_bytes)) {
+            client.send(&[byte]);
+        }
+    }
+    echoes.join().expect("every message comes back");
+    assert_eq!(gateway.metric("roost_spills", &[]), 0, "no half frame is left");
+    neighbour.finish();
+    gateway.stop();
+}
+
+fn payload(index: u32, bytes: usize) -> Vec<u8> {
+    index.to_be_bytes().into_iter().cycle().take(bytes).collect()
+}
+
+#[test]
+fn a_reset_in_mid_frame_is_cleaned_up() {
+    let gateway = Gateway::start(&[]);
+    let neighbour = Neighbour::start(&gateway);
+    for _ in 0..20 {
+        let mut client = gateway.welcome("a");
+        client.send(&frame(FrameType::Message, &[7; 5000])[..2500]);
+        client.reset();
+    }
+    gateway.await_closes(Reason::ClientReset, 20);
+    crate::support::wait("the half frames to go", || {
+        (gateway.metric("roost_spills", &[]) == 0).then_some(())
+    });
+    neighbour.finish();
+    gateway.stop();
+}
+
+#[test]
+fn a_half_close_ends_the_session() {
+    let gateway = Gateway::start(&[]);
+    let neighbour = Neighbour::start(&gateway);
+    let mut client = gateway.welcome("a");
+    client.echo(b"before");
+    client.shut();
+    assert_eq!(client.receive(), Err(End::Fin));
+    gateway.await_closes(Reason::ClientEof, 1);
+    neighbour.finish();
+    gateway.stop();
+}
+
+#[test]
+fn a_close_is_answered_by_the_end() {
+    let gateway = Gateway::start(&[]);
+    let mut client = gateway.welcome("a");
+    client.send(&frame(FrameType::Close, &[]));
+    assert_eq!(client.receive(), Err(End::Fin));
+    gateway.await_closes(Reason::ClientClosed, 1);
+    gateway.stop();
+}
+
+#[test]
+fn a_client_that_never_reads_is_cut_off() {
+    let gateway = Gateway::start(&["--set", "outbox_bytes_max=131072", "--set", "write_timeout_ms=5000"]);
+    let neighbour = Neighbour::start(&gateway);
+    let mut client = gateway.welcome("a");
+    client.stream.set_write_timeout(Some(crate::support::PATIENCE)).unwrap();
+    let message = frame(FrameType::Message, &[1; 60_000]);
+    // It asks for echoes and reads none: its own sends end when the gateway has had enough.
+    let mut sent: u64 = 0;
+    loop {
+        match client.stream.write_all(&message) {
+            Ok(()) => sent += message.len() as u64,
+            Err(error) => {
+                assert!(
+                    matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
+                    "{error}"
+                );
+                break;
+            }
+        }
+        assert!(sent < 1 << 30, "it was never cut off");
+    }
+    gateway.await_closes(Reason::SlowConsumer, 1);
+    crate::support::wait("its backlog to go", || {
+        (gateway.metric("roost_outbox_bytes", &[]) < 131_072).then_some(())
+    });
+    neighbour.finish();
+    gateway.stop();
+}
+
+#[test]
+fn beyond_the_last_slot_clients_wait_in_the_backlog() {
+    let gateway = Gateway::start(&["--connections-max", "4"]);
+    let mut held: Vec<Client> = (0..4).map(|i| gateway.welcome(&format!("user-{i}"))).collect();
+    let mut waiting = gateway.connect();
+    waiting.send_hello("late");
+    for client in &mut held {
+        client.echo(b"still here");
+    }
+    assert_eq!(gateway.metric("roost_connections", &[]), 4);
+    drop(held.pop());
+    assert_eq!(waiting.receive().expect("WELCOME").frame_type, FrameType::Welcome);
+    gateway.stop();
+}
+
+#[test]
+fn beyond_the_last_connection_clients_are_told_when_to_return() {
+    let gateway = Gateway::start(&["--connections-max", "4", "--full", "refuse"]);
+    // Shards take clients as they come, so one may be full before the other.
+    let mut clients: Vec<Client> = (0..12).map(|_| gateway.connect()).collect();
+    for client in &mut clients {
+        client.send_hello("user");
+    }
+    let mut welcome = 0;
+    for client in &mut clients {
+        match client.receive().expect("an answer").frame_type {
+            FrameType::Welcome => welcome += 1,
+            FrameType::Goaway => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(welcome, 4);
+    gateway.await_closes(Reason::Full, 8);
+    gateway.stop();
+}
+
+#[test]
+fn an_address_with_too_many_connections_is_told_so() {
+    let gateway = Gateway::start(&["--set", "per_ip_max=2", "--set", "per_ip_loopback=true"]);
+    let first = gateway.welcome("a");
+    let _second = gateway.welcome("b");
+    let mut third = gateway.connect();
+    assert!(third.expect_goaway(Reason::PerIpLimit) >= 1000);
+    drop(first);
+    gateway.await_closes(Reason::ClientEof, 1);
+    gateway.welcome("c").echo(b"there is room again");
+    gateway.stop();
+}

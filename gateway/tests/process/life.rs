@@ -1,0 +1,109 @@
+//! Signals and succession.
+
+use std::{process::Command, thread, time::Duration};
+
+use roost_protocol::{Reason, edge::FrameType};
+
+use crate::support::{Client, End, Gateway, frame, wait};
+
+const SIGHUP: i32 = 1;
+const SIGKILL: i32 = 9;
+const SIGTERM: i32 = 15;
+
+#[test]
+fn sigterm_says_goodbye_to_everybody_and_ends_well() {
+    let mut gateway = Gateway::start(&["--drain-ms", "2000"]);
+    let mut clients: Vec<Client> = (0..50).map(|i| gateway.welcome(&format!("user-{i}"))).collect();
+    gateway.signal(SIGTERM);
+    for client in &mut clients {
+        let retry_after_ms = client.expect_goaway(Reason::Drain);
+        assert!((1000..=5000).contains(&retry_after_ms), "{retry_after_ms}");
+    }
+    assert!(gateway.wait_exit().success());
+}
+
+#[test]
+fn a_second_signal_hurries() {
+    let mut gateway = Gateway::start(&["--drain-ms", "3600000"]);
+    let mut clients: Vec<Client> = (0..20).map(|i| gateway.welcome(&format!("user-{i}"))).collect();
+    gateway.signal(SIGTERM);
+    gateway.wait_for_line("draining");
+    gateway.signal(SIGTERM);
+    for client in &mut clients {
+        client.expect_goaway(Reason::Drain);
+    }
+    assert!(gateway.wait_exit().success());
+}
+
+#[test]
+fn after_kill_9_clients_come_back() {
+    let mut gateway = Gateway::start(&[]);
+    let mut client = gateway.welcome("a");
+    client.echo(b"before");
+    gateway.signal(SIGKILL);
+    gateway.wait_exit();
+    assert!(matches!(client.receive(), Err(End::Fin | End::Reset)));
+    let again = Gateway::start(&[]);
+    again.welcome("a").echo(b"after");
+    again.stop();
+}
+
+#[test]
+fn sighup_changes_what_can_change_and_names_the_rest() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "messages_per_s_max = 0\n").unwrap();
+    let mut gateway = Gateway::start(&["--config", file.path().to_str().unwrap()]);
+    let mut client = gateway.welcome("a");
+    client.echo(b"one");
+    std::fs::write(file.path(), "messages_per_s_max = 5\nlisten_backlog = 17\n").unwrap();
+    gateway.signal(SIGHUP);
+    gateway.wait_for_line("listen_backlog 65535 -> 17 waits for a restart");
+    gateway.wait_for_line("messages_per_s_max 0 -> 5");
+    let message = frame(FrameType::Message, b"x");
+    for _ in 0..100 {
+        // The gateway may have had enough before all are sent.
+        let _ = std::io::Write::write_all(&mut client.stream, &message);
+    }
+    gateway.await_closes(Reason::RateLimited, 1);
+    std::fs::write(file.path(), "messages_per_s_max = \"many\"\n").unwrap();
+    gateway.signal(SIGHUP);
+    gateway.wait_for_line("nothing changes");
+    gateway.stop();
+}
+
+#[test]
+fn a_successor_takes_over_without_a_failed_connect() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("handover.sock");
+    let arguments = ["--handover-socket", socket.to_str().unwrap(), "--drain-ms", "500"];
+    let mut gateway = Gateway::start(&arguments);
+    let target = gateway.clients;
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stopped = std::sync::Arc::clone(&stop);
+    let connects = thread::spawn(move || {
+        let mut served = 0u64;
+        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+            let mut client = Client::connect(target);
+            client.send_hello("visitor");
+            // WELCOME, or GOAWAY from the one that leaves: an answer in any case.
+            client.receive().expect("no connect fails or is reset");
+            served += 1;
+        }
+        served
+    });
+    for _ in 0..3 {
+        wait("the will", || socket.exists().then_some(()));
+        let mut successor = Command::new(env!("CARGO_BIN_EXE_roost-gateway"));
+        successor.args(["--listen", &target.to_string(), "--admin-listen", "127.0.0.1:0"]);
+        successor.env("ROOST_SHARDS", "2").env("ROOST_CONNECTIONS_MAX", "4000").args(arguments);
+        successor.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        let next = Gateway::spawn(successor);
+        assert_eq!(next.clients, target);
+        assert!(gateway.wait_exit().success(), "the predecessor drains and ends");
+        gateway = next;
+        thread::sleep(Duration::from_millis(200));
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(connects.join().expect("no connect fails") > 0);
+    gateway.stop();
+}

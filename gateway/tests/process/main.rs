@@ -1,0 +1,12 @@
+//! The real gateway process over real sockets: bad input, bad workers, bad starts, signals.
+//!
+//! Every test starts a gateway of its own on ports that the kernel chooses, and where a client
+//! misbehaves, a neighbour's traffic runs on and is checked.
+#![forbid(unsafe_code)]
+
+mod bad_clients;
+mod bad_workers;
+mod life;
+mod python;
+mod start;
+mod support;
