@@ -8,7 +8,7 @@ use crate::{
     core::{
         CoreConfig,
         config::{NoWorkerPolicy, WorkerConfig},
-        limits::PerIp,
+        limits::{Cap, PerIp},
     },
     sim::{
         cast::{Chaos, client_actor},
@@ -194,7 +194,7 @@ fn draw_config(rng: &mut Rng, comfortable: bool) -> CoreConfig {
     config.spill_bytes_total = rng.log_range(2_048, 1 << 20);
     config.messages_per_s_max = if rng.chance(300) { rng.log_range(1, 20) as u32 } else { 0 };
     config.no_worker = if rng.chance(500) { NoWorkerPolicy::Refuse } else { NoWorkerPolicy::Wait };
-    config.connections_max = if rng.chance(300) { slots_max.div_ceil(2) } else { slots_max };
+    config.cap = rng.chance(300).then(|| Cap::new(slots_max.div_ceil(2)));
     config.accept_ramp_per_s = if rng.chance(200) { rng.log_range(2, 200) as u32 } else { 0 };
     if rng.chance(300) {
         config.per_ip = Some(PerIp::new(2, rng.draw(), rng.range(1, 3) as u32, true));
