@@ -186,11 +186,12 @@ fn files(machine: &Machine) -> Option<Limit> {
 
 fn warnings(machine: &Machine, demand: &Demand, connections: u64) -> Vec<String> {
     let mut warnings = Vec::new();
-    if let Some(somaxconn) = machine.somaxconn.filter(|&value| value < demand.listen_backlog) {
+    // A sixteenth of all clients at once is a storm; more than listen() asks for is of no use.
+    let backlog = demand.listen_backlog.min((connections / 16).next_power_of_two().max(4_096));
+    if let Some(somaxconn) = machine.somaxconn.filter(|&value| value < backlog) {
         warnings.push(format!(
-            "net.core.somaxconn = {somaxconn} caps listen_backlog = {}: a burst of more connects is \
-             dropped and retried after a second; raise it",
-            demand.listen_backlog
+            "net.core.somaxconn = {somaxconn} caps listen_backlog: of {backlog} connects at once most would \
+             wait a second or more; raise it (kernel-tuning/tune)"
         ));
     }
     if let Some(buckets) = machine.hash_buckets.filter(|&buckets| connections > buckets * HASH_CHAIN_MAX) {
