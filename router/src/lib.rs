@@ -36,3 +36,8 @@ pub use core::Context;
 pub use handler::{Client, Handler, LinkId, Opening, SendError};
 pub use server::{Address, Listener, Shutdown, ShutdownHandle, Worker, serve, shutdown};
 pub use stats::{Stat, Stats};
+
+/// The example in the README must compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

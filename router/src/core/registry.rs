@@ -163,12 +163,15 @@ impl Registry {
         }
     }
 
-    /// All that has been handled on `id` may be acknowledged in due course.
+    /// A batch has been received on `id`: all that has been handled may be acknowledged in due
+    /// course, and the window may have opened.
     pub(crate) fn mark_handled(&mut self, id: LinkId) {
         if let Some(link) = self.get_mut(id) {
             let barriers = std::mem::take(&mut link.barriers);
             link.session.mark_handled(barriers);
-            self.mark_dirty(id);
+            if link.session.wants_to_send() {
+                self.mark_dirty(id);
+            }
         }
     }
 

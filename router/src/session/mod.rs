@@ -63,8 +63,8 @@ struct Attached {
     /// Unsequenced frames to send.
     control: Vec<u8>,
     heard_ms: u64,
-    /// A PING has been sent since anything was heard.
-    probed: bool,
+    /// When a PING was sent, if nothing was heard since.
+    probed_ms: Option<u64>,
 }
 
 /// Frames set aside.
@@ -143,7 +143,7 @@ impl Session {
             window_in_bytes: u64::from(window_bytes),
             control: Vec::new(),
             heard_ms: now_ms,
-            probed: false,
+            probed_ms: None,
         });
         true
     }
@@ -172,7 +172,7 @@ impl Session {
     pub fn heard(&mut self, now_ms: u64) {
         if let State::Attached(attached) = &mut self.state {
             attached.heard_ms = now_ms;
-            attached.probed = false;
+            attached.probed_ms = None;
         }
     }
 
@@ -314,17 +314,16 @@ impl Session {
             State::Detached { .. } => return Due::Nothing,
             State::Attached(attached) => attached,
         };
-        let silent_ms = now_ms.saturating_sub(attached.heard_ms);
-        if keepalive_ms == 0 || silent_ms < keepalive_ms {
+        if keepalive_ms == 0 || now_ms.saturating_sub(attached.heard_ms) < keepalive_ms {
             return Due::Nothing;
         }
-        if silent_ms >= keepalive_ms.saturating_mul(2) && attached.probed {
-            return Due::Break;
+        // Reckoned from the PING, so that a worker that was stopped for a while does not take its
+        // own absence for the gateway's.
+        if let Some(probed_ms) = attached.probed_ms {
+            let given_up = now_ms.saturating_sub(probed_ms) >= keepalive_ms;
+            return if given_up { Due::Break } else { Due::Nothing };
         }
-        if attached.probed {
-            return Due::Nothing;
-        }
-        attached.probed = true;
+        attached.probed_ms = Some(now_ms);
         attached.control.extend_from_slice(&Header::new(LinkType::Ping, NO_CONNECTION, 0).encode());
         Due::Write
     }
@@ -343,6 +342,12 @@ impl Session {
     /// Frames that the gateway has acknowledged.
     pub fn acked_position(&self) -> u64 {
         self.retained.acked()
+    }
+
+    /// Whether there may be something to write.
+    pub fn wants_to_send(&self) -> bool {
+        let control = matches!(&self.state, State::Attached(attached) if !attached.control.is_empty());
+        control || self.pending_bytes() > 0 || self.owes_ack()
     }
 
     /// Whether frames have been handled and not acknowledged yet.

@@ -8,7 +8,7 @@ mod pressure;
 mod random;
 mod traffic;
 
-use std::{cell::RefCell, rc::Rc, sync::Arc};
+use std::{cell::RefCell, collections::HashSet, rc::Rc, sync::Arc};
 
 use roost_protocol::{InstanceId, Reason, SessionRef, link::Reopen};
 
@@ -21,6 +21,9 @@ struct Rig<H> {
     stats: Arc<Stats>,
     now_ms: u64,
     nonce: u8,
+    /// Links whose writer is awake. A writer that finds nothing to write sleeps until it is woken:
+    /// whoever forgets to wake it stalls the link.
+    awake: HashSet<LinkId>,
 }
 
 /// One TCP connection between a [`Peer`] and the core of a [`Rig`].
@@ -46,7 +49,7 @@ impl<H: Handler> Rig<H> {
     fn new(config: WorkerConfig, handler: H) -> Self {
         let stats = Arc::<Stats>::default();
         let core = Core::new(config, InstanceId([0xee; 16]), handler, stats.clone());
-        Self { core, stats, now_ms: 0, nonce: 0 }
+        Self { core, stats, now_ms: 0, nonce: 0, awake: HashSet::new() }
     }
 
     fn dial(&mut self, peer: &mut Peer, wire: &mut Wire) {
@@ -81,8 +84,15 @@ impl<H: Handler> Rig<H> {
     /// The worker writes about `bytes_max` bytes.
     fn worker_writes(&mut self, wire: &mut Wire, bytes_max: usize) {
         if let WireStage::Up(attachment) = wire.stage {
+            self.awake.extend(self.core.take_dirty());
+            let before = wire.to_gateway.len();
             // A connection that was superseded has nothing to say.
-            let _ = self.core.fill(attachment, &mut wire.to_gateway, bytes_max);
+            if self.awake.contains(&attachment.link)
+                && self.core.fill(attachment, &mut wire.to_gateway, bytes_max).is_ok()
+                && wire.to_gateway.len() == before
+            {
+                self.awake.remove(&attachment.link);
+            }
         }
     }
 

@@ -48,23 +48,30 @@ fn a_gateway_that_acknowledges_nothing_stops_the_handler_but_not_the_link() {
 
 #[test]
 fn frames_set_aside_are_forgotten_with_their_connection_and_come_again() {
-    let mut rig = Rig::new(tight(), Recorder::new(echo));
-    let (mut peer, mut wire) = rig.link_up(Peer::new(1, 0).with_window(20 * REPLY_BYTES as u32));
-    let id = peer.id(1);
-    peer.open(id, b"a");
-    peer.withhold_acks = true;
-    for index in 0..200u32 {
-        peer.message(id, &[&index.to_be_bytes()[..], &BODY].concat(), false);
+    for taken_over in [false, true] {
+        let mut rig = Rig::new(tight(), Recorder::new(echo));
+        let (mut peer, mut wire) = rig.link_up(Peer::new(1, 0).with_window(20 * REPLY_BYTES as u32));
+        let id = peer.id(1);
+        peer.open(id, b"a");
+        peer.withhold_acks = true;
+        for index in 0..200u32 {
+            peer.message(id, &[&index.to_be_bytes()[..], &BODY].concat(), false);
+        }
+        rig.settle(&mut peer, &mut wire);
+        assert!(rig.core.has_held());
+        if taken_over {
+            // The worker has not noticed the end of the old connection when the new one comes.
+            std::mem::take(&mut wire);
+            peer.disconnected();
+        }
+        rig.dial(&mut peer, &mut wire);
+        assert_eq!(rig.core.has_held(), taken_over);
+        peer.withhold_acks = false;
+        rig.settle(&mut peer, &mut wire);
+        let order: Vec<_> =
+            peer.messages(id).iter().map(|body| u32::from_be_bytes(body[..4].try_into().unwrap())).collect();
+        assert_eq!(order, (0..200).collect::<Vec<_>>());
     }
-    rig.settle(&mut peer, &mut wire);
-    assert!(rig.core.has_held());
-    rig.dial(&mut peer, &mut wire);
-    assert!(!rig.core.has_held());
-    peer.withhold_acks = false;
-    rig.settle(&mut peer, &mut wire);
-    let order: Vec<_> =
-        peer.messages(id).iter().map(|body| u32::from_be_bytes(body[..4].try_into().unwrap())).collect();
-    assert_eq!(order, (0..200).collect::<Vec<_>>());
 }
 
 #[test]
