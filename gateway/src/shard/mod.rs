@@ -129,7 +129,11 @@ impl<D: Driver, C: Clock> Shard<D, C> {
             }
         }
         if self.core.wants_slots() {
-            self.driver.start_slots()?;
+            if let Err(error) = self.driver.start_slots() {
+                // Those that are connected stay; the rest waits in the backlog.
+                tracing::error!(%error, "no further ring; trying again");
+                self.core.on_slots_refused();
+            }
             self.core.set_slots_started(self.driver.slots_started());
         }
         self.next = self.core.end_turn(&mut self.driver);

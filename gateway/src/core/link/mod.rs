@@ -53,6 +53,8 @@ pub(crate) struct Session {
     pub(crate) received: u64,
     /// Of those, acknowledged on this connection.
     pub(crate) acked: u64,
+    /// The worker has said something in it, so it knows of it.
+    pub(crate) confirmed: bool,
     /// What the worker grants.
     pub(crate) window_bytes: u32,
 }

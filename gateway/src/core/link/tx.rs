@@ -40,6 +40,8 @@ pub(crate) struct TxQueue {
     frames_sent: usize,
     /// Bytes of the frame after those that TCP has taken.
     frame_sent: u32,
+    /// Unsequenced frames that TCP has not taken whole on this connection.
+    unsequenced_unsent: u32,
     /// Sequenced frames acknowledged in this session.
     acked: u64,
     /// Sequenced frames that TCP has taken whole.
@@ -73,6 +75,11 @@ impl TxQueue {
         self.sent == self.tail
     }
 
+    /// Whether an unsequenced frame stands in the queue that has not left.
+    pub(crate) fn holds_unsequenced(&self) -> bool {
+        self.unsequenced_unsent > 0
+    }
+
     /// Whether what TCP has taken ends with a whole frame, so that a frame from elsewhere may
     /// come next.
     pub(crate) fn is_at_boundary(&self) -> bool {
@@ -86,6 +93,7 @@ impl TxQueue {
         let sequenced = header.link_type.is_sequenced();
         self.frames.push_back(header.frame_bytes() as u32 | if sequenced { 0 } else { UNSEQUENCED });
         self.appended += u64::from(sequenced);
+        self.unsequenced_unsent += u32::from(!sequenced);
         self.missing = header.frame_bytes() as u32;
         self.put_bytes(io, pools, &header.encode());
     }
@@ -170,7 +178,9 @@ impl TxQueue {
             }
             left -= rest;
             self.frame_sent = 0;
-            self.sequenced_sent += u64::from(self.frames[self.frames_sent] & UNSEQUENCED == 0);
+            let sequenced = self.frames[self.frames_sent] & UNSEQUENCED == 0;
+            self.sequenced_sent += u64::from(sequenced);
+            self.unsequenced_unsent -= u32::from(!sequenced);
             self.frames_sent += 1;
         }
         let position = self.ack_ahead.min(self.sequenced_sent).max(self.acked);
@@ -213,6 +223,7 @@ impl TxQueue {
             }
         }
         self.frames_sent = 0;
+        self.unsequenced_unsent = 0;
         self.sent = self.head;
         (self.sequenced_sent, self.ack_ahead) = (position, position);
         Ok(())

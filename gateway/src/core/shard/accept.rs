@@ -73,6 +73,11 @@ impl Accepting {
         (self.armed[listener] < accepts_max).then_some(listener as u16)
     }
 
+    /// Leaves clients in the backlog for a while.
+    pub(super) fn pause(&mut self, now_ms: u64) {
+        self.paused_until_ms = now_ms + PAUSE_MS;
+    }
+
     /// When accepting goes on, if it is paused.
     pub(super) fn resumes_at_ms(&self, now_ms: u64) -> Option<u64> {
         let at_ms = self.paused_until_ms.max(self.ramp_until_ms);
@@ -93,11 +98,12 @@ impl ShardCore {
         }
         // The listener with the fewest first: none starves while another's accepts take the slots.
         while let Some(listener) = self.accepting.neediest(accepts_max) {
+            let Some(ring) = self.accepting_ring() else { return };
             if !self.accepting.ramp.take(self.now_ms) {
                 self.accepting.ramp_until_ms = self.accepting.ramp.next_ms();
                 return;
             }
-            let Some(slot) = self.take_slot() else { return };
+            let slot = self.table.alloc(ring).expect("the ring has a free slot");
             self.set_state(slot, State::Accepting);
             // Before OPEN the rate fields are free: keep the listener there.
             self.table.cold_mut(slot).rate_tick = listener;
@@ -107,7 +113,8 @@ impl ShardCore {
         }
     }
 
-    fn take_slot(&mut self) -> Option<u32> {
+    /// The ring whose slots are taken now, if there is a free one.
+    fn accepting_ring(&mut self) -> Option<u32> {
         let accepting = &mut self.accepting;
         let rings_started = self.table.ring_of(accepting.slots_started - 1) + 1;
         if self.table.free_in(accepting.ring) == 0 {
@@ -121,7 +128,7 @@ impl ShardCore {
             }
         }
         accepting.wants_slots = false;
-        self.table.alloc(accepting.ring)
+        Some(accepting.ring)
     }
 
     pub(super) fn on_accept(&mut self, io: &mut impl Io, slot: u32, result: i32) {
@@ -133,7 +140,7 @@ impl ShardCore {
                 _ => {
                     // Out of descriptors or memory: the backlog keeps the clients meanwhile.
                     self.stats.inc(Stat::AcceptErrors);
-                    self.accepting.paused_until_ms = self.now_ms + PAUSE_MS;
+                    self.accepting.pause(self.now_ms);
                 }
             }
             if self.hot(slot).ops == 0 {

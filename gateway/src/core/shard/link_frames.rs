@@ -143,6 +143,9 @@ impl ShardCore {
                 other => Err(LinkError::Unexpected(other)),
             };
         }
+        if let Some(session) = &mut self.links[index].session {
+            session.confirmed = true;
+        }
         match header.link_type {
             LinkType::Data => self.on_data(io, index, header, payload)?,
             LinkType::Ack => {

@@ -147,13 +147,16 @@ impl ShardCore {
         let mut nonce = [0; NONCE_BYTES];
         (self.entropy)(&mut nonce);
         let link = &mut self.links[index];
+        // A worker that never got LINK_PROOF knows nothing of the session, and might take it for an
+        // older one of its own.
+        let known = link.session.filter(|session| session.confirmed);
         let hello = LinkHello {
             shard: u16::from(self.cfg.shard),
             shards: self.cfg.shards,
             gateway: self.cfg.gateway,
             nonce,
-            expected_worker: link.session.map_or(InstanceId::NONE, |session| session.worker),
-            received_position: link.session.map_or(0, |session| session.received),
+            expected_worker: known.map_or(InstanceId::NONE, |session| session.worker),
+            received_position: known.map_or(0, |session| session.received),
             window_bytes: self.cfg.link_window_bytes,
             frame_bytes_max: self.cfg.frame_bytes_max,
         };
@@ -228,6 +231,7 @@ impl ShardCore {
                 worker: welcome.worker,
                 received: 0,
                 acked: 0,
+                confirmed: false,
                 window_bytes: welcome.window_bytes,
             });
             self.stats.inc(Stat::LinkSessionsStarted);
@@ -252,20 +256,8 @@ impl ShardCore {
         }
         let up = link.state == LinkState::Up;
         let window_bytes = link.session.map_or(0, |session| session.window_bytes);
-        if let Some(session) = link.session.as_mut().filter(|s| up && s.acked < s.received) {
-            session.acked = session.received;
-            let header = Header::new(LinkType::Ack, NO_CONNECTION, 8);
-            let position = session.received.to_be_bytes();
-            // Behind data that goes out now the acknowledgement costs no send of its own; behind
-            // data that the window holds back it would wait for ever.
-            let room = u64::from(window_bytes).saturating_sub(link.tx.retained_bytes());
-            if !link.tx.is_all_sent() && room >= header.frame_bytes() as u64 {
-                link.tx.begin(io, &mut self.pools, header);
-                link.tx.put_bytes(io, &mut self.pools, &position);
-            } else {
-                link.control.extend(header.encode());
-                link.control.extend(position);
-            }
+        if up {
+            self.acknowledge(io, index);
         }
         let link = &mut self.links[index];
         // The handshake comes before anything that an older connection may have broken off.
@@ -288,6 +280,32 @@ impl ShardCore {
         let Span { block, offset, len } = span;
         let sock = Sock::Link(index as u16);
         self.submit_link(io, index, kind::LINK_SEND, Op::Send { sock, block, offset, len, wait: true });
+    }
+
+    /// Acknowledges what has been handled, in order with earlier acknowledgements.
+    fn acknowledge(&mut self, io: &mut impl Io, index: usize) {
+        let link = &mut self.links[index];
+        let Some(session) = link.session.as_mut().filter(|session| session.acked < session.received) else {
+            return;
+        };
+        let header = Header::new(LinkType::Ack, NO_CONNECTION, 8);
+        let position = session.received.to_be_bytes();
+        // Behind data that goes out now the acknowledgement costs no send of its own; behind data
+        // that the window holds back it would wait for ever.
+        let room = u64::from(session.window_bytes).saturating_sub(link.tx.retained_bytes());
+        let rides = !link.tx.is_all_sent() && room >= header.frame_bytes() as u64;
+        let control_waits = !link.control.is_empty() || link.control_send.is_some();
+        if rides && (link.tx.holds_unsequenced() || !control_waits) {
+            link.tx.begin(io, &mut self.pools, header);
+            link.tx.put_bytes(io, &mut self.pools, &position);
+        } else if !link.tx.holds_unsequenced() {
+            link.control.extend(header.encode());
+            link.control.extend(position);
+        } else {
+            // An older one is on its way in the queue, and must not be overtaken.
+            return;
+        }
+        session.acked = session.received;
     }
 
     fn on_link_sent(&mut self, index: usize, result: i32) {

@@ -173,7 +173,14 @@ impl ShardCore {
 
     /// Whether all started slots are in use and more may be started.
     pub fn wants_slots(&self) -> bool {
-        self.accepting.wants_slots && self.accepting.slots_started < self.table.slots()
+        let pauses = self.accepting.resumes_at_ms(self.now_ms).is_some();
+        self.accepting.wants_slots && !pauses && self.accepting.slots_started < self.table.slots()
+    }
+
+    /// More slots could not be started; it is tried again after a pause.
+    pub fn on_slots_refused(&mut self) {
+        self.stats.inc(Stat::AcceptErrors);
+        self.accepting.pause(self.now_ms);
     }
 
     /// Begins a turn at this time, which must not go back.
