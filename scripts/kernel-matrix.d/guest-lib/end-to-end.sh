@@ -60,7 +60,7 @@ echo_run() {
     gateway=$!
     wait_ready
     roost-loadgen echo --target 127.0.0.1:7400 --connections 300 --active 100 --rate 100 --payload 64 \
-        --duration 10 --heartbeat-s 5 --warmup 100 --json "$dir/result.json" > "$dir/loadgen.log" 2>&1 ||
+        --duration 6 --heartbeat-s 3 --warmup 100 --json "$dir/result.json" > "$dir/loadgen.log" 2>&1 ||
         fail "roost-loadgen: exit code $?"
     tail -n 30 "$dir/loadgen.log"
     stop "$gateway" roost-gateway
