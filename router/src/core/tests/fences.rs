@@ -147,6 +147,7 @@ fn a_gateway_that_begins_anew_ends_the_old_session() {
     let mut events = handler.take();
     events.sort_by_key(|event| *event == closed(b"b"));
     assert_eq!(events, [closed(b"a"), closed(b"b")]);
+    old.to_worker = b"late".to_vec();
     assert_eq!(rig.worker_reads(&mut old, usize::MAX), Err(LinkFailure::Superseded));
     assert_eq!((rig.stats.get(Stat::Connections), rig.stats.get(Stat::Links)), (0, 1));
     assert_eq!((rig.stats.get(Stat::Sessions), rig.stats.get(Stat::SessionsReplaced)), (1, 1));

@@ -99,6 +99,9 @@ impl<H: Handler> Rig<H> {
     /// The worker reads at most `bytes_max` bytes and does what they ask for.
     fn worker_reads(&mut self, wire: &mut Wire, bytes_max: usize) -> Result<(), LinkFailure> {
         let bytes = bytes_max.min(wire.to_worker.len());
+        if bytes == 0 {
+            return Ok(());
+        }
         wire.unread.extend(wire.to_worker.drain(..bytes));
         loop {
             let frame_payload = |unread: &mut Vec<u8>| match link::split(unread, 256).unwrap() {

@@ -140,6 +140,15 @@ fn what_went_to_another_gateway_is_acknowledged_once_that_one_has_it() {
     b.withhold_acks = false;
     rig.settle_all(&mut [(&mut a, &mut a_wire), (&mut b, &mut b_wire)]);
     assert_eq!(a.unacknowledged(), 0);
+
+    // Nor is it held up for ever when that gateway goes away instead.
+    b.withhold_acks = true;
+    a.message(a.id(1), &send(6, b"bob", b"again"), false);
+    rig.settle_all(&mut [(&mut a, &mut a_wire), (&mut b, &mut b_wire)]);
+    assert_eq!(a.unacknowledged(), 1);
+    rig.cut(&mut b, &mut b_wire);
+    rig.settle(&mut a, &mut a_wire);
+    assert_eq!(a.unacknowledged(), 0);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::SendError;
 fn first_byte_acts(ctx: &mut Context<'_>, client: Client, payload: &[u8]) {
     match payload[0] {
         b'c' => ctx.close(client, Reason::WorkerClosed, 1_500),
+        b'm' => ctx.close(client, Reason::Moved, 0),
         b'b' => assert_eq!(ctx.broadcast(b"all", payload[1] == b'a'), 2),
         b'r' => ctx.relay(77, &[b"on", b"ward"]).unwrap(),
         b'l' => {
@@ -51,6 +52,18 @@ fn clients_open_talk_and_leave() {
 }
 
 #[test]
+fn pings_are_answered_with_nothing_else_to_say() {
+    let mut rig = Rig::new(WorkerConfig::default(), Recorder::new(echo));
+    let (mut peer, mut wire) = rig.link_up(Peer::new(1, 0));
+    for payload in [&b"12345678"[..], b""] {
+        peer.ping(payload);
+        rig.settle(&mut peer, &mut wire);
+        let pong = peer.control.last().unwrap();
+        assert_eq!((pong.header.link_type, &pong.payload[..]), (LinkType::Pong, payload));
+    }
+}
+
+#[test]
 fn a_moved_connection_is_answered_once_its_handler_has_returned() {
     let mut rig = Rig::new(WorkerConfig::default(), Recorder::new(echo));
     let (mut peer, mut wire) = rig.link_up(Peer::new(1, 0));
@@ -84,6 +97,13 @@ fn a_closed_connection_takes_nothing_more() {
     let session = Some(SessionRef(routing_hash(b"key")));
     assert_eq!(handler.take().last(), Some(&Event::Close(session, Reason::WorkerClosed)));
     assert_eq!(rig.stats.get(Stat::Connections), 0);
+
+    // A reason that a worker must not give.
+    let other = peer.id(6);
+    peer.open(other, b"key");
+    peer.message(other, b"move", false);
+    rig.settle(&mut peer, &mut wire);
+    assert_eq!(peer.inbox.last().unwrap().header.aux_reason(), Reason::WorkerClosed);
 }
 
 #[test]
