@@ -556,7 +556,8 @@ impl World {
                         errno::ECONNABORTED,
                         errno::EINTR,
                     ]);
-                    if error == errno::ECONNABORTED || self.roll(self.faults.accept_drops, "accept drop") {
+                    // A client that aborted is gone; a failure may come after it was taken.
+                    if self.roll(self.faults.accept_drops, "accept drop") {
                         let dropped = self.backlogs[listener].pop_front().expect("not empty");
                         self.net.release(dropped);
                     }
