@@ -100,6 +100,7 @@ fn fleet_config(plan: &Plan) -> FleetConfig {
         seed: plan.seed,
         exchange: Exchange::Echo,
         heartbeat: plan.heartbeat,
+        window: plan.window,
         failover: plan.failover,
     };
     let fanout = |receivers| {

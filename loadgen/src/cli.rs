@@ -240,6 +240,10 @@ pub struct RunArgs {
     /// Number of the first user: `user-<index>` keys of several generators must not collide.
     #[arg(long, value_name = "INDEX", default_value_t = 0)]
     pub first_user: u32,
+    /// Messages that a client may have outstanding; what is due beyond that is sent late, when a
+    /// reply has come. 0: any number, every message leaves when it is due.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub window: u32,
     /// A worker dies during this run: duplicates count as duplicated_after_failover.
     #[arg(long)]
     pub failover: bool,

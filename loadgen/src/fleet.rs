@@ -36,6 +36,8 @@ pub struct FleetConfig {
     pub exchange: Exchange,
     /// Heartbeat interval; zero: none.
     pub heartbeat: Duration,
+    /// See [`LoadConfig::window`].
+    pub window: u32,
     /// See [`LoadConfig::failover`].
     pub failover: bool,
 }
@@ -94,6 +96,7 @@ impl Fleet {
                 exchange: config.exchange.clone(),
                 heartbeat: config.heartbeat,
                 start,
+                window: config.window,
                 failover: config.failover,
             };
             let (network, sender, shared) =

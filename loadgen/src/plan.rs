@@ -101,6 +101,7 @@ pub struct Plan {
     pub grace: Duration,
     pub seed: u64,
     pub first_user: u32,
+    pub window: u32,
     pub failover: bool,
 }
 
@@ -173,6 +174,7 @@ impl Plan {
                     .map_err(|error| anyhow::anyhow!("no random seed: {error}; give --seed"))?,
             },
             first_user: args.first_user,
+            window: args.window,
             failover: args.failover,
             scenario,
         })

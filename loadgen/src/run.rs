@@ -69,14 +69,12 @@ pub struct Found {
     pub half: Option<(u64, Figures)>,
     /// With all connections, idle again after the traffic.
     pub held_figures: Option<(u64, Figures)>,
-    /// Around the traffic: figures and messages sent.
-    pub traffic: Option<(Figures, u64, Figures, u64)>,
+    /// Around the traffic.
+    pub traffic: Option<Window>,
     /// Busiest load thread's share of one core during the traffic or the hold.
     pub generator_cpu_share: Option<f64>,
     /// All load threads' CPU time, in nanoseconds, around the ramp, and connections made in it.
     pub ramp_cpu: Option<(u64, u64)>,
-    /// All load threads' CPU time in the traffic window, in nanoseconds, and messages sent in it.
-    pub traffic_cpu: Option<(u64, u64)>,
     /// The final check: clients asked, answers.
     pub final_check: Option<(u64, u64)>,
     /// What the workers handled during the run, by their own count.
@@ -93,6 +91,19 @@ pub struct Found {
     pub broken_rules: Vec<String>,
     /// The user stopped the run.
     pub interrupted: bool,
+}
+
+/// What happened between two moments.
+#[derive(Clone, Debug)]
+pub struct Window {
+    /// Figures before and after.
+    pub figures: [Figures; 2],
+    /// Messages sent, or delivered where one goes to many.
+    pub messages: u64,
+    /// Heartbeats sent.
+    pub heartbeats: u64,
+    /// CPU time of all load threads, in nanoseconds.
+    pub generator_cpu_ns: u64,
 }
 
 /// A moment of the run.

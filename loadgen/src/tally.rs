@@ -171,6 +171,8 @@ pub struct Status {
     pub sent: AtomicU64,
     /// MESSAGE frames received, so far.
     pub received: AtomicU64,
+    /// PINGs sent, so far.
+    pub pings_sent: AtomicU64,
     /// Replies outstanding, without those of slow readers.
     pub outstanding: AtomicU64,
     /// Replies of slow readers outstanding.
@@ -206,6 +208,7 @@ pub struct Standing {
     pub opened: u64,
     pub sent: u64,
     pub received: u64,
+    pub pings_sent: u64,
     pub outstanding: u64,
     pub slow_outstanding: u64,
     pub slow_closed: u64,
@@ -235,6 +238,7 @@ impl Standing {
         self.received += status.received.load(Relaxed);
         self.slow_outstanding += status.slow_outstanding.load(Relaxed);
         self.slow_closed += status.slow_closed.load(Relaxed);
+        self.pings_sent += status.pings_sent.load(Relaxed);
         self.outstanding += status.outstanding.load(Relaxed);
         self.to_send += status.to_send.load(Relaxed);
         self.pings_outstanding += status.pings_outstanding.load(Relaxed);

@@ -152,6 +152,33 @@ fn garbage_is_a_protocol_error() {
 }
 
 #[test]
+fn a_pause_shows_in_the_corrected_latency_alone() {
+    let server = Server::start(Fault::Pause(200, 1000));
+    let flags =
+        ["--connections", "4", "--window", "1", "--rate", "200", "--duration", "3", "--heartbeat-s", "60"];
+    let (code, json) = echo(&server, &flags);
+    assert_eq!(code, 0, "{json:#}");
+    // A third of the messages fell due in the pause. The four clients that waited for a reply sent
+    // theirs after it; only from the times when they were due can that be seen.
+    let p90 = |key: &str| json[key]["p90"].as_u64().unwrap();
+    assert!(p90("latency_us") > 400_000, "{json:#}");
+    assert!(p90("latency_uncorrected_us") < 200_000, "{json:#}");
+    assert!(json["latency_uncorrected_us"]["max"].as_u64().unwrap() > 900_000, "{json:#}");
+    assert_eq!(json["messages_received"], 600);
+}
+
+#[test]
+fn without_a_window_every_message_leaves_when_it_is_due() {
+    let server = Server::start(Fault::Pause(200, 1000));
+    let (code, json) =
+        echo(&server, &["--connections", "4", "--rate", "200", "--duration", "3", "--heartbeat-s", "60"]);
+    assert_eq!(code, 0, "{json:#}");
+    for key in ["latency_us", "latency_uncorrected_us"] {
+        assert!(json[key]["p90"].as_u64().unwrap() > 400_000, "{key} {json:#}");
+    }
+}
+
+#[test]
 fn nobody_there_is_a_failed_connect_with_its_cause() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let dir = tempfile::tempdir().unwrap();

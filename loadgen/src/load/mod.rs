@@ -39,6 +39,8 @@ pub struct LoadConfig {
     pub heartbeat: Duration,
     /// Time zero of the run.
     pub start: Instant,
+    /// Messages that a client may have outstanding before it waits; 0: any number.
+    pub window: u32,
     /// Duplicates are blamed on a failover that the user has announced.
     pub failover: bool,
 }
@@ -72,6 +74,8 @@ pub struct Load {
     interval_start_ns: u64,
     open_latency: hdrhistogram::Histogram<u64>,
     flights: Flights,
+    /// When messages of clients that wait for a reply were due.
+    waiting: HashMap<u32, VecDeque<u64>>,
     heartbeat: Heartbeat,
     connects: Connecting,
     traffic: Sending,
@@ -111,6 +115,8 @@ struct Live {
     outstanding: u64,
     slow_outstanding: u64,
     slow_ended: u64,
+    /// Messages due whose clients wait for a reply.
+    held_back: u64,
     departing: u64,
 }
 
@@ -184,6 +190,7 @@ impl Load {
             interval_start_ns: 0,
             open_latency: latency::histogram(),
             flights: Flights::default(),
+            waiting: HashMap::new(),
             connects: Connecting { pacer: Pacer::idle(), next: 0, in_flight_max: 0 },
             traffic: Sending { pacer: Pacer::idle(), spec: Traffic::default() },
             slow_traffic: Sending { pacer: Pacer::idle(), spec: Traffic::default() },
@@ -308,10 +315,14 @@ impl Load {
             (&status.opened, self.tally.opened),
             (&status.sent, self.tally.messages_sent),
             (&status.received, self.tally.messages_received),
+            (&status.pings_sent, self.tally.heartbeats_sent),
             (&status.outstanding, self.live.outstanding),
             (&status.slow_outstanding, self.live.slow_outstanding),
             (&status.slow_closed, self.tally.slow_disconnected.values().sum()),
-            (&status.to_send, self.traffic.pacer.remaining() + self.check.pacer.remaining()),
+            (
+                &status.to_send,
+                self.traffic.pacer.remaining() + self.check.pacer.remaining() + self.live.held_back,
+            ),
             (&status.pings_outstanding, self.live.pinged),
             (&status.heard, self.live.heard),
         ] {

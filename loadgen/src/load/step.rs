@@ -44,6 +44,9 @@ impl Load {
                 self.tally.scheduled -= self.traffic.pacer.remaining();
                 self.traffic.pacer = Pacer::idle();
                 self.slow_traffic.pacer = Pacer::idle();
+                self.tally.scheduled -= self.live.held_back;
+                self.live.held_back = 0;
+                self.waiting.clear();
                 self.check.pacer = Pacer::idle();
             }
             Command::Check { per_second, payload_bytes } => {
@@ -51,7 +54,7 @@ impl Load {
                 self.check = Checking { pacer: Pacer::new(now_ns, per_second, steps), payload_bytes };
             }
             Command::Leave { keep, per_second, how } => {
-                let steps = u64::from(self.clients.len() - keep);
+                let steps = u64::from(self.connects.next.saturating_sub(keep));
                 self.leave = Leaving { pacer: Pacer::new(now_ns, per_second, steps), next: keep, how };
                 if how != Departure::ResetAndReturn {
                     self.connects.next = keep;
@@ -146,12 +149,34 @@ impl Load {
             // Spread over the share, so that every ring and shard has its part.
             let readers = self.slow.clients..self.clients.len();
             let client = place(number, spec.active, readers);
-            if self.send_message(client, spec.payload_bytes, Some(intended_ns), now_ns) {
-                self.tally.scheduled_sent += 1;
-                self.interval.record_send(intended_ns, now_ns);
+            if self.config.window > 0 && self.clients.outstanding(client) >= self.config.window {
+                // Due, but its client waits for a reply: sent when that comes.
+                self.waiting.entry(client).or_default().push_back(intended_ns);
+                self.live.held_back += 1;
+            } else {
+                self.send_due(client, intended_ns, intended_ns, now_ns);
             }
         }
         true
+    }
+
+    /// Sends a scheduled message that could have been sent from `free_ns` on.
+    fn send_due(&mut self, client: u32, intended_ns: u64, free_ns: u64, now_ns: u64) {
+        if self.send_message(client, self.traffic.spec.payload_bytes, Some(intended_ns), now_ns) {
+            self.tally.scheduled_sent += 1;
+            self.interval.record_send(free_ns, now_ns);
+        }
+    }
+
+    /// A reply has come: the client sends what has become due since.
+    fn send_waiting(&mut self, client: u32, now_ns: u64) {
+        let Some(waiting) = self.waiting.get_mut(&client) else { return };
+        let intended_ns = waiting.pop_front().expect("kept only while somebody waits");
+        if waiting.is_empty() {
+            self.waiting.remove(&client);
+        }
+        self.live.held_back -= 1;
+        self.send_due(client, intended_ns, now_ns, self.now_ns());
     }
 
     fn send_slow(&mut self, now_ns: u64) -> bool {
@@ -463,6 +488,7 @@ impl Load {
         if let Some(times) = self.flights.land(sender, sequence) {
             self.interval.record_reply(times.intended_ns, times.sent_ns, now_ns);
         }
+        self.send_waiting(sender, now_ns);
     }
 
     fn on_broken(&mut self, client: u32, broken: Broken) {
@@ -497,6 +523,9 @@ impl Load {
         self.tally.cut_off += cut_off;
         if !matches!(self.config.exchange, Exchange::Fanout(_)) {
             *self.outstanding(client) -= cut_off;
+        }
+        if let Some(waiting) = self.waiting.remove(&client) {
+            self.live.held_back -= waiting.len() as u64;
         }
         let over = self.clients.closed(client);
         for sequence in over.sequences.filter(|_| cut_off > 0) {

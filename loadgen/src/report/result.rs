@@ -10,7 +10,7 @@ use crate::{
     figures::{Figures, proc::Process, slab},
     fleet::FleetReport,
     plan::Plan,
-    run::{Found, Point},
+    run::{Found, Point, Window},
 };
 
 /// A run's result.
@@ -94,6 +94,8 @@ pub struct Gateway {
     pub kernel_bytes_per_connection: Option<f64>,
     pub cpu_s_per_million_messages: Option<f64>,
     pub open_fds: Option<u64>,
+    /// By messages and heartbeats together.
+    pub cpu_s_per_million_exchanges: Option<f64>,
     /// The same by private dirty memory.
     pub private_dirty_bytes_per_connection: Option<f64>,
     /// From half of the connections to all of them.
@@ -134,7 +136,8 @@ pub struct Generator {
     pub busiest_thread_cpu_share: Option<f64>,
     pub user_bytes_per_client: f64,
     pub cpu_us_per_connection: Option<f64>,
-    pub cpu_us_per_message: Option<f64>,
+    /// By messages and heartbeats together.
+    pub cpu_us_per_exchange: Option<f64>,
     pub counters: BTreeMap<&'static str, u64>,
 }
 
@@ -251,7 +254,10 @@ impl RunResult {
                 busiest_thread_cpu_share: found.generator_cpu_share,
                 user_bytes_per_client: fleet.user_bytes as f64 / f64::from(plan.connections.max(1)),
                 cpu_us_per_connection: found.ramp_cpu.and_then(per_us),
-                cpu_us_per_message: found.traffic_cpu.and_then(per_us),
+                cpu_us_per_exchange: found
+                    .traffic
+                    .as_ref()
+                    .and_then(|window| per_us((window.generator_cpu_ns, exchanges(window)))),
                 counters: fleet.transport.iter().copied().collect(),
             },
             kernel,
@@ -314,7 +320,12 @@ fn gateway(found: &Found, kernel: &Kernel) -> Gateway {
         kernel_bytes_per_connection: kernel
             .slab_bytes_per_connection
             .map(|bytes| bytes - kernel.client_bytes_per_connection.unwrap_or(0.0)),
-        cpu_s_per_million_messages: cpu_per_million(found, |figures| figures.gateway.cpu_ms()),
+        cpu_s_per_million_messages: cpu_per_million(
+            found,
+            |figures| figures.gateway.cpu_ms(),
+            |window| window.messages,
+        ),
+        cpu_s_per_million_exchanges: cpu_per_million(found, |figures| figures.gateway.cpu_ms(), exchanges),
         open_fds: all.and_then(|(_, process)| process.open_fds),
         private_dirty_bytes_per_connection: grown(|process| process.private_dirty_bytes),
         user_bytes_per_connection_slope: half.zip(all).and_then(|((open_half, half), (open, all))| {
@@ -337,14 +348,27 @@ fn worker(found: &Found) -> Worker {
     Worker {
         user_bytes_per_connection,
         messages_handled: found.messages_handled,
-        cpu_s_per_million_messages: cpu_per_million(found, |figures| figures.worker.cpu_ms()),
+        cpu_s_per_million_messages: cpu_per_million(
+            found,
+            |figures| figures.worker.cpu_ms(),
+            |window| window.messages,
+        ),
     }
 }
 
-fn cpu_per_million(found: &Found, cpu_ms: fn(&Figures) -> Option<u64>) -> Option<f64> {
-    let (before, sent_before, after, sent_after) = found.traffic.as_ref()?;
-    let messages = (sent_after - sent_before) as f64;
-    Some((cpu_ms(after)? as f64 - cpu_ms(before)? as f64) / 1000.0 / messages * 1e6)
+fn cpu_per_million(
+    found: &Found,
+    cpu_ms: fn(&Figures) -> Option<u64>,
+    of: fn(&Window) -> u64,
+) -> Option<f64> {
+    let window = found.traffic.as_ref()?;
+    let [before, after] = &window.figures;
+    Some((cpu_ms(after)? as f64 - cpu_ms(before)? as f64) / 1000.0 / of(window) as f64 * 1e6)
+}
+
+/// Messages and heartbeats: a PING costs a gateway about as much as a message.
+const fn exchanges(window: &Window) -> u64 {
+    window.messages + window.heartbeats
 }
 
 fn kernel(found: &Found, kernel_clients: bool) -> Kernel {

@@ -45,7 +45,14 @@ pub fn render(result: &RunResult) -> String {
     let gateway = &result.gateway;
     table.row("gateway user memory", figure(gateway.user_bytes_per_connection, "bytes per connection"));
     table.row("gateway kernel memory", figure(gateway.kernel_bytes_per_connection, "bytes per connection"));
-    table.row("gateway CPU", figure(gateway.cpu_s_per_million_messages, "s per million messages"));
+    table.row(
+        "gateway CPU",
+        format!(
+            "{}, {} with heartbeats",
+            figure(gateway.cpu_s_per_million_messages, "s per million messages"),
+            figure(gateway.cpu_s_per_million_exchanges, "s")
+        ),
+    );
     table.row(
         "gateway descriptors",
         gateway.open_fds.map_or_else(|| NOT_READ.to_owned(), |fds| fds.to_string()),
@@ -62,10 +69,10 @@ pub fn render(result: &RunResult) -> String {
     table.row(
         "generator",
         format!(
-            "{:.0} bytes per client, {} per connect, {} per message",
+            "{:.0} bytes per client, {} per connect, {} per message or heartbeat",
             generator.user_bytes_per_client,
             figure(generator.cpu_us_per_connection, "us CPU"),
-            figure(generator.cpu_us_per_message, "us CPU")
+            figure(generator.cpu_us_per_exchange, "us CPU")
         ),
     );
     for (name, value) in &result.extra {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     load::Departure,
-    run::{Run, Waited},
+    run::{Run, Waited, Window},
     tally::Standing,
 };
 
@@ -59,9 +59,12 @@ pub(super) fn hold(run: &mut Run, during: impl FnOnce(&mut Run) -> anyhow::Resul
     // A message to many costs as many deliveries.
     let messages = |now: &Standing| now.sent.max(now.received);
     if messages(&after) > messages(&before) {
-        let figures = run.figures();
-        run.found.traffic = Some((figures_before, messages(&before), figures, messages(&after)));
-        run.found.traffic_cpu = Some((after.cpu_ns - before.cpu_ns, messages(&after) - messages(&before)));
+        run.found.traffic = Some(Window {
+            figures: [figures_before, run.figures()],
+            messages: messages(&after) - messages(&before),
+            heartbeats: after.pings_sent - before.pings_sent,
+            generator_cpu_ns: after.cpu_ns - before.cpu_ns,
+        });
     }
     result
 }

@@ -40,6 +40,8 @@ pub enum Fault {
     IgnorePing(u64),
     /// Refuses the n-th HELLO with GOAWAY and this retry-after.
     Refuse(u64, u32),
+    /// Does nothing for so many milliseconds when the n-th message comes.
+    Pause(u64, u64),
     /// Answers the n-th message with a frame of no known type.
     Garbage(u64),
 }
@@ -230,6 +232,7 @@ impl Loop {
                 client.dead = true;
                 return;
             }
+            Fault::Pause(at, ms) if at == nth => std::thread::sleep(std::time::Duration::from_millis(ms)),
             Fault::Garbage(at) if at == nth => reply = vec![0x1f, 0, 0, 0],
             _ => {}
         }
