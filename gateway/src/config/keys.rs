@@ -81,7 +81,7 @@ keys! {
     /// protocol header (v1 or v2) before the first frame, from the sources in `proxy_trusted`.
     Start listen: Vec<ListenerSpec> = vec![ListenerSpec::local(7400)];
     /// Networks whose PROXY headers are believed; everybody else on a `proxy:` listener is closed.
-    Start proxy_trusted: Vec<IpNet> = Vec::new();
+    Live proxy_trusted: Vec<IpNet> = Vec::new();
     /// Connections that wait in the kernel to be accepted, per listener; net.core.somaxconn caps
     /// it silently.
     Start listen_backlog: u32 = 65_535, in 1..=i32::MAX as u64;
@@ -150,11 +150,11 @@ keys! {
 
     /// What becomes of clients beyond `connections_max`: they stay in the `backlog`, or the
     /// gateway answers to `refuse` them (GOAWAY with a retry-after).
-    Live full: FullPolicy = FullPolicy::Backlog;
+    Start full: FullPolicy = FullPolicy::Backlog;
     /// Connections per IPv4 address, or per IPv6 /64, at once. 0: off.
     Live per_ip_max: u32 = 0, in 0..=1 << 24;
     /// Whether `per_ip_max` holds for loopback addresses, too.
-    Live per_ip_loopback: bool = false;
+    Start per_ip_loopback: bool = false;
     /// Connections accepted per second and process, from the start on. 0: off.
     Live accept_ramp_per_s: u32 = 0, in 0..=10_000_000;
     /// Messages per second and connection. 0: off.
@@ -165,10 +165,11 @@ keys! {
     /// at once.
     Live retry_after_max_ms: u32 = 5_000, in 0..=DEADLINE_MS_MAX;
 
-    /// Over how long GOAWAYs are spread at SIGTERM, and the longest the gateway then stays.
+    /// Over how long GOAWAYs are spread at SIGTERM; the gateway ends when all clients have left,
+    /// and a few seconds after this time at the latest.
     Live drain_ms: u32 = 30_000, in 0..=86_400_000;
-    /// GOAWAYs per second while draining, if that is slower than `drain_ms` asks for. 0: evenly
-    /// over `drain_ms`.
+    /// Most GOAWAYs per second while draining; where that takes longer than `drain_ms`, so does
+    /// the drain. 0: no limit but `drain_ms`.
     Live drain_rate_per_s: u32 = 0, in 0..=100_000_000;
 
     /// Where `/metrics`, `/healthz`, `/readyz` and the page are served. Empty: nowhere.
