@@ -95,7 +95,7 @@ impl Clients {
                         seen.connected = true;
                     }
                     Event::Bytes { client, bytes } => {
-                        self.seen[client as usize].bytes.extend_from_slice(bytes)
+                        self.seen[client as usize].bytes.extend_from_slice(bytes);
                     }
                     Event::ConnectFailed { client, errno } => {
                         assert_eq!(self.seen[client as usize].failed.replace(errno), None);
@@ -251,8 +251,6 @@ fn a_thousand_clients(drop_percent: &str) -> (TunNetwork, Clients, Ends) {
     let server = EchoServer::start();
     let mut clients = open(&network, CLIENTS);
     clients.connect_all();
-    let sockstat = stats::sockstat().unwrap();
-    assert!(sockstat.in_use >= u64::from(CLIENTS), "the kernel counts {sockstat:?}");
 
     // From one byte to several segments.
     let length = |client: u32| 1 + (client as usize * 37) % 9_000;
@@ -270,7 +268,8 @@ fn a_thousand_clients(drop_percent: &str) -> (TunNetwork, Clients, Ends) {
     }
     let counts = clients.transport.counts();
     assert_eq!((counts.connecting, counts.connected), (0, 1_000));
-    clients.run_until("acknowledgements", |_| true);
+    let sockstat = stats::sockstat().unwrap();
+    assert!(sockstat.in_use >= u64::from(CLIENTS), "the kernel counts {sockstat:?}");
 
     for client in 0..CLIENTS {
         clients.transport.close(client, if client % 2 == 0 { Close::Fin } else { Close::Reset });

@@ -51,11 +51,6 @@ impl Subnet {
         Ipv4Addr::from_bits(self.base())
     }
 
-    /// The address of the device itself.
-    pub fn device_address(self) -> Ipv4Addr {
-        device_address(self.second_byte)
-    }
-
     /// How many source addresses are in use.
     pub fn addresses(self) -> u32 {
         self.clients.div_ceil(u32::from(self.ports_per_address))
@@ -110,7 +105,6 @@ mod tests {
     fn addresses_fill_one_after_the_other() {
         let subnet = Subnet::new(100, 25, 10).unwrap();
         assert_eq!(subnet.addresses(), 3);
-        assert_eq!(subnet.device_address(), Ipv4Addr::new(10, 100, 0, 1));
         let of = |client| {
             SocketAddrV4::new(
                 Ipv4Addr::from_bits(subnet.endpoint(client).address),

@@ -1,6 +1,6 @@
 //! Clients, peers and a bad network between them, in virtual time.
 
-use std::{cmp::Reverse, collections::BinaryHeap};
+use std::collections::BTreeMap;
 
 use super::{
     super::{Tcp, TcpConfig, Wire},
@@ -52,30 +52,15 @@ pub(super) struct World {
     pub(super) now_us: u64,
     pub(super) dice: Dice,
     pub(super) weather: Weather,
-    /// Due time, order, to the peer or to the client, whose, what.
-    network: BinaryHeap<Reverse<(u64, u64, bool, u32, OwnedKey)>>,
+    /// What is on its way, by due time and number.
+    network: BTreeMap<(u64, u64), (Side, u32, Owned)>,
     sent: u64,
 }
 
-/// A segment that takes no part in the order of the heap.
-#[derive(Debug)]
-struct OwnedKey(Owned);
-
-impl PartialEq for OwnedKey {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-impl Eq for OwnedKey {}
-impl PartialOrd for OwnedKey {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for OwnedKey {
-    fn cmp(&self, _: &Self) -> std::cmp::Ordering {
-        std::cmp::Ordering::Equal
-    }
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Client,
+    Peer,
 }
 
 #[derive(Default)]
@@ -100,7 +85,7 @@ impl World {
             now_us: 0,
             dice: Dice(seed | 1),
             weather,
-            network: BinaryHeap::new(),
+            network: BTreeMap::new(),
             sent: 0,
         }
     }
@@ -112,21 +97,23 @@ impl World {
         let mut events = Events::new();
         self.tcp.run_timers(self.now_us, &mut wire, &mut events);
         while self.tcp.turn(self.now_us, 3, &mut wire, &mut events) {}
-        while self.network.peek().is_some_and(|Reverse((due, ..))| *due <= self.now_us) {
-            let Reverse((_, _, to_peer, client, OwnedKey(segment))) = self.network.pop().expect("peeked");
-            if to_peer {
+        while let Some(first) = self.network.first_entry()
+            && first.key().0 <= self.now_us
+        {
+            let (to, client, segment) = first.remove();
+            if to == Side::Peer {
                 let mut out = Vec::new();
                 self.peers[client as usize].on_segment(&segment, &mut out);
-                out.into_iter().for_each(|segment| self.post(false, client, segment));
+                out.into_iter().for_each(|segment| self.post(Side::Client, client, segment));
             } else {
                 self.tcp.on_segment(self.now_us, client, &segment.segment(), &mut wire, &mut events);
             }
         }
-        wire.0.into_iter().for_each(|(client, segment)| self.post(true, client, segment));
+        wire.0.into_iter().for_each(|(client, segment)| self.post(Side::Peer, client, segment));
         for client in 0..self.peers.len() as u32 {
             let mut out = Vec::new();
             self.peers[client as usize].step(self.now_us, &mut out);
-            out.into_iter().for_each(|segment| self.post(false, client, segment));
+            out.into_iter().for_each(|segment| self.post(Side::Client, client, segment));
         }
         self.note(&events);
     }
@@ -140,21 +127,21 @@ impl World {
         }
     }
 
-    fn post(&mut self, to_peer: bool, client: u32, segment: Owned) {
+    fn post(&mut self, to: Side, client: u32, segment: Owned) {
         if self.dice.percent(self.weather.loss) {
             return;
         }
         if self.dice.percent(self.weather.duplication) {
-            self.put(to_peer, client, segment.clone());
+            self.put(to, client, segment.clone());
         }
-        self.put(to_peer, client, segment);
+        self.put(to, client, segment);
     }
 
-    fn put(&mut self, to_peer: bool, client: u32, segment: Owned) {
+    fn put(&mut self, to: Side, client: u32, segment: Owned) {
         let late = if self.dice.percent(self.weather.reordering) { self.dice.below(30) } else { 0 };
         self.sent += 1;
         let due = self.now_us + u64::from(late) * STEP_US;
-        self.network.push(Reverse((due, self.sent, to_peer, client, OwnedKey(segment))));
+        self.network.insert((due, self.sent), (to, client, segment));
     }
 
     fn note(&mut self, events: &Events) {
