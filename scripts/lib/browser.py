@@ -144,11 +144,17 @@ class Page:
         return result["result"].get("value")
 
     def wait(self, condition, within_s=60):
-        """Waits until an expression is true."""
-        until = time.monotonic() + within_s
-        while not self.evaluate(f"Boolean({condition})"):
+        """Waits until an expression is true. While the page loads it may well fail."""
+        until, failure = time.monotonic() + within_s, None
+        while True:
+            try:
+                if self.evaluate(f"Boolean({condition})"):
+                    return
+                failure = None
+            except RuntimeError as error:
+                failure = error
             if time.monotonic() > until:
-                raise TimeoutError(f"the page does not come to: {condition}")
+                raise TimeoutError(f"the page does not come to: {condition}") from failure
             time.sleep(0.1)
 
     def screenshot(self, path, whole=True):
