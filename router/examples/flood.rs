@@ -1,9 +1,9 @@
 //! Floods one worker over one link, as a gateway shard would, and checks every reply of `echo`.
 //!
 //! ```text
-//! roost-router --listen unix:/tmp/w --metrics 127.0.0.1:7401 &
+//! roost-router --listen unix:/tmp/w --metrics 127.0.0.1:7501 &
 //! cargo run --release -p roost-router --example flood -- unix:/tmp/w 5000000 1000
-//! curl -s 127.0.0.1:7401/stats
+//! curl -s 127.0.0.1:7501/stats
 //! ```
 //!
 //! Arguments: address, number of 64-byte messages, messages per burst (each burst is answered
@@ -104,7 +104,8 @@ fn main() -> anyhow::Result<()> {
             link.read(|header, payload| {
                 match header.link_type {
                     LinkType::Data => {
-                        let number = u64::from_be_bytes(payload[4..12].try_into().expect("8 bytes"));
+                        let number = payload.get(4..12).context("a reply that no echo sends")?;
+                        let number = u64::from_be_bytes(number.try_into().expect("8 bytes"));
                         ensure!(number == answered, "reply {number} instead of {answered}");
                         ensure!(header.connection == connection(number, connections), "misdelivered");
                         answered += 1;

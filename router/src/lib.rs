@@ -12,7 +12,7 @@
 //!
 //! let worker = Worker::new(WorkerConfig::default());
 //! let stats = worker.stats();
-//! let listener = Listener::bind(&"127.0.0.1:7400".parse()?)?;
+//! let listener = Listener::bind(&"127.0.0.1:7500".parse()?)?;
 //! let (stop, stopped) = shutdown();
 //! let thread = std::thread::spawn(move || worker.run(handlers::Echo, vec![listener], stopped));
 //! println!("{} messages handled", stats.get(roost_router::Stat::MessagesHandled));

@@ -18,7 +18,7 @@ use roost_router::{Address, Listener, ShutdownHandle, Stats, Worker, WorkerConfi
 #[command(name = "roost-router", version)]
 struct Args {
     /// Where to listen for gateways: HOST:PORT or unix:PATH. Repeatable.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7500")]
     listen: Vec<Address>,
     /// What to do with messages.
     #[arg(long, value_enum, default_value = "echo")]

@@ -3,8 +3,8 @@
 //! A session outlives its TCP connections: [`Session::attach`] and [`Session::detach`] mark their
 //! coming and going, and a position says how many sequenced frames each side has handled since
 //! the session began. What the worker sends is kept until the gateway has acknowledged it
-//! ([`retained`]); what the gateway sends is acknowledged once it has been handled and what the
-//! handling sent has gone out ([`marks`]).
+//! (`retained`); what the gateway sends is acknowledged once it has been handled and what the
+//! handling sent has gone out (`marks`).
 
 pub mod handshake;
 mod marks;
