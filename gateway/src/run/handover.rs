@@ -93,10 +93,11 @@ impl Predecessor {
 impl Predecessor {
     /// Whether it has taken all its accepts back, or is gone.
     pub(super) fn has_let_go(&mut self) -> bool {
-        match self.0.read(&mut [0]) {
-            Ok(_) => true,
-            Err(error) => !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
-        }
+        // It has nothing more to say: whatever comes but "not yet" is its end.
+        let answer = self.0.read_exact(&mut [0]);
+        !answer.is_err_and(|error| {
+            matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+        })
     }
 }
 

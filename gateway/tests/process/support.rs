@@ -100,7 +100,7 @@ impl Gateway {
             let (series, value) = line.rsplit_once(' ')?;
             let named = series.split('{').next().unwrap().trim_end_matches("_total") == name;
             let matches = named && labels.iter().all(|label| series.contains(label));
-            matches.then(|| value.parse::<f64>().unwrap() as u64)
+            matches.then(|| value.split('.').next().unwrap().parse::<u64>().expect("a count"))
         };
         text.lines().filter_map(sample).sum()
     }

@@ -30,9 +30,9 @@ impl ShardCore {
     pub(super) fn on_link_recv(&mut self, io: &mut impl Io, index: usize, result: i32) {
         match result {
             1.. => {
-                self.stats.add(Stat::LinkBytesReceived, result as u64);
+                self.stats.add(Stat::LinkBytesReceived, u64::from(result.cast_unsigned()));
                 let link = &mut self.links[index];
-                link.rx.filled += result as u32;
+                link.rx.filled += result.cast_unsigned();
                 link.heard_at_ms = self.now_ms;
                 self.handle_link_bytes(io, index);
             }

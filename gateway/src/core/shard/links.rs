@@ -98,11 +98,11 @@ impl ShardCore {
                 {
                     self.break_link(io, index);
                 }
-                LinkState::Up if silent_ms >= keepalive_ms => {
-                    if self.now_ms >= link.pinged_at_ms + keepalive_ms {
-                        link.pinged_at_ms = self.now_ms;
-                        link.control.extend(Header::new(LinkType::Ping, NO_CONNECTION, 0).encode());
-                    }
+                LinkState::Up
+                    if silent_ms >= keepalive_ms && self.now_ms >= link.pinged_at_ms + keepalive_ms =>
+                {
+                    link.pinged_at_ms = self.now_ms;
+                    link.control.extend(Header::new(LinkType::Ping, NO_CONNECTION, 0).encode());
                 }
                 _ => {}
             }

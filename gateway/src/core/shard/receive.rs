@@ -109,11 +109,11 @@ impl ShardCore {
             }
             _ if result > 0 => {
                 hot.active_tick = tick;
-                self.stats.add(Stat::ClientBytesReceived, result as u64);
-                self.handle_bytes(io, slot, Span { block, offset: 0, len: result as u32 });
+                self.stats.add(Stat::ClientBytesReceived, u64::from(result.cast_unsigned()));
+                self.handle_bytes(io, slot, Span { block, offset: 0, len: result.cast_unsigned() });
                 self.pools.release(block);
                 if self.hot(slot).ops & (bit::RECV | bit::POLL_IN) == 0 && self.is_reading(slot) {
-                    if result as u32 == CoreConfig::RX_BLOCK_BYTES {
+                    if result.cast_unsigned() == CoreConfig::RX_BLOCK_BYTES {
                         self.read(io, slot);
                     } else {
                         self.park(io, slot);
@@ -426,7 +426,7 @@ impl ShardCore {
         match result {
             1.. => {
                 let hot = self.table.hot_mut(slot);
-                hot.session += result as u64;
+                hot.session += u64::from(result.cast_unsigned());
                 if hot.session > DISCARD_BYTES_MAX {
                     self.stop(io, slot);
                 } else {

@@ -100,7 +100,7 @@ impl ShardCore {
 
     pub(super) fn on_send(&mut self, io: &mut impl Io, slot: u32, result: i32) {
         if self.hot(slot).state() == State::Closing {
-            self.stats.add(Stat::ClientBytesSent, result.max(0) as u64);
+            self.stats.add(Stat::ClientBytesSent, u64::from(result.max(0).cast_unsigned()));
             self.join(io, slot);
             return;
         }
@@ -108,8 +108,8 @@ impl ShardCore {
         match result {
             0.. => {
                 let offered = self.outboxes.front(outbox).len;
-                self.stats.add(Stat::ClientBytesSent, result as u64);
-                let (sent, tick) = (result as u32, self.tick());
+                self.stats.add(Stat::ClientBytesSent, u64::from(result.cast_unsigned()));
+                let (sent, tick) = (result.cast_unsigned(), self.tick());
                 if self.outboxes.advance(&mut self.pools, outbox, sent, tick) {
                     self.table.hot_mut(slot).outbox = 0;
                     self.on_flushed(io, slot);
