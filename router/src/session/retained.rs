@@ -53,7 +53,8 @@ impl Retained {
     }
 
     /// Moves the next frames to `out`: whole ones, at most `out_bytes_max` bytes in all (but at
-    /// least one frame), and no more in flight than `window_bytes`. Says whether any were moved.
+    /// least one frame), and no more in flight than `window_bytes` (but a longer frame goes when
+    /// nothing else is in flight). Says whether any were moved.
     pub(crate) fn fill(&mut self, out: &mut Vec<u8>, out_bytes_max: usize, window_bytes: usize) -> bool {
         let before = out.len();
         while self.sent < self.end {
@@ -64,7 +65,8 @@ impl Retained {
                 let frame_bytes = frame_bytes_at(chunk, stop);
                 let batch_bytes = stop - start + frame_bytes;
                 let first = out.len() == before && stop == start;
-                if self.in_flight_bytes + batch_bytes > window_bytes
+                let alone = first && self.in_flight_bytes == 0;
+                if (self.in_flight_bytes + batch_bytes > window_bytes && !alone)
                     || (out.len() + batch_bytes > out_bytes_max && !first)
                 {
                     break;

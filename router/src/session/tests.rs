@@ -58,7 +58,8 @@ impl Model {
         let mut out = Vec::new();
         while let Some(frame) = self.frames.get(self.sent) {
             let fits = out.is_empty() || out.len() + frame.len() <= out_bytes_max;
-            if !fits || self.in_flight_bytes + frame.len() > window_bytes {
+            let in_window = self.in_flight_bytes == 0 || self.in_flight_bytes + frame.len() <= window_bytes;
+            if !fits || !in_window {
                 break;
             }
             self.in_flight_bytes += frame.len();

@@ -199,6 +199,29 @@ fn what_was_handled_but_not_answered_for_is_not_stated_as_received() {
 }
 
 #[test]
+fn other_bytes_than_before_sent_again_are_dropped_all_the_same() {
+    let mut rig = Rig::new(WorkerConfig::default(), Recorder::new(echo));
+    let (mut peer, mut wire) = rig.link_up(Peer::new(1, 0));
+    let id = peer.id(1);
+    peer.open(id, b"a");
+    rig.settle(&mut peer, &mut wire);
+    let mut liar = peer.clone();
+    peer.message(id, &[1; 4_000], false);
+    rig.gateway_writes(&mut peer, &mut wire);
+    rig.worker_reads(&mut wire, usize::MAX).unwrap();
+    // The replies got lost, and what comes again is shorter.
+    liar.message(id, b"", false);
+    liar.message(id, b"next", false);
+    rig.dial(&mut liar, &mut wire);
+    rig.settle(&mut liar, &mut wire);
+    assert_eq!(liar.messages(id), [&[1; 4_000][..], b"next"]);
+    assert_eq!((liar.unacknowledged(), rig.stats.get(Stat::DuplicatesDropped)), (0, 1));
+    liar.message(id, b"and on", false);
+    rig.settle(&mut liar, &mut wire);
+    assert_eq!(liar.messages(id).len(), 3);
+}
+
+#[test]
 fn a_session_waits_for_its_gateway_and_then_expires() {
     let config = WorkerConfig { session_ttl_ms: 1_000, ..WorkerConfig::default() };
     let handler = Recorder::new(echo);

@@ -107,6 +107,61 @@ impl<H: Handler> World<H> {
     }
 }
 
+/// A frame of any type, mostly with a header in order, mostly with the payload that its type asks for.
+fn any_frame() -> impl Strategy<Value = Vec<u8>> {
+    let connection = prop_oneof![
+        (0..4u32, 0..2u32).prop_map(|(slot, generation)| {
+            roost_protocol::ConnectionId::new(0, slot, generation).to_bits()
+        }),
+        any::<u64>()
+    ];
+    let link_type = prop_oneof![
+        12 => prop::sample::select(vec![16u8, 19, 20, 24, 26]),
+        4 => prop::sample::select(vec![5u8, 6, 7]),
+        1 => any::<u8>(),
+    ];
+    let flags = prop_oneof![8 => Just(0u8), 2 => Just(1u8), 1 => any::<u8>()];
+    let random = prop::collection::vec(any::<u8>(), 0..80);
+    (link_type, flags, 0..40u16, connection, random, 0..8u8).prop_map(
+        |(link_type, flags, aux, connection, random, shape)| {
+            let payload = match (link_type, shape) {
+                (_, 0) => random,
+                (16, _) => {
+                    let mut payload = Vec::new();
+                    let key = &random[..random.len() / 2];
+                    Open { routing_hash: u64::from(aux), peer: None, key, token: b"t" }
+                        .encode_payload(&mut payload);
+                    payload
+                }
+                (19, _) => {
+                    let mut payload = Vec::new();
+                    let mut body = vec![route::OP_SEND, 0, 0, 0, 9, 0, 4];
+                    body.extend(b"good");
+                    body.extend(&random);
+                    let body = if shape < 4 { &body } else { &random };
+                    roost_protocol::edge::encode_frame(
+                        roost_protocol::edge::FrameType::Message,
+                        body,
+                        &mut payload,
+                    );
+                    payload
+                }
+                (20, _) => Vec::new(),
+                (24, _) => [u64::from(aux).to_be_bytes(), u64::from(shape).to_be_bytes()].concat(),
+                (26, _) => [&u64::from(aux).to_be_bytes()[..], &[route::OP_DELIVER, 0], &random].concat(),
+                (5, _) => u64::from(shape).to_be_bytes().to_vec(),
+                _ => random,
+            };
+            let mut frame = (payload.len() as u32).to_be_bytes().to_vec();
+            frame.extend([link_type, flags]);
+            frame.extend(aux.to_be_bytes());
+            frame.extend(connection.to_be_bytes());
+            frame.extend(payload);
+            frame
+        },
+    )
+}
+
 /// Gateway and slot.
 type User = (usize, u32);
 
@@ -215,5 +270,39 @@ proptest! {
                 prop_assert_eq!(ours, expected);
             }
         }
+    }
+
+    #[test]
+    fn no_bytes_make_a_worker_panic_or_harm_another_gateway(
+        frames in prop::collection::vec(any_frame(), 0..60),
+        chunk in 1..3_000usize,
+    ) {
+        let mut rig = Rig::new(WorkerConfig::default(), Route::default());
+        let (mut good, mut good_wire) = rig.link_up(Peer::new(1, 0));
+        let id = good.id(0);
+        good.open(id, b"good");
+        let (mut bad, mut bad_wire) = rig.link_up(Peer::new(2, 0));
+        bad.withhold_acks = true;
+        for frame in &frames {
+            bad.push_raw(frame);
+            rig.gateway_writes(&mut bad, &mut bad_wire);
+            while !bad_wire.to_worker.is_empty() {
+                if rig.worker_reads(&mut bad_wire, chunk).is_err() {
+                    rig.cut(&mut bad, &mut bad_wire);
+                    bad.forget();
+                    rig.dial(&mut bad, &mut bad_wire);
+                    rig.settle(&mut bad, &mut bad_wire);
+                }
+            }
+            rig.core.pump();
+            rig.worker_writes(&mut bad_wire, usize::MAX);
+        }
+        let to_itself = [&[route::OP_SEND, 0, 0, 0, 1, 0, 4][..], b"good", b"hi"].concat();
+        good.message(id, &to_itself, false);
+        rig.settle(&mut good, &mut good_wire);
+        // Others may have found its key and written to it: not to be told apart here.
+        let receipt = [route::OP_RECEIPT, route::Status::Delivered as u8, 0, 0, 0, 1];
+        prop_assert!(good.messages(id).contains(&&receipt[..]));
+        prop_assert_eq!(good.unacknowledged(), 0);
     }
 }
