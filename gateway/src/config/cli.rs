@@ -45,7 +45,7 @@ pub struct Options {
     /// The configuration file (TOML)
     #[arg(long, value_name = "FILE", env = "ROOST_CONFIG", global = true)]
     pub config: Option<PathBuf>,
-    /// Where clients connect: [proxy:]ADDR:PORT; repeatable
+    /// Where clients connect: `[proxy:]ADDR:PORT`; repeatable
     #[arg(long, value_name = "ADDR:PORT", global = true)]
     pub listen: Vec<ListenerSpec>,
     /// A worker: [NAME=]HOST:PORT or [NAME=]unix:PATH; repeatable; none: one runs inside

@@ -3,7 +3,7 @@
 //! * [`keys`]: every key with its default, range and description, in one table; the struct
 //!   [`Config`], the checks, `roost.example.toml`'s test and the reload all read it.
 //! * [`value`]: the types of values that are not plain numbers.
-//! * [`load`]: the layers, and errors that name file, line and remedy.
+//! * [`mod@load`]: the layers, and errors that name file, line and remedy.
 //! * [`check`]: what a single range cannot say.
 //! * [`reload`]: which changes take effect in a running gateway.
 //! * [`cli`]: the flags.
