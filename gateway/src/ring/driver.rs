@@ -38,6 +38,7 @@ pub struct Config {
     /// Client slots of the shard, 1 to 2^24.
     pub slots_max: u32,
     /// Slots per ring at most, 1 to [`RING_SLOTS_MAX`]; small values force a bank of many rings.
+    /// Without meaning where [`Features::banks`] is false.
     pub ring_slots_max: u32,
     /// The classes of blocks.
     pub pools: Vec<PoolSpec>,
@@ -200,7 +201,8 @@ impl Layout {
     fn new(features: &Features, config: &Config) -> Self {
         assert!((1..=1 << 24).contains(&config.slots_max));
         assert!((1..=RING_SLOTS_MAX).contains(&config.ring_slots_max));
-        let mut slots_per_ring = config.ring_slots_max.min(config.slots_max);
+        let ring_slots_max = if features.banks() { config.ring_slots_max } else { config.slots_max };
+        let mut slots_per_ring = ring_slots_max.min(config.slots_max);
         if let Some(nofile) = nofile().filter(|_| features.direct()) {
             // A table of direct descriptors may not be larger (io_uring_register(2)).
             slots_per_ring = slots_per_ring.min(u32::try_from(nofile).unwrap_or(u32::MAX)).max(1);

@@ -60,6 +60,7 @@ pub struct Finding {
 #[derive(Clone, Debug)]
 pub struct Features {
     tier: Tier,
+    banks: bool,
     findings: Vec<Finding>,
 }
 
@@ -116,6 +117,10 @@ const DEFERRED: (&str, &str) = (
     "SINGLE_ISSUER, DEFER_TASKRUN, SUBMIT_ALL",
     "completions are worked on in batches when the shard asks: half the CPU per message, small queues",
 );
+const SIGNALS: (&str, &str) = (
+    "eventfd signals",
+    "a shard of many rings; without them all clients of a shard are on one, as plain descriptors",
+);
 const SPARSE: (&str, &str) =
     ("sparse file tables", "a table of direct descriptors for the slots that are not taken yet");
 const RELEASE: (&str, &str) = (
@@ -126,8 +131,7 @@ const RELEASE: (&str, &str) = (
 impl Features {
     /// Finds out what this kernel can do, up to `max`.
     ///
-    /// Takes some 10 ms, and up to [`trial::RELEASE_DEADLINE`] longer where direct slots are not
-    /// released on their own.
+    /// Takes some 10 ms, and a quarter of a second more for a trial that fails.
     ///
     /// # Errors
     /// io_uring is refused, or lacks what the base tier needs.
@@ -136,26 +140,37 @@ impl Features {
             return Err(Error::Masked);
         }
         let mut findings = base()?;
-        let mut tier = Tier::Base;
-        let mut step = |of: Tier, (name, why): (&'static str, &'static str), is_there: fn() -> bool| {
-            // A tier holds only what is there in full, and contains the ones before it.
-            let blocked = findings.iter().any(|f: &Finding| f.state != State::Used);
-            let state = match () {
-                () if max < FeaturesMax::from(of) => State::Masked,
-                () if blocked || !is_there() => State::Missing,
-                () => State::Used,
-            };
-            findings.push(Finding { tier: of, name, why, state });
+        let mut find = |tier, (name, why), state: State| {
+            findings.push(Finding { tier, name, why, state });
             state == State::Used
         };
-        if step(Tier::Deferred, DEFERRED, trial::deferred_rings) {
-            tier = Tier::Deferred;
-        }
-        let sparse = step(Tier::Direct, SPARSE, trial::sparse_tables);
-        if step(Tier::Direct, RELEASE, trial::direct_slots_release_alone) && sparse {
-            tier = Tier::Direct;
-        }
-        Ok(Self { tier, findings })
+        // What a tier needs is tried only if all before it is there and the tier is wanted.
+        let seek = |tier: Tier, is_possible: bool, is_there: fn() -> bool| match () {
+            () if max < FeaturesMax::from(tier) => State::Masked,
+            () if is_possible && is_there() => State::Used,
+            () => State::Missing,
+        };
+        let deferred = find(Tier::Deferred, DEFERRED, seek(Tier::Deferred, true, trial::deferred_rings));
+        // Whether a shard may have several rings depends on the kind of rings that it has.
+        let ring_tier = if deferred { Tier::Deferred } else { Tier::Base };
+        let banks = find(
+            ring_tier,
+            SIGNALS,
+            seek(
+                ring_tier,
+                true,
+                match deferred {
+                    true => trial::deferred_rings_signal,
+                    false => trial::plain_rings_signal,
+                },
+            ),
+        );
+        let is_possible = deferred && banks;
+        let sparse = find(Tier::Direct, SPARSE, seek(Tier::Direct, is_possible, trial::sparse_tables));
+        let release = seek(Tier::Direct, sparse, trial::direct_slots_release_alone);
+        let direct = find(Tier::Direct, RELEASE, release);
+        let tier = if direct { Tier::Direct } else { ring_tier };
+        Ok(Self { tier, banks, findings })
     }
 
     /// The tier in use.
@@ -166,6 +181,11 @@ impl Features {
     /// Rings are SINGLE_ISSUER and DEFER_TASKRUN.
     pub fn deferred(&self) -> bool {
         self.tier >= Tier::Deferred
+    }
+
+    /// A shard may have several rings. If not, it has one for all its slots.
+    pub fn banks(&self) -> bool {
+        self.banks
     }
 
     /// Clients are direct descriptors.

@@ -1,18 +1,22 @@
 //! What no feature bit tells: found out by trying it on a small ring.
 
-use std::{io, os::fd::AsRawFd, time::Duration};
+use std::{
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+    time::Duration,
+};
 
-use io_uring::{IoUring, opcode, types};
+use io_uring::{Builder, IoUring, opcode, types};
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
+    event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
 };
 
 use super::ring;
 
-/// How long [`direct_slots_release_alone`] waits for the peer to see the end. Where slots are
-/// released on their own this happens before the close's completion is reaped.
-pub(super) const RELEASE_DEADLINE: Duration = Duration::from_millis(250);
+/// How long to wait for what happens at once where it happens at all: before the system call that
+/// causes it has returned.
+const DEADLINE: Duration = Duration::from_millis(250);
 
 /// Sends an op that does nothing through the kernel and back: a filter may allow io_uring_setup(2)
 /// and yet refuse io_uring_enter(2).
@@ -31,6 +35,43 @@ pub(super) fn deferred_rings() -> bool {
     ring::deferred_builder().build(8).is_ok()
 }
 
+/// Does a ring signal its eventfd whenever it has something to reap, again and again?
+///
+/// With DEFER_TASKRUN, 6.12.118 does so once and never again; 6.1.192, 6.18.44 and 7.3.4 do it
+/// right.
+pub(super) fn deferred_rings_signal() -> bool {
+    try_signals(&ring::deferred_builder()).unwrap_or(false)
+}
+
+/// As [`deferred_rings_signal`], for rings without DEFER_TASKRUN.
+pub(super) fn plain_rings_signal() -> bool {
+    try_signals(&IoUring::builder()).unwrap_or(false)
+}
+
+fn try_signals(builder: &Builder) -> io::Result<bool> {
+    const TIMES: usize = 3;
+    let (watched, peer) = pair()?;
+    let signal = eventfd(0, EventfdFlags::CLOEXEC)?;
+    let mut ring = builder.build(8)?;
+    ring.submitter().register_eventfd(signal.as_raw_fd())?;
+    for _ in 0..TIMES {
+        let park = opcode::PollAdd::new(types::Fd(watched.as_raw_fd()), libc::POLLIN as u32).build();
+        // SAFETY: the entry refers to no memory.
+        unsafe { ring.submission().push(&park).map_err(io::Error::other)? };
+        ring.submit()?;
+        rustix::io::write(&peer, &[0])?;
+        if !is_readable(&signal, DEADLINE)? {
+            return Ok(false);
+        }
+        ring.submit_and_wait(1)?;
+        ring.completion().for_each(drop);
+        // Reaping may have signalled as well. Both are to be empty for the next time.
+        rustix::io::read(&signal, &mut [0; 8])?;
+        rustix::io::read(&watched, &mut [0; 1])?;
+    }
+    Ok(true)
+}
+
 /// Can an empty table of direct descriptors be registered?
 pub(super) fn sparse_tables() -> bool {
     ring::deferred_builder().build(8).and_then(|ring| ring.submitter().register_files_sparse(2)).is_ok()
@@ -46,7 +87,6 @@ pub(super) fn direct_slots_release_alone() -> bool {
 fn try_release() -> io::Result<bool> {
     const PARKED: u64 = 1;
     const CLOSED: u64 = 2;
-    let pair = || socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
     let (parked, _parked_peer) = pair()?;
     let (closed, closed_peer) = pair()?;
 
@@ -67,7 +107,14 @@ fn try_release() -> io::Result<bool> {
     if !ring.completion().any(|entry| entry.user_data() == CLOSED && entry.result() == 0) {
         return Ok(false);
     }
-    let deadline = Timespec::try_from(RELEASE_DEADLINE).map_err(io::Error::other)?;
-    let ready = poll(&mut [PollFd::new(&closed_peer, PollFlags::IN)], Some(&deadline))?;
-    Ok(ready == 1)
+    is_readable(&closed_peer, DEADLINE)
+}
+
+fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?)
+}
+
+fn is_readable(fd: &OwnedFd, deadline: Duration) -> io::Result<bool> {
+    let deadline = Timespec::try_from(deadline).map_err(io::Error::other)?;
+    Ok(poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&deadline))? == 1)
 }

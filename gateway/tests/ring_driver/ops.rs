@@ -8,7 +8,7 @@ use std::{
 
 use roost_gateway::op::{Interest, Io, Op, Sock, Wait, errno, poll_bits};
 
-use super::rig::{Rig, Setup, everywhere, recv, send};
+use super::rig::{Rig, Setup, everywhere, recv, send, skip};
 
 #[test]
 fn accepts_go_to_the_chosen_slots_and_know_their_peers() {
@@ -51,7 +51,7 @@ fn a_reused_slot_forgets_its_former_peer() {
 fn peers_are_known_on_ipv6_too() {
     everywhere(|setup| {
         let Ok(listener) = std::net::TcpListener::bind("[::1]:0") else {
-            eprintln!("skipped: no IPv6 loopback");
+            skip("peers_are_known_on_ipv6_too", "no IPv6 loopback");
             return;
         };
         let address = listener.local_addr().expect("an address");

@@ -2,6 +2,8 @@
 
 use std::{
     collections::HashMap,
+    fs::OpenOptions,
+    io::Write,
     net::{SocketAddr, TcpListener, TcpStream},
     os::fd::OwnedFd,
     time::{Duration, Instant},
@@ -45,6 +47,15 @@ pub(crate) fn everywhere(test: fn(Setup)) {
 pub(crate) fn raise_nofile() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("the soft limit may be raised");
+}
+
+/// Says that a test could not run here. Whoever runs the tests may collect that in a file.
+pub(crate) fn skip(test: &str, reason: &str) {
+    eprintln!("skipped {test}: {reason}");
+    if let Some(path) = std::env::var_os("ROOST_SKIP_FILE") {
+        let mut file = OpenOptions::new().append(true).create(true).open(path).expect("the skip file");
+        writeln!(file, "{test}: {reason}").expect("the skip file");
+    }
 }
 
 pub(crate) struct Rig {
