@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
@@ -15,13 +16,14 @@ use crate::{
     figures,
     fleet::{Fleet, FleetConfig},
     plan::{Plan, Scenario},
-    preflight,
+    preflight::{self, Limit},
     report::{self, hlog, html, result::RunResult, table, verdict},
     ring::Features,
     run::Run,
     scenario,
     socket::{SocketNetwork, Sources},
     transport::Network,
+    tun::{TunConfig, TunNetwork},
 };
 
 /// Does what the command line says; true if the run was clean.
@@ -67,13 +69,13 @@ pub fn main(cli: Cli) -> anyhow::Result<bool> {
 fn run_scenario(scenario: Scenario, args: &RunArgs) -> anyhow::Result<bool> {
     let plan = Plan::new(scenario, args)?;
     let nofile = raise_nofile();
-    let Some(network) = network(&plan, args, nofile)? else { return Ok(true) };
+    let Some(Clients { network, processes }) = clients(&plan, args, nofile)? else { return Ok(true) };
     let clients_are = network.description();
     eprintln!("clients: {clients_are}");
     let stop = stop_on_signals()?;
     let hlog = args.hlog.as_deref().map(hlog::Writer::create).transpose()?;
     let fleet = Fleet::start(&fleet_config(&plan), &network)?;
-    let mut run = Run::new(plan, fleet, sources(args), stop, hlog);
+    let mut run = Run::new(plan, fleet, sources(args, &processes), stop, hlog);
     let outcome = scenario::run(&mut run);
     let (plan, found, report) = run.finish()?;
     outcome?;
@@ -127,40 +129,83 @@ fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-/// The clients' network, if this machine can hold the run.
-fn network(plan: &Plan, args: &RunArgs, nofile: u64) -> anyhow::Result<Option<Arc<dyn Network>>> {
+/// The way of the clients to the target, and what was started on it.
+struct Clients {
+    network: Arc<dyn Network>,
+    /// Commands and process ids.
+    processes: Vec<(String, u32)>,
+}
+
+/// The clients' network, if this machine can hold the run; none if that was the question.
+fn clients(plan: &Plan, args: &RunArgs, nofile: u64) -> anyhow::Result<Option<Clients>> {
+    let machine = preflight::Machine::read(nofile);
     match plan.transport {
-        TransportKind::Socket => socket_network(plan, args, nofile),
-        TransportKind::Tun => anyhow::bail!("--transport tun is not built in"),
+        TransportKind::Socket => {
+            let mut features = Features::probe()?;
+            if args.plain_descriptors {
+                features = features.plain("--plain-descriptors says so");
+            }
+            let sources = plan.source.map(|cidr| Sources::spread(cidr, u64::from(plan.connections)));
+            if !fits(
+                plan,
+                args,
+                &preflight::socket_limits(plan, &features, sources.as_ref(), &machine),
+                &machine,
+            )? {
+                return Ok(None);
+            }
+            let ring_slots_max = args.ring_slots_max.min(SocketNetwork::ring_slots_for(nofile));
+            let network = SocketNetwork { target: plan.target, sources, features, ring_slots_max };
+            Ok(Some(Clients { network: Arc::new(network), processes: Vec::new() }))
+        }
+        TransportKind::Tun => {
+            if !fits(plan, args, &preflight::tun_limits(&machine), &machine)? {
+                return Ok(None);
+            }
+            let SocketAddr::V4(target) = plan.target else {
+                anyhow::bail!("--transport tun speaks IPv4 only: give --target an IPv4 address");
+            };
+            let network = TunNetwork::new(TunConfig {
+                target,
+                clients: plan.connections,
+                threads: plan.threads,
+                seed: plan.seed,
+                args: args.tun.clone(),
+            })?;
+            for note in network.notes() {
+                eprintln!("note: {note}");
+            }
+            let processes = network.processes();
+            Ok(Some(Clients { network: Arc::new(network), processes }))
+        }
     }
 }
 
-fn socket_network(plan: &Plan, args: &RunArgs, nofile: u64) -> anyhow::Result<Option<Arc<dyn Network>>> {
-    let mut features = Features::probe()?;
-    if args.plain_descriptors {
-        features = features.plain("--plain-descriptors says so");
-    }
-    let sources = plan.source.map(|cidr| Sources::spread(cidr, u64::from(plan.connections)));
-    let machine = preflight::Machine::read(nofile);
-    let limits = preflight::limits(plan, &features, sources.as_ref(), &machine);
-    let refusal = preflight::refusal(plan, &limits);
+/// Whether to go on: says what the machine can hold where that was asked for or is too little.
+fn fits(plan: &Plan, args: &RunArgs, limits: &[Limit], machine: &preflight::Machine) -> anyhow::Result<bool> {
+    let refusal = preflight::refusal(plan, limits);
     if args.preflight || refusal.is_some() {
-        eprint!("{}", preflight::render(plan, &limits, &machine));
+        eprint!("{}", preflight::render(plan, limits, machine));
     }
     if let Some(why) = refusal.filter(|_| !args.force) {
         anyhow::bail!(why);
     }
-    if args.preflight {
-        return Ok(None);
-    }
-    let ring_slots_max = args.ring_slots_max.min(SocketNetwork::ring_slots_for(nofile));
-    Ok(Some(Arc::new(SocketNetwork { target: plan.target, sources, features, ring_slots_max })))
+    Ok(!args.preflight)
 }
 
-fn sources(args: &RunArgs) -> figures::Sources {
+/// Where figures are read: as the flags say, or from what the run has started itself.
+fn sources(args: &RunArgs, processes: &[(String, u32)]) -> figures::Sources {
+    let started = |name: &str| {
+        let program = |command: &str| {
+            command.split_whitespace().next().is_some_and(|word| word.rsplit('/').next() == Some(name))
+        };
+        processes.iter().filter(|(command, _)| program(command)).map(|&(_, pid)| pid).collect::<Vec<_>>()
+    };
+    let worker_pids =
+        if args.worker_pid.is_empty() { started("roost-router") } else { args.worker_pid.clone() };
     figures::Sources {
-        gateway_pid: args.gateway_pid,
-        worker_pids: args.worker_pid.clone(),
+        gateway_pid: args.gateway_pid.or_else(|| started("roost-gateway").first().copied()),
+        worker_pids,
         worker_stats: args.worker_stats.clone(),
         gateway_metrics: args.gateway_metrics.clone(),
     }

@@ -7,7 +7,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{figures::http::Url, socket::Cidr};
+use crate::{figures::http::Url, socket::Cidr, tun::TunArgs};
 
 /// Drives a roost gateway with many simulated clients, checks every reply, and reports honest
 /// figures.
@@ -280,6 +280,9 @@ pub struct RunArgs {
     /// Hold sockets as file descriptors, as kernels without usable direct descriptors must.
     #[arg(long)]
     pub plain_descriptors: bool,
+    /// Flags of the other transport.
+    #[command(flatten)]
+    pub tun: TunArgs,
 }
 
 fn resolve(text: &str) -> Result<SocketAddr, String> {

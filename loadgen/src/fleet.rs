@@ -262,6 +262,11 @@ impl Fleet {
         self.tell_all(|_| Command::SlowResume);
     }
 
+    /// The run is over: see [`Command::LastCall`].
+    pub fn last_call(&mut self) {
+        self.tell_all(|_| Command::LastCall);
+    }
+
     /// Ends all threads and collects what they counted.
     ///
     /// # Errors

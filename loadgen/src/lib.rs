@@ -1,6 +1,7 @@
 //! Load generator for roost: many simulated clients, every reply checked, honest figures.
 //!
-//! * [`transport`]: the seam; [`socket`] (on [`ring`]) is kernel sockets behind it.
+//! * [`transport`]: the seam; behind it [`socket`] (on [`ring`]), which is kernel sockets, and
+//!   [`tun`], which is TCP in user space.
 //! * [`client`], [`exchange`], [`payload`], [`schedule`], [`latency`], [`tally`]: what clients say and when,
 //!   and what is counted. Pure: no socket, no clock.
 //! * [`load`]: one load thread: clients over a transport. [`fleet`]: all threads, by command.
@@ -27,3 +28,4 @@ pub mod schedule;
 pub mod socket;
 pub mod tally;
 pub mod transport;
+pub mod tun;

@@ -11,9 +11,11 @@ use std::{
 use serde::Serialize;
 
 use crate::{
+    cli::TransportKind,
     figures::{self, Figures},
     fleet::{Fleet, FleetReport},
     latency::{self, Latency},
+    load::{Departure, Reconnect},
     plan::Plan,
     progress::Progress,
     tally::Standing,
@@ -135,6 +137,10 @@ pub struct Point {
     pub max_us: Option<u64>,
 }
 
+/// So many clients leave with CLOSE.
+const FEW_CLIENTS: u32 = 10_000;
+/// Departures per second at the end of a run.
+const LEAVE_PER_S: f64 = 100_000.0;
 /// How often the fleet is looked at.
 const LOOK: Duration = Duration::from_millis(50);
 /// Points kept at most: then every second one goes, and the spacing doubles.
@@ -272,6 +278,7 @@ impl Run {
             .messages_handled()
             .zip(handled_before)
             .map(|(after, before)| after.saturating_sub(before));
+        self.take_leave();
         let fleet = std::mem::replace(&mut self.fleet, Fleet::none());
         let mut report = fleet.finish()?;
         let rest = std::mem::take(&mut report.intervals);
@@ -280,6 +287,30 @@ impl Run {
             hlog.finish()?;
         }
         Ok((self.plan, self.found, report))
+    }
+
+    /// The clients end their connections, so that the gateway need not find out: politely where
+    /// they are few, else by RST. Many kernel sockets are left to the kernel, which closes them
+    /// with their rings.
+    fn take_leave(&mut self) {
+        let clients = self.plan.connections;
+        let how = match self.plan.transport {
+            _ if clients <= FEW_CLIENTS => Departure::Politely,
+            TransportKind::Tun => Departure::Reset,
+            TransportKind::Socket => return,
+        };
+        self.fleet.last_call();
+        self.fleet.reconnect(Reconnect::Never, 1);
+        self.fleet.leave(0, LEAVE_PER_S, how);
+        let limit = Duration::from_secs(5) + 3 * Duration::from_secs_f64(f64::from(clients) / LEAVE_PER_S);
+        let begin = self.fleet.now();
+        while self.fleet.now() - begin < limit {
+            match self.fleet.standing() {
+                Ok(now) if now.open + now.leaving > 0 => std::thread::sleep(LOOK),
+                // All have left, or a thread has ended, which says so itself when it is joined.
+                _ => break,
+            }
+        }
     }
 
     fn keep_intervals(&mut self, intervals: Vec<crate::load::Interval>) {

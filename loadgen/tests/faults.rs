@@ -19,7 +19,7 @@ fn echo(server: &Server, flags: &[&str]) -> (i32, Value) {
             "--duration",
             "0.5",
             "--heartbeat-s",
-            "0.2",
+            "2",
             "--grace-s",
             "1.5",
             "--json",

@@ -50,6 +50,8 @@ pub enum Command {
     StopHeartbeat,
     /// The slow readers read from now on.
     SlowResume,
+    /// The run is over: what is outstanding when a connection ends is lost from now on, not cut off.
+    LastCall,
     /// Ends the thread.
     Finish,
 }

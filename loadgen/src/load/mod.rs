@@ -97,6 +97,8 @@ pub struct Load {
     first_broken: Option<(u32, Broken)>,
     live: Live,
     holding: bool,
+    /// See [`Command::LastCall`].
+    last_call: bool,
     finished: bool,
     cpu_read_ns: u64,
     // Scratch, kept for its memory.
@@ -207,6 +209,7 @@ impl Load {
             first_broken: None,
             live: Live::default(),
             holding: false,
+            last_call: false,
             finished: false,
             cpu_read_ns: 0,
             out: Vec::new(),

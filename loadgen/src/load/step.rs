@@ -78,6 +78,7 @@ impl Load {
                 self.slow_toggle_ns = now_ns + slow.pausing.as_nanos() as u64;
             }
             Command::StopHeartbeat => self.heartbeat = Heartbeat::new(0, 0),
+            Command::LastCall => self.last_call = true,
             Command::Finish => self.finished = true,
         }
     }
@@ -520,7 +521,7 @@ impl Load {
 
     fn on_closed(&mut self, client: u32, how: Ended, now_ns: u64) {
         let cut_off = u64::from(self.clients.outstanding(client));
-        self.tally.cut_off += cut_off;
+        *if self.last_call { &mut self.tally.lost } else { &mut self.tally.cut_off } += cut_off;
         if !matches!(self.config.exchange, Exchange::Fanout(_)) {
             *self.outstanding(client) -= cut_off;
         }
@@ -532,7 +533,7 @@ impl Load {
             self.flights.land(client, sequence);
         }
         self.live.pinged -= u64::from(over.pinged);
-        self.tally.heartbeats_cut_off += u64::from(over.pinged);
+        self.tally.heartbeats_cut_off += u64::from(over.pinged && !self.last_call);
         self.live.heard -= u64::from(over.heard);
         if over.left {
             self.departed(client, over.returning, now_ns);

@@ -35,10 +35,22 @@ const MEMORY_RESERVE: u64 = 1_792 << 20;
 const OTHER_DESCRIPTORS: u64 = 64;
 
 /// The limits of a run with kernel sockets.
-pub fn limits(plan: &Plan, features: &Features, sources: Option<&Sources>, machine: &Machine) -> Vec<Limit> {
-    let mut limits = vec![descriptors(features, machine), ports(sources, machine), memory(plan, machine)];
+pub fn socket_limits(
+    plan: &Plan,
+    features: &Features,
+    sources: Option<&Sources>,
+    machine: &Machine,
+) -> Vec<Limit> {
+    let mut limits =
+        vec![descriptors(features, machine), ports(sources, machine), memory(ends(plan), machine)];
     limits.extend(file_max(plan, machine));
     limits
+}
+
+/// The limits of a run with clients in user space: the server's sockets are all there is. What
+/// else limits them (files, TCP memory), the namespace raises itself.
+pub fn tun_limits(machine: &Machine) -> Vec<Limit> {
+    vec![memory(1, machine)]
 }
 
 fn descriptors(features: &Features, machine: &Machine) -> Limit {
@@ -82,10 +94,13 @@ fn ports(sources: Option<&Sources>, machine: &Machine) -> Limit {
     }
 }
 
-fn memory(plan: &Plan, machine: &Machine) -> Limit {
-    let local = plan.target.ip().is_loopback();
-    let ends = if local { 2 } else { 1 };
-    let each = ends * KERNEL_BYTES_PER_SOCKET + USER_BYTES_PER_CLIENT * ends;
+/// Kernel sockets per connection on this machine.
+fn ends(plan: &Plan) -> u64 {
+    if plan.target.ip().is_loopback() { 2 } else { 1 }
+}
+
+fn memory(ends: u64, machine: &Machine) -> Limit {
+    let each = ends * (KERNEL_BYTES_PER_SOCKET + USER_BYTES_PER_CLIENT);
     let free = machine.memory_free;
     Limit {
         name: "memory".to_owned(),
@@ -94,14 +109,14 @@ fn memory(plan: &Plan, machine: &Machine) -> Limit {
             "{} MiB free or page cache, less {} MiB kept, at {each} bytes per client{}",
             free.map_or_else(|| "unknown".to_owned(), |free| (free >> 20).to_string()),
             MEMORY_RESERVE >> 20,
-            if local { ", both ends of the connection being on this machine" } else { "" }
+            if ends == 2 { ", both ends of the connection being on this machine" } else { "" }
         ),
     }
 }
 
 fn file_max(plan: &Plan, machine: &Machine) -> Option<Limit> {
     let (used, most) = machine.files?;
-    let ends = if plan.target.ip().is_loopback() { 2 } else { 1 };
+    let ends = ends(plan);
     Some(Limit {
         name: "fs.file-max".to_owned(),
         clients: Some(most.saturating_sub(used) / ends),

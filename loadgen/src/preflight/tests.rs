@@ -51,7 +51,7 @@ fn refused(
 ) -> Option<String> {
     let plan = plan(connections, target);
     let sources = sources.map(|cidr| Sources::spread(cidr.parse().unwrap(), u64::from(connections)));
-    refusal(&plan, &limits(&plan, &features(descriptors), sources.as_ref(), &MACHINE))
+    refusal(&plan, &socket_limits(&plan, &features(descriptors), sources.as_ref(), &MACHINE))
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn both_ends_on_one_machine_need_twice_the_memory_and_files() {
 #[test]
 fn what_slows_a_run_down_is_noted() {
     let plan = plan(1_100_000, "127.0.0.1:1");
-    let text = render(&plan, &limits(&plan, &features(Descriptors::Direct), None, &MACHINE), &MACHINE);
+    let text = render(&plan, &socket_limits(&plan, &features(Descriptors::Direct), None, &MACHINE), &MACHINE);
     assert!(
         text.contains("somaxconn = 512") && text.contains("262144 buckets") && text.contains("280000 pages"),
         "{text}"
