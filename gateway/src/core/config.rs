@@ -95,8 +95,9 @@ impl CoreConfig {
     pub const WORKERS_SPARE: usize = 8;
     /// Bytes of a client receive buffer.
     pub const RX_BLOCK_BYTES: u32 = 16 * 1024;
-    /// Client receive buffers per shard.
-    pub const RX_BLOCKS: u32 = 256;
+    /// Client receive buffers per shard: what a turn can receive at once. A burst touches a page of
+    /// each, and what is touched counts per connection.
+    pub const RX_BLOCKS: u32 = 64;
     /// Bytes of a chunk of an outbox or a spill.
     pub const CHUNK_BYTES: u32 = 2 * 1024;
     /// Bytes of a block of a link's send queue.

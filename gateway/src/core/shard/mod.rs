@@ -44,7 +44,7 @@ use crate::{
         stats::{ShardStats, Stat},
         table::Table,
     },
-    op::{Completion, Io, Token},
+    op::{Block, Completion, Io, Token},
 };
 
 /// What tokens are for: the kind of every token the core makes.
@@ -98,6 +98,9 @@ pub struct ShardCore {
     table: Table,
     pools: Pools,
     outboxes: Outboxes,
+    /// The chunk that the gateway's own small frames are written to, one behind the other, and how
+    /// much of it is taken: a chunk each would touch megabytes in a burst of PONGs.
+    small: Option<(Block, u32)>,
     spills: Spills,
     links: Vec<Link>,
     accepting: accept::Accepting,
@@ -133,6 +136,7 @@ impl ShardCore {
             stats,
             now_ms: 0,
             outboxes: Outboxes::new(),
+            small: None,
             spills: Spills::new(),
             sweep: sweep::Sweep::default(),
             fanouts: VecDeque::new(),
@@ -228,6 +232,7 @@ impl ShardCore {
         self.fill_accepts(io);
         let sweep_at = self.run_sweep(io);
         self.flush_links(io);
+        self.release_small();
         self.publish();
         if busy { Next::Busy } else { Next::At(sweep_at.min(self.next_link_deadline())) }
     }

@@ -55,11 +55,40 @@ impl ShardCore {
             if outbox != 0 {
                 return core.outboxes.push_bytes(io, &mut core.pools, outbox, bytes);
             }
-            let block = core.pools.alloc(Class::Outbox).ok_or(Exhausted)?;
-            io.write(block, 0, bytes);
-            core.open_outbox(io, slot, Span { block, offset: 0, len: bytes.len() as u32 });
+            let span = core.write_small(io, bytes)?;
+            core.open_outbox(io, slot, span);
             Ok(())
         });
+    }
+
+    /// Writes a small frame behind the last one, and gives a hold on it.
+    fn write_small(&mut self, io: &mut impl Io, bytes: &[u8]) -> Result<Span, Exhausted> {
+        let len = bytes.len() as u32;
+        let chunk_bytes = self.pools.block_bytes(Class::Outbox);
+        let (block, offset) = match self.small {
+            Some((block, taken)) if taken + len <= chunk_bytes => (block, taken),
+            full => {
+                let fresh = self.pools.alloc(Class::Outbox).ok_or(Exhausted)?;
+                if let Some((block, _)) = full {
+                    self.pools.release(block);
+                }
+                (fresh, 0)
+            }
+        };
+        io.write(block, offset, bytes);
+        self.pools.retain(block);
+        self.small = Some((block, offset + len));
+        Ok(Span { block, offset, len })
+    }
+
+    /// Gives the chunk of small frames back when all of them have left.
+    pub(super) fn release_small(&mut self) {
+        if let Some((block, _)) = self.small
+            && self.pools.holders(block) == 1
+        {
+            self.pools.release(block);
+            self.small = None;
+        }
     }
 
     fn open_outbox(&mut self, io: &mut impl Io, slot: u32, span: Span) {
