@@ -212,7 +212,7 @@ mod tests {
         ) {
             let mut chunks = Chunks::new();
             let mut queues = [Queue::default(); 2];
-            let mut models = [VecDeque::new(), VecDeque::new()];
+            let mut models = [VecDeque::<u8>::new(), VecDeque::new()];
             let mut next = 0u8;
             for (which, push, count, at) in steps {
                 let (queue, model) = (&mut queues[usize::from(which)], &mut models[usize::from(which)]);
