@@ -35,21 +35,21 @@ def accelerator():
     return os.environ.get("ROOST_QEMU_ACCEL", "tcg")
 
 
-def command(tools, kernel, initramfs, accel, memory_mib, cpus):
+def command(tools, kernel, initramfs, accel, memory_mib, cpus, environment=""):
     return [
         *tools.qemu, "-accel", accel, "-cpu", "max", "-m", f"{memory_mib}M", "-smp", str(cpus),
         "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-monitor", "none",
         "-no-reboot", "-kernel", str(kernel.image), "-initrd", str(initramfs),
-        "-append", "console=ttyS0 quiet loglevel=1 panic=-1 random.trust_cpu=on rdinit=/init",
+        "-append", f"console=ttyS0 quiet loglevel=1 panic=-1 random.trust_cpu=on rdinit=/init {environment}",
     ]
 
 
-def boot(tools, kernel, initramfs, log, deadline_s, accel, memory_mib=1024, cpus=2):
+def boot(tools, kernel, initramfs, log, deadline_s, accel, memory_mib=1024, cpus=2, environment=""):
     """Boots and follows until the guest is done, stalls, or the deadline passes."""
     started = time.monotonic()
     run = Run()
     process = subprocess.Popen(
-        command(tools, kernel, initramfs, accel, memory_mib, cpus), env=tools.environment,
+        command(tools, kernel, initramfs, accel, memory_mib, cpus, environment), env=tools.environment,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )
     reader = Reader(run, started)

@@ -5,7 +5,7 @@ if [ ! -e $switch ]; then
     exit 77
 fi
 echo 2 > $switch
-output=$(env -u ROOST_SKIP_FILE roost-gateway --listen 127.0.0.1:0 2>&1 > /dev/null)
+output=$(env -u ROOST_SKIP_FILE -u ROOST_CHURN roost-gateway --listen 127.0.0.1:0 2>&1 > /dev/null)
 code=$?
 echo 0 > $switch
 echo "$output"
