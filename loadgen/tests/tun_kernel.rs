@@ -8,6 +8,7 @@ use std::{
     io::{ErrorKind, Read, Write},
     net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream},
     os::fd::AsFd,
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -350,6 +351,65 @@ fn the_servers_ends_are_told_apart() {
     assert_eq!(clients.seen[0].ended, Some(Ended::PeerFin));
     assert_eq!(clients.seen[0].bytes, b"farewell");
     assert_eq!(clients.seen[1].ended, Some(Ended::Failed(libc::ECONNRESET)));
+}
+
+#[test]
+fn a_client_reconnects_while_the_server_remembers_it() {
+    if !possible() {
+        return;
+    }
+    let network = network(1, &[]);
+    let listener = listener();
+    let mut clients = open(&network, 1);
+    for round in 0..20 {
+        clients.connect_all();
+        let (stream, from) = listener.accept().unwrap();
+        assert_eq!(from.to_string(), "10.100.0.2:1024", "always the same ends");
+        // Who closes first keeps the connection in TIME-WAIT: for a minute, at the server.
+        if round % 2 == 0 {
+            drop(stream);
+            clients.run_until("the server's end", |seen| seen[0].ended == Some(Ended::PeerFin));
+            assert_eq!(stats::sockstat().unwrap().time_wait, 1);
+        } else {
+            clients.transport.close(0, Close::Fin);
+            drop(stream);
+            clients.run_until("the client's end", |seen| seen[0].ended.is_some());
+        }
+        clients.seen[0] = Seen::default();
+    }
+    assert_eq!(clients.detail("tcp_syn_retransmits"), 0, "TIME-WAIT takes the SYN at once");
+}
+
+#[test]
+fn a_namespace_of_the_users_can_be_entered() {
+    if !possible() {
+        return;
+    }
+    let mut holder = match Command::new("unshare").args(["--net", "sleep", "600"]).spawn() {
+        Ok(child) => child,
+        Err(error) => panic!("unshare(1) of util-linux: {error}"),
+    };
+    let pid = holder.id().to_string();
+    let home = fs::read_link("/proc/thread-self/ns/net").unwrap();
+    let end = Instant::now() + PATIENCE;
+    while fs::read_link(format!("/proc/{pid}/ns/net")).unwrap() == home {
+        assert!(Instant::now() < end);
+        thread::sleep(Duration::from_millis(5));
+    }
+    let network = network(1, &["--netns", &pid, "--tun-subnet", "100"]);
+    let there = fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
+    assert_eq!(fs::read_link("/proc/thread-self/ns/net").unwrap(), there);
+    assert!(network.notes().iter().any(|note| note.contains("somaxconn")), "{:?}", network.notes());
+    let listener = listener();
+    let mut clients = open(&network, 1);
+    clients.connect_all();
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.write_all(b"hello").unwrap();
+    clients.run_until("greeting", |seen| seen[0].bytes == b"hello");
+    drop((clients, network));
+    assert_eq!(fs::read_link("/proc/thread-self/ns/net").unwrap(), home);
+    holder.kill().unwrap();
+    holder.wait().unwrap();
 }
 
 #[test]

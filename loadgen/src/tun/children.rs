@@ -106,3 +106,60 @@ impl Drop for Spawned {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// Its state by /proc, without waiting for it.
+    fn is_running(pid: u32) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        !matches!(state, None | Some('Z' | 'X'))
+    }
+
+    fn wait_until_gone(pid: u32) {
+        let end = Instant::now() + Duration::from_secs(60);
+        while is_running(pid) {
+            assert!(Instant::now() < end, "process {pid} is still there");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn a_process_ends_when_it_is_dropped() {
+        let spawned = Spawned::start("sleep 600", None).unwrap();
+        let pid = spawned.pid();
+        assert!(is_running(pid));
+        drop(spawned);
+        wait_until_gone(pid);
+    }
+
+    #[test]
+    fn a_process_ends_with_the_thread_that_started_it() {
+        let start = || {
+            let mut spawned = Spawned::start("sleep 600", None).unwrap();
+            let pid = spawned.pid();
+            assert!(spawned.ended().unwrap().is_none());
+            // As if the generator had been killed: no destructor runs.
+            std::mem::forget(spawned);
+            pid
+        };
+        let pid = thread::spawn(start).join().unwrap();
+        wait_until_gone(pid);
+    }
+
+    #[test]
+    fn words_are_split_as_a_shell_would_and_output_goes_to_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("out.log");
+        let mut spawned = Spawned::start("sh -c 'echo one  two; echo three >&2'", Some(&log)).unwrap();
+        assert!(spawned.wait_for(Duration::from_secs(60)).unwrap().success());
+        assert_eq!(fs::read_to_string(&log).unwrap(), "one two\nthree\n");
+        assert!(Spawned::start("sh -c 'echo", None).unwrap_err().to_string().contains("quote"));
+        assert!(Spawned::start("", None).is_err());
+        assert!(Spawned::start("/nonexistent/program", None).is_err());
+    }
+}

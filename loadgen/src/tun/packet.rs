@@ -51,6 +51,12 @@ impl Flags {
     #[cfg(test)]
     pub const FIN_ACK: Self = Self(Self::FIN.0 | Self::ACK.0);
 
+    /// Any bits.
+    #[cfg(test)]
+    pub const fn from_bits(bits: u8) -> Self {
+        Self(bits)
+    }
+
     /// Whether any of these bits is set.
     pub const fn has(self, bits: Self) -> bool {
         self.0 & bits.0 != 0

@@ -1,6 +1,7 @@
 //! The clients' TCP against a peer of another make, over a network that loses, repeats and
 //! reorders.
 
+mod chaos;
 mod peer;
 mod rules;
 mod world;
