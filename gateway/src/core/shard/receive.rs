@@ -295,7 +295,7 @@ impl ShardCore {
         match Hello::decode(&bytes[edge::HEADER_BYTES..]) {
             Ok(hello) => {
                 let routing_hash = hash::routing_hash(hello.key);
-                match self.route(routing_hash) {
+                match self.route_any(routing_hash) {
                     Some(worker) => self.open(io, slot, worker, routing_hash, hello),
                     None => self.on_no_worker(io, slot, frame),
                 }

@@ -9,7 +9,7 @@ use roost_protocol::{
 use crate::{
     core::{
         event::Event,
-        link::{Failover, tx::salvaged_frames},
+        link::{Failover, Link, tx::salvaged_frames},
         record::{State, flag},
         shard::ShardCore,
         stats::Stat,
@@ -38,7 +38,7 @@ impl ShardCore {
     }
 
     /// Like [`Self::route`], but a worker that wants to leave is better than none.
-    fn route_any(&self, routing_hash: u64) -> Option<u8> {
+    pub(super) fn route_any(&self, routing_hash: u64) -> Option<u8> {
         self.route(routing_hash).or_else(|| {
             let takes = self.links.iter().enumerate().filter(|(_, link)| link.takes_frames());
             hash::rendezvous(routing_hash, takes.map(|(index, link)| (index as u8, link.worker_hash)))
@@ -272,7 +272,7 @@ impl ShardCore {
 
     fn resume_homeless(&mut self, io: &mut impl Io) -> bool {
         for _ in 0..RESUMES_MAX {
-            if self.homeless.is_empty() || !self.links.iter().any(|link| link.is_routable()) {
+            if self.homeless.is_empty() || !self.links.iter().any(Link::takes_frames) {
                 return false;
             }
             let Some((slot, generation)) = self.homeless.pop_front() else { return false };
