@@ -153,7 +153,7 @@ fn run(window: u16, actions: &[(bool, Action)]) {
     for event in events.iter() {
         match event {
             Event::ConnectFailed { client, .. } | Event::Closed { client, .. } => {
-                balance[client as usize] -= 1
+                balance[client as usize] -= 1;
             }
             Event::Connected { .. } | Event::Bytes { .. } => {}
         }
