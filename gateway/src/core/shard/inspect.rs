@@ -44,6 +44,8 @@ pub struct LinkView {
     pub failing_over: bool,
     /// Queued or not yet acknowledged, in bytes.
     pub retained_bytes: u64,
+    /// Sequenced frames queued or not yet acknowledged.
+    pub lag_frames: u64,
     /// What the worker grants, in bytes.
     pub window_bytes: u32,
     /// Connections routed to it.
@@ -106,6 +108,7 @@ impl ShardCore {
             session: link.session.map(|session| session.worker),
             failing_over: link.failover.is_some(),
             retained_bytes: link.tx.retained_bytes(),
+            lag_frames: link.tx.lag_frames(),
             window_bytes: link.session.map_or(0, |session| session.window_bytes),
             connections: link.connections,
         })

@@ -135,6 +135,8 @@ impl ShardCore {
         });
         hash::rendezvous(routing_hash, candidates.map(|(i, link)| (i as u8, link.worker_hash)))
             .or_else(|| self.route_any(routing_hash))
+            // One that wants to leave, or should, is better than none.
+            .or_else(|| self.links[index].session.is_some().then_some(index as u8))
     }
 
     fn rehome(&mut self, io: &mut impl Io, slot: u32, index: usize) {
@@ -147,11 +149,8 @@ impl ShardCore {
                 self.links[index].blocked.push_back((slot, generation));
             }
         }
-        let Some(worker) = self.refuge(self.table.cold(slot).routing_hash, index) else {
-            // All others have gone since the walk began.
-            self.close(io, slot, Reason::NoWorker, Some(0));
-            return;
-        };
+        let worker = self.refuge(self.table.cold(slot).routing_hash, index);
+        let worker = worker.expect("the walk runs only while a worker takes frames");
         self.assign(io, slot, worker);
     }
 
