@@ -84,8 +84,12 @@ impl ShardCore {
             let keepalive_ms = u64::from(self.keepalive_ms());
             let link = &mut self.links[index];
             if link.retired && link.connections == 0 && link.tx.lag_frames() == 0 {
-                link.session = None;
                 self.break_link(io, index);
+                let link = &mut self.links[index];
+                if link.state == LinkState::Down && link.session.take().is_some() {
+                    // Named again, the worker gets a new session, which counts anew.
+                    link.tx.salvage(io, &mut self.pools);
+                }
                 continue;
             }
             match link.state {
