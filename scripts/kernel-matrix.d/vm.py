@@ -13,6 +13,8 @@ from pathlib import Path
 BOOT_MAX_S = 240
 TICK_MISSING_MAX_S = 150
 MARKER = re.compile(r"@@roost (\w+) ?(.*)")
+# A tick may come between a test's name and its outcome, which then stands alone.
+UNFINISHED = re.compile(r"^test (\S+)(?: - should panic)? \.\.\. ")
 LIBTEST = re.compile(r"^test (\S+)(?: - should panic)? \.\.\. (?:.*\b)?(ok|FAILED|ignored)\b")
 
 
@@ -90,6 +92,8 @@ class Reader:
         self._partial = b""
         self._current = None
         self._named = 0
+        self._ignored = 0
+        self._unfinished = None
 
     def feed(self, data):
         *lines, self._partial = (self._partial + data).split(b"\n")
@@ -97,23 +101,36 @@ class Reader:
             self._line(line.decode(errors="replace").rstrip("\r"))
 
     def _line(self, line):
+        test = LIBTEST.match(line)
+        if test:
+            self._outcome(test[1], test[2])
+            return
+        begun = UNFINISHED.match(line)
+        if begun:
+            self._unfinished = begun[1]
+        elif self._unfinished and line in ("ok", "FAILED"):
+            self._outcome(self._unfinished, line)
         marker = MARKER.search(line)
         if marker:
             getattr(self, f"_on_{marker[1]}", lambda _: None)(marker[2])
+
+    def _outcome(self, test, outcome):
+        self._unfinished = None
+        if not self._current:
             return
-        test = LIBTEST.match(line)
-        if test and self._current:
-            self._named += 1
-            # Ignored ones are measurements: nothing that could be green or red.
-            if test[2] != "ignored":
-                self._run.results[f"{self._current}::{test[1]}"] = test[2]
+        # Ignored ones are measurements: nothing that could be green or red.
+        if outcome == "ignored":
+            self._ignored += 1
+            return
+        self._named += 1
+        self._run.results[f"{self._current}::{test}"] = outcome
 
     def _on_boot(self, release):
         self._run.release = release.strip()
         self._run.boot_s = time.monotonic() - self._started
 
     def _on_run(self, name):
-        self._current, self._named = name.strip(), 0
+        self._current, self._named, self._ignored, self._unfinished = name.strip(), 0, 0, None
 
     def _on_end(self, text):
         name, code = text.split()
@@ -125,8 +142,10 @@ class Reader:
             self._run.results[name] = "skipped"
         elif code != "0" and not named_red:
             self._run.results[name] = "TIMEOUT" if code in ("124", "143") else f"exit {code}"
-        elif self._named == 0:
-            self._run.results[name] = "ok"
+        elif self._named == 0 and self._ignored == 0:
+            # Scripts name no tests; a test program that ran none is no success.
+            is_script = name.endswith(".sh") or name == "kernel-log"
+            self._run.results[name] = "ok" if is_script else "no test"
         self._current = None
 
     def _on_skip(self, text):
