@@ -104,6 +104,9 @@ impl Cast {
         self.returns.clear();
         for worker in &mut self.workers {
             worker.paused_until_us = 0;
+            if worker.drains {
+                worker.kill(world);
+            }
             if !worker.alive {
                 worker.restart(world);
             }

@@ -7,7 +7,7 @@ use std::{
 
 use roost_protocol::Reason;
 
-use crate::core::{link::LinkState, record::State};
+use crate::core::{link::LinkState, record::State, stats::Stat};
 
 /// What has been reached.
 #[derive(Clone, Debug, Default)]
@@ -71,6 +71,11 @@ impl Coverage {
                 missing.push(format!("link transition {from:?} -> {to:?}"));
             }
         }
+        for stat in COUNTERS {
+            if self.stats.get(&format!("{stat:?}")).is_none_or(|&count| count == 0) {
+                missing.push(format!("counter {stat:?}"));
+            }
+        }
         for &reason in Reason::ALL {
             if !UNREACHABLE.contains(&reason) && !self.reasons.contains_key(&reason.code()) {
                 missing.push(format!("close reason {reason}"));
@@ -82,7 +87,7 @@ impl Coverage {
 
 /// Transitions that must be seen. A turn may take a connection further than one step; these are
 /// the steps that the lifecycle draws.
-pub const TRANSITIONS: [(State, State); 17] = [
+pub const TRANSITIONS: [(State, State); 15] = [
     (State::Free, State::Accepting),
     (State::Accepting, State::Free),
     (State::Accepting, State::Handshaking),
@@ -98,12 +103,10 @@ pub const TRANSITIONS: [(State, State); 17] = [
     (State::Draining, State::Closing),
     (State::Closing, State::Free),
     (State::Closing, State::Accepting),
-    (State::Accepting, State::Accepting),
-    (State::Handshaking, State::Handshaking),
 ];
 
 /// The same for links.
-pub const LINK_TRANSITIONS: [(LinkState, LinkState); 8] = [
+pub const LINK_TRANSITIONS: [(LinkState, LinkState); 7] = [
     (LinkState::Down, LinkState::Connecting),
     (LinkState::Connecting, LinkState::Handshaking),
     (LinkState::Connecting, LinkState::Closing),
@@ -111,7 +114,22 @@ pub const LINK_TRANSITIONS: [(LinkState, LinkState); 8] = [
     (LinkState::Handshaking, LinkState::Closing),
     (LinkState::Up, LinkState::Closing),
     (LinkState::Closing, LinkState::Down),
-    (LinkState::Down, LinkState::Down),
+];
+
+/// What must have happened at least once.
+pub const COUNTERS: [Stat; 12] = [
+    Stat::AcceptErrors,
+    Stat::Blocked,
+    Stat::ConnectionsMoved,
+    Stat::FanoutDeliveries,
+    Stat::FramesResent,
+    Stat::LinkErrors,
+    Stat::LinkFailovers,
+    Stat::LinkFramesStale,
+    Stat::LinkResumes,
+    Stat::PerIpUntracked,
+    Stat::RelaysDropped,
+    Stat::RxPoolWaits,
 ];
 
 /// Reasons that a lone shard never closes for: a move closes no client, nothing refuses for the

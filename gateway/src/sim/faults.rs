@@ -99,7 +99,7 @@ impl Faults {
             accept_drops: dose(100, 500),
             cancel_loses: dose(100, 900),
             connect_error: dose(50, 400),
-            early_return: dose(10, 200),
+            early_return: dose(5, 50),
             flush_early: dose(50, 500),
             jump_per_million: dose(100, 3_000),
             start_slots_error: dose(100, 500),

@@ -13,6 +13,9 @@ use crate::{
     sim::rng::Rng,
 };
 
+/// No route to host (errno(3)): what an ICMP error makes of a connection.
+const EHOSTUNREACH: i32 = 113;
+
 /// Names a connection of the simulated network; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnId(pub u64);
@@ -322,11 +325,13 @@ impl Net {
         self.peer_break(id, errno::ECONNRESET);
     }
 
-    /// Stops answering for good: the gateway's TCP gives up after `after_us`.
+    /// Stops answering for good: the gateway's TCP gives up after `after_us`, or hears from a router
+    /// that there is no way.
     pub fn peer_vanish(&mut self, id: ConnId, after_us: u64) {
+        let error = if self.rng.chance(800) { errno::ETIMEDOUT } else { EHOSTUNREACH };
         let Some(conn) = self.conns.get_mut(&id) else { return };
         conn.latency_us = (after_us, after_us);
-        self.peer_break(id, errno::ETIMEDOUT);
+        self.peer_break(id, error);
     }
 
     fn peer_break(&mut self, id: ConnId, error: i32) {

@@ -11,7 +11,7 @@ use std::{
 use roost_protocol::Reason;
 
 use crate::{
-    core::{Command, pool, stats::ShardStats},
+    core::{Command, CoreConfig, pool, shard::inspect::LinkView, stats::ShardStats},
     op::{Block, Driver, LinkAddress},
     shard::{Clock, Request, Shard, ShardHandle, channel},
     sim::{
@@ -32,6 +32,8 @@ use crate::{
 const TURNS_MAX: u64 = 2_000_000;
 /// Turns without a completion at one instant; more is a livelock.
 const IDLE_TURNS_MAX: u64 = 20_000;
+/// Turns between two poisonings of what nobody holds.
+const POISON_EVERY: u64 = 3;
 /// Virtual time from the end of troubles to the end of the run, at most.
 const CALM_US_MAX: u64 = 600_000_000;
 
@@ -85,6 +87,8 @@ struct Run {
     rng: Rng,
     turns: u64,
     stopped_accepting: bool,
+    /// The links as the trace knows them.
+    traced: Vec<LinkView>,
 }
 
 impl Run {
@@ -143,6 +147,7 @@ impl Run {
             shadow: Shadow::default(),
             turns: 0,
             stopped_accepting: false,
+            traced: Vec::new(),
         }
     }
 
@@ -188,11 +193,16 @@ impl Run {
     }
 
     fn check(&mut self) -> Result<(), String> {
-        let touched = self.shard.driver_mut().memory().touched();
-        let core = self.shard.core();
-        self.shadow.check(core, &self.world.borrow());
-        let free: Vec<Block> = touched.into_iter().filter(|&block| core.is_free_block(block)).collect();
-        self.shard.driver_mut().memory_mut().poison(&free);
+        self.shadow.check(self.shard.core(), &self.world.borrow());
+        if self.world.borrow().trace {
+            self.trace_links();
+        }
+        if self.turns.is_multiple_of(POISON_EVERY) {
+            let touched = self.shard.driver_mut().memory().touched();
+            let core = self.shard.core();
+            let free: Vec<Block> = touched.into_iter().filter(|&block| core.is_free_block(block)).collect();
+            self.shard.driver_mut().memory_mut().poison(&free);
+        }
         if let Some(violation) = self.world.borrow_mut().violations.pop() {
             return Err(violation);
         }
@@ -219,6 +229,16 @@ impl Run {
         Ok(())
     }
 
+    fn trace_links(&mut self) {
+        let links: Vec<LinkView> = self.shard.core().link_views().collect();
+        for (index, link) in links.iter().enumerate() {
+            if self.traced.get(index) != Some(link) {
+                self.world.borrow().note(|| format!("link {index}: {link:?}"));
+            }
+        }
+        self.traced = links;
+    }
+
     fn ask_due(&mut self) {
         while self.asks.front().is_some_and(|&(at, _)| at <= self.now_us()) {
             let (_, ask) = self.asks.pop_front().expect("just seen");
@@ -235,6 +255,8 @@ impl Run {
                     let connection = known[self.rng.index(known.len())].connection;
                     Request::Command(Command::Close { connection, reason: Reason::AdminClosed })
                 }
+                Ask::Nudge => Request::Command(Command::Nudge),
+                Ask::Configure => Request::Command(Command::Configure(Box::new(self.other_config()))),
                 Ask::StopAccepting => {
                     self.stopped_accepting = true;
                     Request::Command(Command::StopAccepting)
@@ -244,11 +266,28 @@ impl Run {
                     Request::Command(Command::Drain { over_ms })
                 }
             };
+            self.world.borrow().note(|| format!("ask    {request:?}"));
             self.handle.send(request);
         }
     }
 
+    /// The configuration with a worker or a limit changed.
+    fn other_config(&mut self) -> CoreConfig {
+        let mut config = self.scenario.config.clone();
+        if config.workers.len() > 1 && self.rng.chance(700) {
+            config.workers.remove(self.rng.index(config.workers.len()));
+        }
+        if !self.scenario.comfortable {
+            config.idle_timeout_ms = self.rng.log_range(1_000, 60_000) as u32;
+            config.messages_per_s_max = self.rng.below(20) as u32;
+        }
+        config
+    }
+
     fn calm_down(&mut self) {
+        self.asks.clear();
+        let config = Box::new(self.scenario.config.clone());
+        self.handle.send(Request::Command(Command::Configure(config)));
         let mut world = self.world.borrow_mut();
         world.note(|| "calm".into());
         let ordered_release = world.faults.ordered_release;
@@ -304,10 +343,11 @@ impl Run {
             .collect();
         Err(format!(
             "invariant liveness: the shard does not come to rest: {} connections {live:?}, blocks in use {:?}, \
-             links {:?}, connections left at workers {left:?}",
+             links {:?}, connections left at workers {left:?}; {}",
             core.connections(),
             core.blocks_in_use(),
             core.link_views().collect::<Vec<_>>(),
+            cast.workers.iter().map(Worker::describe).collect::<Vec<_>>().join(", "),
         ))
     }
 

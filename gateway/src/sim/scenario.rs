@@ -26,6 +26,10 @@ pub enum Ask {
     Close,
     /// List connections.
     Sample,
+    /// Look at the listeners once more.
+    Nudge,
+    /// Change limits and workers.
+    Configure,
     /// Stop accepting.
     StopAccepting,
     /// Drain over this many milliseconds.
@@ -64,6 +68,8 @@ pub struct Scenario {
     /// What clients share.
     pub manners: Manners,
     clients: usize,
+    /// All clients come at once.
+    crowd: bool,
     rng: Rng,
 }
 
@@ -74,11 +80,18 @@ impl Scenario {
         let comfortable = rng.chance(400);
         let mut faults = Faults::swarm(&mut rng);
         let mut config = draw_config(&mut rng, comfortable);
-        let calm_at_us = rng.log_range(300_000, 30_000_000);
+        let mut calm_at_us = rng.log_range(300_000, 30_000_000);
         if comfortable {
             // What would excuse a lost client must not happen.
             (faults.accept_drops, faults.accept_error) = (0, faults.accept_error.min(50));
             (faults.jump_per_million, faults.ordered_release) = (0, false);
+        }
+        let crowd = rng.chance(10);
+        if crowd {
+            // More clients that speak at once than there are receive buffers.
+            config.slots_max = CoreConfig::RX_BLOCKS + 64;
+            (faults.completion_late, faults.completion_delay_us, faults.reap_max) = (1_000, 20_000, 256);
+            calm_at_us = calm_at_us.min(1_000_000);
         }
         let manners = Manners {
             frame_bytes_max: config.frame_bytes_max,
@@ -107,9 +120,10 @@ impl Scenario {
             client_buffers: [small(&mut rng), small(&mut rng)],
             link_buffers: [small(&mut rng), small(&mut rng)],
             latency_us: (rng.log_range(1, 50), rng.log_range(50, 50_000)),
-            backlog_max: rng.log_range(1, 64) as usize,
+            backlog_max: if crowd { 512 } else { rng.log_range(1, 64) as usize },
             manners,
-            clients: rng.log_range(1, 48) as usize,
+            clients: if crowd { CoreConfig::RX_BLOCKS as usize + 64 } else { rng.log_range(1, 48) as usize },
+            crowd,
             config,
             rng,
         }
@@ -132,7 +146,7 @@ impl Scenario {
                 _ => None,
             };
             let addr: Option<SocketAddr> = text.map(|text| text.parse().expect("an address"));
-            let starts_at_us = rng.below(self.calm_at_us * 3 / 4);
+            let starts_at_us = if self.crowd { 0 } else { rng.below(self.calm_at_us * 3 / 4) };
             Client::new(
                 index as u32 + 1,
                 client_actor(index as u32),
@@ -245,19 +259,20 @@ fn draw_chaos(rng: &mut Rng) -> Chaos {
 }
 
 fn draw_asks(rng: &mut Rng, comfortable: bool, calm_at_us: u64) -> Vec<(u64, Ask)> {
-    let mut asks = Vec::new();
-    for _ in 0..rng.below(4) {
-        let ask = if comfortable { Ask::Sample } else { rng.pick(&[Ask::Sample, Ask::Close]) };
-        asks.push((rng.below(calm_at_us), ask));
+    let mut drawn = Vec::new();
+    for _ in 0..rng.below(5) {
+        let asks = [Ask::Sample, Ask::Nudge, Ask::Configure, Ask::Configure, Ask::Close];
+        let ask = rng.pick(&asks[..if comfortable { 4 } else { 5 }]);
+        drawn.push((rng.below(calm_at_us), ask));
     }
     match rng.below(20) {
-        0 => asks.push((rng.below(calm_at_us), Ask::StopAccepting)),
+        0 => drawn.push((rng.below(calm_at_us), Ask::StopAccepting)),
         1 | 2 => {
             let over_ms = if rng.chance(300) { 0 } else { rng.log_range(1, 10_000) as u32 };
-            asks.push((rng.below(calm_at_us), Ask::Drain(over_ms)));
+            drawn.push((rng.below(calm_at_us), Ask::Drain(over_ms)));
         }
         _ => {}
     }
-    asks.sort_by_key(|&(at, _)| at);
-    asks
+    drawn.sort_by_key(|&(at, _)| at);
+    drawn
 }

@@ -122,8 +122,8 @@ pub struct Worker {
     pub alive: bool,
     /// Stopped by a signal until this time.
     pub paused_until_us: u64,
-    /// Link errors are due: garbage was sent.
-    pub garbage_sent: u64,
+    /// It has said DRAINING and waits for its connections to leave.
+    pub drains: bool,
     instance: InstanceId,
     session: Option<Session>,
     wires: Vec<Wire>,
@@ -141,7 +141,7 @@ impl Worker {
             habits,
             alive: true,
             paused_until_us: 0,
-            garbage_sent: 0,
+            drains: false,
             instance,
             session: None,
             wires: Vec::new(),
@@ -161,9 +161,27 @@ impl Worker {
         (self.instance, self.session.is_some())
     }
 
+    /// In words, for reports.
+    pub fn describe(&self) -> String {
+        let session = self.session.as_ref().map(|s| {
+            let Session { serial, handled, acked, sent, settled, .. } = s;
+            format!("session {serial}: handled {handled}, acked {acked}, sent {sent}, settled {settled}")
+        });
+        let wires: Vec<String> = self
+            .wires
+            .iter()
+            .map(|w| {
+                let Wire { conn, received, acknowledged, spoilt, .. } = w;
+                format!("{conn:?} received {received}, acknowledged {acknowledged}, spoilt {spoilt}")
+            })
+            .collect();
+        format!("worker {}: alive {}, {session:?}, {wires:?}", self.index, self.alive)
+    }
+
     /// The process dies; its TCP connections with it.
     pub fn kill(&mut self, world: &mut World) {
         self.alive = false;
+        self.drains = false;
         self.session = None;
         self.paused_until_us = 0;
         for wire in self.wires.drain(..) {
@@ -202,8 +220,9 @@ impl Worker {
         }
     }
 
-    /// Says DRAINING, where a link runs.
+    /// Says DRAINING, where a link runs. It means it: it is restarted before the run ends.
     pub fn drain(&mut self) {
+        self.drains = true;
         for wire in self.wires.iter_mut().filter(|wire| matches!(wire.phase, Phase::Running)) {
             wire.tx.extend(Header::new(LinkType::Draining, NONE, 0).encode());
         }
@@ -227,7 +246,6 @@ impl Worker {
             };
             wire.tx.extend(garbage);
             wire.spoilt = true;
-            self.garbage_sent += 1;
         }
     }
 
@@ -321,7 +339,7 @@ impl Worker {
             format!("worker {} reads {link_type:?} {flags:#x} {connection:?}", self.index)
         });
         match (&self.wires[index].phase, header.link_type) {
-            (Phase::Hello, LinkType::LinkHello) => self.on_hello(index, payload),
+            (Phase::Hello, LinkType::LinkHello) => self.on_hello(world, index, payload),
             (Phase::Proof { .. }, LinkType::LinkProof) => self.on_proof(world, ledger, index, payload),
             (Phase::Running, _) if header.link_type.is_sequenced() => {
                 self.on_sequenced(ledger, index, header, payload);
@@ -344,13 +362,15 @@ impl Worker {
         }
     }
 
-    fn on_hello(&mut self, index: usize, payload: &[u8]) -> bool {
+    fn on_hello(&mut self, world: &World, index: usize, payload: &[u8]) -> bool {
         let hello = LinkHello::decode(payload).expect("the gateway's LINK_HELLO decodes");
         let resumes =
             self.session.as_ref().filter(|_| hello.expected_worker == self.instance).and_then(|s| {
                 let known = (s.acked..=s.acked + s.retained.len() as u64).contains(&hello.received_position);
                 known.then(|| Resumption { serial: s.serial, stated: s.settled_at(hello.received_position) })
             });
+        world
+            .note(|| format!("{} hears {:?} and says {resumes:?}", self.describe(), hello.received_position));
         let mut nonce = [0; handshake::NONCE_BYTES];
         self.rng.fill(&mut nonce);
         let mut welcome = LinkWelcome {
