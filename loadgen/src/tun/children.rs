@@ -14,9 +14,10 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::sys::die_with_parent;
 
-/// How long a process may take to end after SIGTERM, and then after SIGKILL: with millions of
-/// sockets to close, the kernel needs its time.
-const TERM_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a process may take to end after SIGTERM. A gateway would drain for longer, but its
+/// clients are gone with the devices: there is nobody left to drain for.
+const TERM_PATIENCE: Duration = Duration::from_secs(5);
+/// And then after SIGKILL: with millions of sockets to close, the kernel needs its time.
 const KILL_PATIENCE: Duration = Duration::from_secs(120);
 
 /// A process that ends when this is dropped, or when the thread that started it does.
@@ -97,7 +98,7 @@ impl Drop for Spawned {
         if self.wait_for(TERM_PATIENCE).is_some() {
             return;
         }
-        eprintln!("{:?} has not ended {} s after SIGTERM: killing it", self.command, TERM_PATIENCE.as_secs());
+        eprintln!("{:?} is still draining {} s after SIGTERM: killed", self.command, TERM_PATIENCE.as_secs());
         self.signal(Signal::KILL);
         match self.wait_for(KILL_PATIENCE) {
             Some(status) if status.signal().is_some() => {}
