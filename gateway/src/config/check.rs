@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use roost_protocol::edge;
 
 use super::{keys::Config, value::Auto};
-use crate::core::stats::LINKS_MAX;
+use crate::{core::stats::LINKS_MAX, ring::FeaturesMax};
 
 /// Each problem with the key to blame and the remedy.
 pub(super) fn contradictions(config: &Config) -> Vec<(&'static str, String)> {
@@ -23,6 +23,11 @@ pub(super) fn contradictions(config: &Config) -> Vec<(&'static str, String)> {
         "proxy_trusted",
         "PROXY headers need both: a `proxy:` listener, and the networks to believe here".into(),
     );
+    if let Auto::Value(tier) = &c.features_max
+        && let Err(message) = tier.parse::<FeaturesMax>()
+    {
+        demand(false, "features_max", message);
+    }
     if let Auto::Value(connections) = c.connections_max {
         let shards = u32::from(c.shards.value().unwrap_or(1));
         demand(

@@ -155,7 +155,7 @@ keys! {
     Live per_ip_max: u32 = 0, in 0..=1 << 24;
     /// Whether `per_ip_max` holds for loopback addresses, too.
     Start per_ip_loopback: bool = false;
-    /// Connections accepted per second and process, from the start on. 0: off.
+    /// Connections accepted per second, over all shards; more wait in the backlog. 0: off.
     Live accept_ramp_per_s: u32 = 0, in 0..=10_000_000;
     /// Messages per second and connection. 0: off.
     Live messages_per_s_max: u32 = 0, in 0..=1_000_000;

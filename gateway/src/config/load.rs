@@ -359,6 +359,7 @@ roost.toml:6: full: `no` is not one of backlog, refuse";
             ("workers = [\"a=unix:/x\", \"a=unix:/y\"]", "roost.toml:1: workers: two are named `a`"),
             ("listen = [\"proxy:0.0.0.0:1\"]", "default: proxy_trusted: PROXY headers need both"),
             ("proxy_trusted = [\"10.0.0.0/8\"]", "roost.toml:1: proxy_trusted: PROXY headers need both"),
+            ("features_max = \"fast\"", "roost.toml:1: features_max: \"fast\" is no feature tier"),
             ("connections_max = 1\nshards = 2", "roost.toml:1: connections_max: 1 is less than one"),
         ] {
             let found = problems(file, &[], &[]);

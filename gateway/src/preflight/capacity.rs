@@ -6,10 +6,13 @@ use super::{
     },
     machine::Machine,
 };
-use crate::config::Config;
+use crate::{config::Config, core::CoreConfig};
 
 /// Connections that ids, tables and tokens can name.
 pub const CONNECTIONS_MAX: u64 = 1 << 24;
+
+/// Payloads of broadcasts that a shard keeps at once.
+const FANOUT_BLOCKS: u64 = 64;
 
 /// What the configuration asks of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,19 +37,27 @@ impl Demand {
     /// What `config` asks of a machine with `cores`, `direct` as the feature tier has it.
     pub fn of(config: &Config, cores: usize, direct: bool) -> Self {
         let shards = config.shards.value().map_or(cores as u64, u64::from).clamp(1, 256);
-        let workers = config.workers.len().max(1) as u64;
-        // Retained for a resume, and received but not yet taken by clients.
-        let windows = 2 * workers * shards * u64::from(config.link_window_bytes);
         Self {
             connections: config.connections_max.value().map(u64::from),
             shards,
             ring_slots_max: config.ring_slots_max.into(),
             direct,
             memory_bytes: config.memory_bytes_max.value(),
-            fixed_bytes: config.outbox_bytes_total + config.spill_bytes_total + windows,
+            fixed_bytes: fixed_bytes(config, shards),
             listen_backlog: config.listen_backlog.into(),
         }
     }
+}
+
+/// The most that pools and windows take, whatever the number of connections (`core::pool`): what
+/// workers that may come later need is not counted.
+fn fixed_bytes(config: &Config, shards: u64) -> u64 {
+    let workers = config.workers.len().max(1) as u64;
+    let frame = u64::from(config.frame_bytes_max);
+    let receive = u64::from(CoreConfig::RX_BLOCKS * CoreConfig::RX_BLOCK_BYTES);
+    let link = 2 * u64::from(config.link_window_bytes) + 4 * (2 * frame).max(256 * 1024);
+    let shard = 7 * receive + FANOUT_BLOCKS * frame + workers * link;
+    config.outbox_bytes_total + config.spill_bytes_total + shards * shard
 }
 
 /// One thing that bounds the number of connections.
@@ -241,7 +252,12 @@ pub(super) fn mib(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::{CONNECTIONS_MAX, Capacity, Demand};
-    use crate::{config::Config, preflight::machine::Machine};
+    use crate::{
+        config::Config,
+        core::{CoreConfig, config::WorkerConfig, pool},
+        op::PoolSpec,
+        preflight::machine::Machine,
+    };
 
     const GIB: u64 = 1 << 30;
 
@@ -315,6 +331,24 @@ mod tests {
 
         let endless = Machine { memory_free_bytes: Some(1 << 50), file_max: None, ..box_of_24_gib() };
         assert_eq!(Capacity::of(&endless, &demand(true)).reachable(), CONNECTIONS_MAX);
+    }
+
+    #[test]
+    fn pools_are_reckoned_with_as_the_core_makes_them() {
+        let config = Config::default();
+        let worker = WorkerConfig { name: "a".to_owned(), secret: None };
+        let core = CoreConfig {
+            outbox_bytes_total: config.outbox_bytes_total / 2,
+            spill_bytes_total: config.spill_bytes_total / 2,
+            ..CoreConfig::lone(0, vec![worker])
+        };
+        let bytes = |pool: &PoolSpec| u64::from(pool.block_bytes) * u64::from(pool.blocks);
+        let made = 2 * pool::specs(&core).iter().map(bytes).sum::<u64>();
+        let reckoned = demand(true).fixed_bytes;
+        // The core leaves room for more workers and for block ends.
+        let spare =
+            2 * CoreConfig::WORKERS_SPARE as u64 * (2 * u64::from(config.link_window_bytes) + (1 << 20));
+        assert!((reckoned..reckoned + spare + (8 << 20)).contains(&made), "{made} made, {reckoned} reckoned");
     }
 
     #[test]
