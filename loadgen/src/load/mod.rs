@@ -1,8 +1,10 @@
 //! One load thread: the clients of a share over a transport, driven by commands.
 
 mod command;
+mod due;
+mod event;
 mod flights;
-mod step;
+mod told;
 
 use std::{
     cmp::Reverse,

@@ -4,15 +4,12 @@ use std::{
     collections::VecDeque,
     io,
     net::SocketAddr,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     time::Duration,
 };
 
 use io_uring::{opcode, squeue, types};
-use rustix::{
-    event::{self, PollFd, PollFlags, Timespec, epoll},
-    net::{AddressFamily, SocketFlags, SocketType, bind, socket_with},
-};
+use rustix::event::{self, PollFd, PollFlags, Timespec, epoll};
 
 use super::{
     Completion, Descriptors, Features, Kind, Tag,
@@ -56,18 +53,18 @@ pub struct BankCounts {
 
 /// The rings of one thread. Field order matters: rings go before the memory they use.
 pub struct Bank {
-    queues: Vec<Queue>,
+    pub(super) queues: Vec<Queue>,
     blocks: Blocks,
     outgoing: Outgoing,
     features: Features,
-    config: BankConfig,
-    target: Box<(Address, u32)>,
+    pub(super) config: BankConfig,
+    pub(super) target: Box<(Address, u32)>,
     /// Slot to fd; empty with direct descriptors.
-    fds: Vec<i32>,
+    pub(super) fds: Vec<i32>,
     hub: OwnedFd,
     hub_events: Vec<epoll::Event>,
     /// Reaped, not yet handed out.
-    ready: VecDeque<Completion>,
+    pub(super) ready: VecDeque<Completion>,
     scratch: Vec<(Tag, i32)>,
     /// Connect chains of which a step before the connect failed.
     setup_errors: Vec<(u32, i32)>,
@@ -77,11 +74,11 @@ pub struct Bank {
 }
 
 /// No file in this slot.
-const NO_FD: i32 = -1;
+pub(super) const NO_FD: i32 = -1;
 /// Completions handed out per turn.
 const TURN_COMPLETIONS_MAX: usize = 2048;
 
-static ONE: i32 = 1;
+pub(super) static ONE: i32 = 1;
 static LINGER_NONE: libc::linger = libc::linger { l_onoff: 1, l_linger: 0 };
 
 /// Builds an entry for a slot's socket, whichever way it is held.
@@ -310,78 +307,13 @@ impl Bank {
         Ok(())
     }
 
-    const fn ring_of(&self, slot: u32) -> usize {
+    pub(super) const fn ring_of(&self, slot: u32) -> usize {
         (slot / self.config.slots_per_ring) as usize
     }
 
-    fn destination(&self, slot: u32) -> types::DestinationSlot {
+    pub(super) fn destination(&self, slot: u32) -> types::DestinationSlot {
         types::DestinationSlot::try_from_slot_target(slot % self.config.slots_per_ring)
             .expect("a small number")
-    }
-
-    /// SOCKET, IP_BIND_ADDRESS_NO_PORT, BIND and CONNECT as one chain; only a failure of the
-    /// first three is reported, as [`Kind::Setup`].
-    fn connect_direct(&mut self, slot: u32, source: Option<SocketAddr>) {
-        let ring = self.ring_of(slot);
-        self.make_room(ring, 4);
-        let source = source.map(|source| {
-            self.queues[ring].address(source).unwrap_or_else(|| {
-                // The places come free when the queue has run empty.
-                self.make_room(ring, Queue::SQ_ENTRIES as usize);
-                self.queues[ring].address(source).expect("the queue is empty")
-            })
-        });
-        let local = types::Fixed(slot % self.config.slots_per_ring);
-        let setup = Tag::new(Kind::Setup, slot).to_bits();
-        let quiet = |entry: squeue::Entry| {
-            entry.flags(squeue::Flags::IO_LINK | squeue::Flags::SKIP_SUCCESS).user_data(setup)
-        };
-        let socket = opcode::Socket::new(family(self.config.target), libc::SOCK_STREAM, 0)
-            .file_index(Some(self.destination(slot)));
-        // SAFETY: no memory is pointed to.
-        unsafe { self.push(slot, &quiet(socket.build())) };
-        if let Some((address, len)) = source {
-            let option = opcode::SetSockOpt::new(
-                local,
-                libc::IPPROTO_IP as u32,
-                libc::IP_BIND_ADDRESS_NO_PORT as u32,
-                std::ptr::from_ref(&ONE).cast(),
-                size_of::<i32>() as u32,
-            );
-            // SAFETY: the option's value is a static.
-            unsafe { self.push(slot, &quiet(option.build())) };
-            // SAFETY: the queue keeps the address until the entry is submitted.
-            unsafe { self.push(slot, &quiet(opcode::Bind::new(local, address, len).build())) };
-        }
-        let connect = opcode::Connect::new(local, self.target_address(), self.target.1).build();
-        // SAFETY: the target's address is boxed and lives as long as the bank.
-        unsafe { self.push(slot, &connect.user_data(Tag::new(Kind::Connect, slot).to_bits())) };
-    }
-
-    fn connect_plain(&mut self, slot: u32, source: Option<SocketAddr>) {
-        assert_eq!(self.fds[slot as usize], NO_FD);
-        match plain_socket(self.config.target, source) {
-            Ok(socket) => {
-                self.fds[slot as usize] = socket.into_raw_fd();
-                let fd = types::Fd(self.fds[slot as usize]);
-                let connect = opcode::Connect::new(fd, self.target_address(), self.target.1).build();
-                // SAFETY: the target's address is boxed and lives as long as the bank.
-                unsafe { self.push(slot, &connect.user_data(Tag::new(Kind::Connect, slot).to_bits())) };
-            }
-            Err(errno) => {
-                self.ready.push_back(Completion {
-                    slot,
-                    kind: Kind::Connect,
-                    result: -errno,
-                    block: 0,
-                    send_bytes: 0,
-                });
-            }
-        }
-    }
-
-    fn target_address(&self) -> *const libc::sockaddr {
-        std::ptr::from_ref(&self.target.0).cast()
     }
 
     fn push_send(&mut self, slot: u32, chunk: u32) {
@@ -398,7 +330,7 @@ impl Bank {
 
     /// # Safety
     /// As [`Queue::push`].
-    unsafe fn push(&mut self, slot: u32, entry: &squeue::Entry) {
+    pub(super) unsafe fn push(&mut self, slot: u32, entry: &squeue::Entry) {
         let ring = self.ring_of(slot);
         self.make_room(ring, 1);
         self.counts.ops += 1;
@@ -408,7 +340,7 @@ impl Bank {
 
     /// Submits until there is room for `entries` more. A chain must not be cut by a submit, so it
     /// makes room for all its entries first.
-    fn make_room(&mut self, ring: usize, entries: usize) {
+    pub(super) fn make_room(&mut self, ring: usize, entries: usize) {
         while self.queues[ring].room() < entries {
             self.enter(ring, Duration::ZERO).expect("a ring that took entries before takes more");
         }
@@ -487,35 +419,6 @@ impl Bank {
         }
         self.ready.push_back(Completion { slot, kind, result, block, send_bytes });
     }
-}
-
-const fn family(address: SocketAddr) -> i32 {
-    match address {
-        SocketAddr::V4(_) => libc::AF_INET,
-        SocketAddr::V6(_) => libc::AF_INET6,
-    }
-}
-
-/// A bound socket as a file descriptor; the error is a positive errno.
-fn plain_socket(target: SocketAddr, source: Option<SocketAddr>) -> Result<OwnedFd, i32> {
-    let family = if target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-        .map_err(|error| error.raw_os_error())?;
-    if let Some(source) = source {
-        // SAFETY: the value is a static of the given length. A failure only means that the port
-        // is chosen at bind already.
-        unsafe {
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                libc::IPPROTO_IP,
-                libc::IP_BIND_ADDRESS_NO_PORT,
-                std::ptr::from_ref(&ONE).cast(),
-                size_of::<i32>() as u32,
-            );
-        }
-        bind(&socket, &source).map_err(|error| error.raw_os_error())?;
-    }
-    Ok(socket)
 }
 
 impl Drop for Bank {

@@ -5,11 +5,13 @@
 //! * [`queue`]: one ring: push, enter, reap.
 //! * [`memory`]: the memory the kernel reads from and writes into while an op is in flight.
 //! * [`bank`]: many rings behind one table of slots, and how to wait for all of them.
+//! * [`connect`]: how slots come to their sockets.
 //! * [`probe`]: what this kernel can do, found by trial.
 //!
 //! A slot holds at most one socket and, per [`Kind`], at most one op in the kernel.
 
 mod bank;
+mod connect;
 mod memory;
 mod probe;
 mod queue;
