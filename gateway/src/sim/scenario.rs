@@ -89,7 +89,7 @@ impl Scenario {
         let crowd = rng.chance(10);
         if crowd {
             // More clients that speak at once than there are receive buffers.
-            config.slots_max = CoreConfig::RX_BLOCKS + 64;
+            config.slots_max = 4 * CoreConfig::RX_BLOCKS + 64;
             (faults.completion_late, faults.completion_delay_us, faults.reap_max) = (1_000, 20_000, 256);
             calm_at_us = calm_at_us.min(1_000_000);
         }
@@ -122,7 +122,11 @@ impl Scenario {
             latency_us: (rng.log_range(1, 50), rng.log_range(50, 50_000)),
             backlog_max: if crowd { 512 } else { rng.log_range(1, 64) as usize },
             manners,
-            clients: if crowd { CoreConfig::RX_BLOCKS as usize + 64 } else { rng.log_range(1, 48) as usize },
+            clients: if crowd {
+                4 * CoreConfig::RX_BLOCKS as usize + 64
+            } else {
+                rng.log_range(1, 48) as usize
+            },
             crowd,
             config,
             rng,

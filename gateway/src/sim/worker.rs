@@ -649,7 +649,8 @@ impl Worker {
             .iter()
             .take_while(|&&(handled, end)| end <= session.sent && handled <= wire.received)
             .last()
-            .map_or(session.settled, |&(handled, _)| handled);
+            // What is settled may be more than has come again on this connection.
+            .map_or(session.settled.min(wire.received), |&(handled, _)| handled);
         if allowed > wire.acknowledged {
             for _ in wire.acknowledged..allowed {
                 wire.unacknowledged.pop_front();
