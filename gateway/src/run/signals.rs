@@ -147,7 +147,7 @@ impl Running<'_> {
         let over_ms = self.drain_over_ms();
         tracing::info!(over_ms, connections = self.fleet.sum(Stat::Connections), "draining");
         self.fleet.command(&Command::Drain { over_ms });
-        let mut until = Instant::now() + Duration::from_millis(u64::from(self.config.drain_ms)) + GRACE;
+        let mut until = Instant::now() + Duration::from_millis(u64::from(over_ms)) + GRACE;
         let mut hurried = false;
         while Instant::now() < until {
             let left = self.fleet.sum(Stat::Connections);
@@ -168,7 +168,7 @@ impl Running<'_> {
             thread::sleep(LOOK);
         }
         let left = self.fleet.sum(Stat::Connections);
-        tracing::warn!(left, "drain_ms is over: the rest is closed");
+        tracing::warn!(left, "the drain's time is over: the rest is closed");
         Ok(())
     }
 
