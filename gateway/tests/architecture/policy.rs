@@ -88,8 +88,6 @@ pub(crate) const LONG_FILES: &[(&str, &str)] = &[
     ("gateway/src/sim/client.rs", "a test double: one client's whole repertoire"),
     ("gateway/src/sim/kernel.rs", "a test double: all of what io_uring does to the driver seam"),
     ("gateway/src/sim/worker.rs", "a test double: one worker's whole repertoire"),
-    ("loadgen/src/load/step.rs", "one dispatch over all completions"),
-    ("loadgen/src/ring/bank.rs", "one ring bank, ops and reaping together"),
 ];
 
 /// Checks the length of a file.
