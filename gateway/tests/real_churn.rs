@@ -9,6 +9,9 @@
 //! ```
 #![forbid(unsafe_code)]
 
+#[path = "figures/mod.rs"]
+mod figures;
+
 use std::{
     env, fs,
     io::Read,
@@ -75,14 +78,13 @@ fn churn(features: &Features, connections: u32) {
         thread::sleep(Duration::from_millis(200));
         after = slab_bytes();
     }
-    println!(
-        "tier {}: {connections} connections came and went beside {NEIGHBOURS} parked ones in {elapsed:.1?}; \
-         slab {} KiB before, {} KiB after (at most {} KiB more)",
+    figures::figure(format_args!(
+        "churn tier={} descriptors={} connections={connections} neighbours={NEIGHBOURS} seconds={:.1} \
+         slab_before_bytes={before} slab_after_bytes={after} growth_max_bytes={GROWTH_MAX_BYTES}",
         features.tier(),
-        before >> 10,
-        after >> 10,
-        GROWTH_MAX_BYTES >> 10,
-    );
+        figures::descriptors(features),
+        elapsed.as_secs_f64(),
+    ));
     assert!(after.saturating_sub(before) <= GROWTH_MAX_BYTES, "the slab grew from {before} to {after} bytes");
     rig.assert_parked(&neighbours);
 }

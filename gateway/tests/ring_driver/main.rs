@@ -3,7 +3,10 @@
 
 mod bank;
 mod cancel;
+#[path = "../figures/mod.rs"]
+mod figures;
 mod links;
+mod neighbours;
 mod ops;
 mod refusal;
 mod rig;
