@@ -25,6 +25,7 @@ class Run:
     release: str = ""
     results: dict = field(default_factory=dict)  # name -> "ok" | "FAILED" | "skipped"
     skips: list = field(default_factory=list)
+    figures: dict = field(default_factory=dict)  # program -> [{"name": ..., key: value, ...}]
     seconds: float = 0.0
     boot_s: float = 0.0
     finished: bool = False
@@ -157,5 +158,23 @@ class Reader:
             if key.startswith(f"{program}::") and key.endswith(name.strip()):
                 self._run.results[key] = "skipped"
 
+    def _on_figure(self, text):
+        """`program name key=value...`, as tests write it to ROOST_FIGURES_FILE; `text=` takes the rest."""
+        program, _, line = text.partition(" ")
+        line, _, rest = line.partition(" text=")
+        name, *pairs = line.split()
+        figure = {"name": name} | {key: number(value) for key, _, value in (pair.partition("=") for pair in pairs)}
+        self._run.figures.setdefault(program, []).append(figure | ({"text": rest} if rest else {}))
+
     def _on_done(self, _):
         self._run.finished = True
+
+
+def number(text):
+    """The number that a text is, or the text."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text

@@ -25,6 +25,11 @@ skip() {
     exit 77
 }
 
+# number KEY: the first value of that key in the load generator's result.
+number() {
+    grep -o "\"$1\": *[0-9]*" "$dir/result.json" | head -n 1 | grep -o '[0-9]*$'
+}
+
 # The tier that this kernel reaches when told to use at most $1.
 tier_reached() {
     roost-gateway check --features-max "$1" | sed -n 's/.*io_uring tier \([a-z]*\).*/\1/p' | head -n 1
@@ -64,6 +69,8 @@ echo_run() {
         --duration 6 --heartbeat-s 3 --warmup 100 --json "$dir/result.json" > "$dir/loadgen.log" 2>&1 ||
         fail "roost-loadgen: exit code $?"
     tail -n 30 "$dir/loadgen.log"
+    echo "end-to-end tier=$1 shards=$2 worker=${3:-inside} clients=$(number connections_held_min)" \
+        "messages_sent=$(number messages_sent) messages_right=$(number messages_received)" >> "$ROOST_FIGURES_FILE"
     stop "$gateway" roost-gateway
     gateway=''
     if [ -n "$router" ]; then
