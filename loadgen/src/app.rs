@@ -99,6 +99,7 @@ fn fleet_config(plan: &Plan) -> FleetConfig {
         clients: plan.connections,
         threads: plan.threads,
         first_user: plan.first_user,
+        key: plan.key.clone(),
         seed: plan.seed,
         exchange: Exchange::Echo,
         heartbeat: plan.heartbeat,

@@ -240,6 +240,10 @@ pub struct RunArgs {
     /// Number of the first user: `user-<index>` keys of several generators must not collide.
     #[arg(long, value_name = "INDEX", default_value_t = 0)]
     pub first_user: u32,
+    /// The routing key of all clients, so that one worker serves them all; not in route, whose
+    /// users are known by their keys [default: each its own, user-<index>].
+    #[arg(long, value_name = "KEY")]
+    pub key: Option<String>,
     /// Messages that a client may have outstanding; what is due beyond that is sent late, when a
     /// reply has come. 0: any number, every message leaves when it is due.
     #[arg(long, value_name = "N", default_value_t = 0)]

@@ -30,6 +30,8 @@ pub struct FleetConfig {
     pub threads: u32,
     /// Number of client 0 among all users (several generators may drive one gateway).
     pub first_user: u32,
+    /// The routing key of all clients; none: each has its own.
+    pub key: Option<String>,
     /// Seed of all content.
     pub seed: u64,
     /// How messages travel.
@@ -92,6 +94,7 @@ impl Fleet {
             let load = LoadConfig {
                 share,
                 first_user: config.first_user,
+                key: config.key.clone(),
                 seed: config.seed,
                 exchange: config.exchange.clone(),
                 heartbeat: config.heartbeat,

@@ -3,6 +3,7 @@
 use std::{net::IpAddr, net::SocketAddr, time::Duration};
 
 use anyhow::ensure;
+use roost_protocol::edge::KEY_BYTES_MAX;
 
 use crate::{
     cli::{RunArgs, TransportKind},
@@ -101,6 +102,7 @@ pub struct Plan {
     pub grace: Duration,
     pub seed: u64,
     pub first_user: u32,
+    pub key: Option<String>,
     pub window: u32,
     pub failover: bool,
 }
@@ -147,6 +149,14 @@ impl Plan {
             args.first_user.checked_add(args.connections).is_some(),
             "--first-user plus --connections must be below 2^32"
         );
+        if let Some(key) = &args.key {
+            ensure!(
+                key.len() <= KEY_BYTES_MAX,
+                "--key has {} bytes; the protocol has room for {KEY_BYTES_MAX}",
+                key.len()
+            );
+            ensure!(!matches!(scenario, Scenario::Route), "--key and route: users are known by their keys");
+        }
         Ok(Self {
             target: args.target,
             connections: args.connections,
@@ -174,6 +184,7 @@ impl Plan {
                     .map_err(|error| anyhow::anyhow!("no random seed: {error}; give --seed"))?,
             },
             first_user: args.first_user,
+            key: args.key.clone(),
             window: args.window,
             failover: args.failover,
             scenario,

@@ -69,6 +69,8 @@ pub struct Clients {
     seed: u64,
     /// Number of client 0 among all users.
     first_user: u32,
+    /// The routing key of all; none: each has its own.
+    key: Option<String>,
     exchange: Exchange,
     clients: Vec<Client>,
     /// Incomplete frames; a place is empty when nobody has it.
@@ -84,12 +86,19 @@ impl Clients {
         Self {
             seed,
             first_user,
+            key: None,
             exchange,
             clients: vec![Client::default(); clients as usize],
             partials: Vec::new(),
             partials_free: Vec::new(),
             early: BTreeSet::new(),
         }
+    }
+
+    /// All of them say HELLO with this routing key, if there is one.
+    #[must_use]
+    pub fn with_key(self, key: Option<String>) -> Self {
+        Self { key, ..self }
     }
 
     /// How many there are.
@@ -133,8 +142,12 @@ impl Clients {
         let record = &mut self.clients[client as usize];
         assert_eq!(record.state, State::Connecting);
         record.state = State::Greeting;
-        let mut key = [0; KEY_BYTES];
-        Hello { key: key_of(self.first_user + client, &mut key), token: b"" }.encode(out);
+        let mut room = [0; KEY_BYTES];
+        let key = match &self.key {
+            Some(key) => key.as_bytes(),
+            None => key_of(self.first_user + client, &mut room),
+        };
+        Hello { key, token: b"" }.encode(out);
     }
 
     /// Appends the client's next message and returns its sequence.

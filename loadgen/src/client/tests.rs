@@ -42,6 +42,14 @@ fn hello_names_the_user() {
     clients.connecting(0, 0);
     clients.hello(0, &mut out);
     assert_eq!(Hello::decode(&out[HEADER_BYTES..]).unwrap().key, b"user-4000000000");
+
+    let mut shared = Clients::new(1, 0, 2, Exchange::Echo).with_key(Some("blue".to_owned()));
+    for client in 0..2 {
+        out.clear();
+        shared.connecting(client, 0);
+        shared.hello(client, &mut out);
+        assert_eq!(Hello::decode(&out[HEADER_BYTES..]).unwrap().key, b"blue");
+    }
 }
 
 #[test]

@@ -33,6 +33,8 @@ pub struct LoadConfig {
     pub share: Share,
     /// Number of the generator's client 0 among all users.
     pub first_user: u32,
+    /// The routing key of all clients; none: each has its own.
+    pub key: Option<String>,
     /// Seed of all content.
     pub seed: u64,
     /// How messages travel.
@@ -176,12 +178,9 @@ impl Load {
         status: Arc<Status>,
     ) -> Self {
         let share = config.share;
-        let clients = Clients::new(
-            config.seed,
-            config.first_user + share.first_client,
-            share.clients,
-            config.exchange.clone(),
-        );
+        let first_user = config.first_user + share.first_client;
+        let clients = Clients::new(config.seed, first_user, share.clients, config.exchange.clone())
+            .with_key(config.key.clone());
         Self {
             heartbeat: Heartbeat::new(config.heartbeat.as_nanos() as u64, share.clients),
             transport,

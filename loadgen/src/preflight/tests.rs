@@ -24,6 +24,7 @@ fn plan(connections: u32, target: &str) -> Plan {
         grace: Duration::ZERO,
         seed: 1,
         first_user: 0,
+        key: None,
         window: 0,
         failover: false,
     }
