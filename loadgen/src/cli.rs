@@ -248,6 +248,12 @@ pub struct RunArgs {
     /// reply has come. 0: any number, every message leaves when it is due.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub window: u32,
+    /// Closed loop, to find what the other side can do at most: every active client keeps --window
+    /// messages outstanding [default: 1] and sends the next when a reply has come. There is no
+    /// schedule (--rate is not used), so latencies count from the send and say nothing about
+    /// pauses. Only in echo.
+    #[arg(long, overrides_with = "rate")]
+    pub closed: bool,
     /// A worker dies during this run: duplicates count as duplicated_after_failover.
     #[arg(long)]
     pub failover: bool,

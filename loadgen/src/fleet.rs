@@ -181,6 +181,19 @@ impl Fleet {
     /// Sends `messages` messages at `per_second` over `active` clients that read, or over the slow
     /// ones. Of few active clients, some threads have none.
     pub fn traffic(&mut self, lane: Lane, active: u32, per_second: f64, messages: u64, payload_bytes: usize) {
+        self.traffic_for(Duration::ZERO, lane, active, per_second, messages, payload_bytes);
+    }
+
+    /// Like `traffic`, and for the time of `closed` each reply is followed by another message.
+    pub fn traffic_for(
+        &mut self,
+        closed: Duration,
+        lane: Lane,
+        active: u32,
+        per_second: f64,
+        messages: u64,
+        payload_bytes: usize,
+    ) {
         // A little ahead, so that no thread begins late.
         let start_ns = (self.now() + Duration::from_millis(30)).as_nanos() as u64;
         let mut before = 0;
@@ -202,6 +215,7 @@ impl Fleet {
                 messages: own,
                 payload_bytes,
                 start_ns: start_ns + interleave_ns.min(1_000_000_000),
+                closed_until_ns: if closed.is_zero() { 0 } else { start_ns + closed.as_nanos() as u64 },
             })
         });
     }

@@ -104,6 +104,7 @@ pub struct Plan {
     pub first_user: u32,
     pub key: Option<String>,
     pub window: u32,
+    pub closed: bool,
     pub failover: bool,
 }
 
@@ -136,7 +137,11 @@ impl Plan {
             _ if usual_rate > 0.0 => usual_rate,
             _ => RATE,
         };
-        let rate = args.rate.unwrap_or(usual_rate);
+        ensure!(!args.closed || scenario == Scenario::Echo, "--closed is for echo only");
+        let rate = match args.closed {
+            true => f64::from(active) * f64::from(args.window.max(1)) / CLOSED_START_S,
+            false => args.rate.unwrap_or(usual_rate),
+        };
         ensure!(rate >= 0.0 && rate.is_finite(), "--rate must be 0 or more");
         ensure!(rate == 0.0 || active > 0, "--rate {rate} needs --active clients to send");
         ensure!(args.connect_rate > 0.0, "--connect-rate must be more than 0");
@@ -185,20 +190,26 @@ impl Plan {
             },
             first_user: args.first_user,
             key: args.key.clone(),
-            window: args.window,
+            window: if args.closed { args.window.max(1) } else { args.window },
+            closed: args.closed,
             failover: args.failover,
             scenario,
         })
     }
 
-    /// Messages that the schedule owes: rate times duration.
+    /// Messages that the schedule owes: rate times duration; in a closed loop those that begin it.
     pub fn messages(&self) -> u64 {
+        if self.closed {
+            return u64::from(self.active) * u64::from(self.window);
+        }
         whole(self.rate * self.duration.as_secs_f64())
     }
 }
 
 /// Messages per second, unless a flag says otherwise.
 const RATE: f64 = 1000.0;
+/// Over how long the first messages of a closed loop leave, in seconds.
+const CLOSED_START_S: f64 = 1.0;
 /// Connects under way at a time, unless a flag says otherwise.
 const CONNECTING_MAX: u64 = 1024;
 

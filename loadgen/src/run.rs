@@ -75,6 +75,10 @@ pub struct Found {
     pub traffic: Option<Window>,
     /// Busiest load thread's share of one core during the traffic or the hold.
     pub generator_cpu_share: Option<f64>,
+    /// The same with the time that the thread waited for a core.
+    pub generator_wanted_share: Option<f64>,
+    /// Time zero of the run, in seconds of the Unix epoch.
+    pub started_unix_s: f64,
     /// All load threads' CPU time, in nanoseconds, around the ramp, and connections made in it.
     pub ramp_cpu: Option<(u64, u64)>,
     /// The final check: clients asked, answers.
@@ -155,11 +159,14 @@ impl Run {
         stop: Arc<AtomicBool>,
         hlog: Option<crate::report::hlog::Writer>,
     ) -> Self {
+        let started = std::time::SystemTime::now() - fleet.now();
+        let started_unix_s =
+            started.duration_since(std::time::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
         Self {
             progress: Progress::new(plan.connections),
             plan,
             fleet,
-            found: Found::default(),
+            found: Found { started_unix_s, ..Found::default() },
             sources,
             stop,
             hlog,

@@ -187,6 +187,8 @@ pub struct Status {
     pub heard: AtomicU64,
     /// CPU time of the thread, in nanoseconds.
     pub cpu_ns: AtomicU64,
+    /// Time that the thread was ready to run and waited for a core, in nanoseconds.
+    pub core_wait_ns: AtomicU64,
     /// Commands carried out (begun), so far.
     pub commands: AtomicU64,
 }
@@ -218,6 +220,8 @@ pub struct Standing {
     pub cpu_ns: u64,
     /// The busiest single thread's CPU time.
     pub cpu_ns_max: u64,
+    /// CPU time and waiting for a core, of the thread that had most of both.
+    pub wanted_ns_max: u64,
 }
 
 impl Standing {
@@ -246,6 +250,7 @@ impl Standing {
         let cpu_ns = status.cpu_ns.load(Relaxed);
         self.cpu_ns += cpu_ns;
         self.cpu_ns_max = self.cpu_ns_max.max(cpu_ns);
+        self.wanted_ns_max = self.wanted_ns_max.max(cpu_ns + status.core_wait_ns.load(Relaxed));
     }
 }
 

@@ -179,6 +179,42 @@ fn without_a_window_every_message_leaves_when_it_is_due() {
 }
 
 #[test]
+fn a_closed_loop_sends_again_with_every_reply_and_no_sooner() {
+    let server = Server::start(Fault::Pause(200, 1000));
+    let (code, json) = echo(
+        &server,
+        &["--connections", "4", "--closed", "--window", "2", "--duration", "3", "--warmup", "0"],
+    );
+    assert_eq!(code, 0, "{json:#}");
+    let sent = json["messages_sent"].as_u64().unwrap();
+    // Far more than the eight that begin it, and none beyond the window in the server's pause.
+    assert!(sent > 400, "{json:#}");
+    assert_eq!(json["messages_received"], sent);
+    assert_eq!(json["scheduled"]["sent"], json["scheduled"]["planned"]);
+    assert_eq!(json["latency_us"]["count"], sent);
+    // The generator could have done more: it slept through the pause.
+    assert_eq!(json["generator_limited"], false, "{json:#}");
+}
+
+#[test]
+fn a_generator_that_waits_for_its_core_is_the_limit_as_is_one_that_has_it() {
+    // Server and generator inherit this thread's one core, and the server takes most of it.
+    let mut one = rustix::thread::CpuSet::new();
+    let all = rustix::thread::sched_getaffinity(None).unwrap();
+    let core = (0..rustix::thread::CpuSet::MAX_CPU).find(|&core| all.is_set(core)).unwrap();
+    one.set(core);
+    rustix::thread::sched_setaffinity(None, &one).unwrap();
+    let server = Server::start(Fault::None);
+    let flags = ["--closed", "--window", "32", "--duration", "2", "--warmup", "0"];
+    let (code, json) = echo(&server, &flags);
+    assert_eq!(code, 0, "{json:#}");
+    let share = |key: &str| json["generator"][key].as_f64().unwrap();
+    let wanted = share("busiest_thread_wanted_share");
+    assert!(wanted > 1.5 * share("busiest_thread_cpu_share"), "{json:#}");
+    assert_eq!(json["generator_limited"], wanted > 0.9, "{json:#}");
+}
+
+#[test]
 fn nobody_there_is_a_failed_connect_with_its_cause() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let dir = tempfile::tempdir().unwrap();

@@ -82,6 +82,9 @@ pub struct Traffic {
     pub payload_bytes: usize,
     /// When the first is due, in nanoseconds of the run.
     pub start_ns: u64,
+    /// Closed loop: until then, in nanoseconds of the run, each reply makes its client send another
+    /// message. 0: open loop.
+    pub closed_until_ns: u64,
 }
 
 /// Two kinds of clients with schedules of their own.

@@ -103,6 +103,12 @@ impl Load {
         self.send_due(client, intended_ns, now_ns, self.now_ns());
     }
 
+    /// Closed loop: a reply has come, and its client sends the next message.
+    pub(super) fn send_next(&mut self, client: u32, now_ns: u64) {
+        self.tally.scheduled += 1;
+        self.send_due(client, now_ns, now_ns, now_ns);
+    }
+
     fn send_slow(&mut self, now_ns: u64) -> bool {
         for _ in 0..PER_TURN {
             let Some((number, _)) = self.slow_traffic.pacer.take(now_ns) else { return false };

@@ -163,7 +163,11 @@ impl Load {
         if let Some(times) = self.flights.land(sender, sequence) {
             self.interval.record_reply(times.intended_ns, times.sent_ns, now_ns);
         }
-        self.send_waiting(sender, now_ns);
+        if now_ns < self.traffic.spec.closed_until_ns {
+            self.send_next(sender, now_ns);
+        } else {
+            self.send_waiting(sender, now_ns);
+        }
     }
 
     fn on_broken(&mut self, client: u32, broken: Broken) {

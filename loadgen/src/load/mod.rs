@@ -297,6 +297,7 @@ impl Load {
             self.status
                 .cpu_ns
                 .store(cpu.tv_sec.unsigned_abs() * NS_PER_S + cpu.tv_nsec.unsigned_abs(), Relaxed);
+            self.status.core_wait_ns.store(core_wait_ns().unwrap_or(0), Relaxed);
         }
         if now_ns - self.interval_start_ns >= INTERVAL_NS {
             self.hand_over_interval(now_ns);
@@ -343,4 +344,11 @@ impl Load {
         // Nobody listens any more only when the run is being torn down.
         let _ = self.intervals.send(Interval { start_ns, end_ns: now_ns, latency });
     }
+}
+
+/// How long this thread has been ready to run and waited for a core: the second number of its
+/// schedstat (proc(5), Documentation/scheduler/sched-stats.rst). None where the kernel has none.
+fn core_wait_ns() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    text.split_whitespace().nth(1)?.parse().ok()
 }

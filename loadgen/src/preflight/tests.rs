@@ -26,6 +26,7 @@ fn plan(connections: u32, target: &str) -> Plan {
         first_user: 0,
         key: None,
         window: 0,
+        closed: false,
         failover: false,
     }
 }

@@ -40,6 +40,8 @@ pub struct RunResult {
     pub failures: Vec<String>,
     pub interrupted: bool,
     pub held_s: f64,
+    /// Time zero of phases and series, in seconds of the Unix epoch.
+    pub started_unix_s: f64,
     pub corrupted: u64,
     pub cut_off: u64,
     pub protocol_errors: u64,
@@ -134,6 +136,8 @@ pub struct Generator {
     pub clients_are: String,
     pub limited_because: Option<String>,
     pub busiest_thread_cpu_share: Option<f64>,
+    /// With the time that it was ready and waited for a core.
+    pub busiest_thread_wanted_share: Option<f64>,
     pub user_bytes_per_client: f64,
     pub cpu_us_per_connection: Option<f64>,
     /// By messages and heartbeats together.
@@ -167,6 +171,8 @@ pub struct PlanSummary {
     pub connect_rate: f64,
     pub seed: u64,
     pub first_user: u32,
+    pub window: u32,
+    pub closed: bool,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -227,6 +233,7 @@ impl RunResult {
             failures: Vec::new(),
             interrupted: found.interrupted,
             held_s: found.held.as_secs_f64(),
+            started_unix_s: found.started_unix_s,
             corrupted: tally.corrupted,
             cut_off: tally.cut_off,
             protocol_errors: tally.protocol_errors,
@@ -252,6 +259,7 @@ impl RunResult {
                 clients_are: clients_are.to_owned(),
                 limited_because: None,
                 busiest_thread_cpu_share: found.generator_cpu_share,
+                busiest_thread_wanted_share: found.generator_wanted_share,
                 user_bytes_per_client: fleet.user_bytes as f64 / f64::from(plan.connections.max(1)),
                 cpu_us_per_connection: found.ramp_cpu.and_then(per_us),
                 cpu_us_per_exchange: found
@@ -273,6 +281,8 @@ impl RunResult {
                 connect_rate: plan.connect_rate,
                 seed: plan.seed,
                 first_user: plan.first_user,
+                window: plan.window,
+                closed: plan.closed,
             },
             machine: machine(),
             phases: found

@@ -8,12 +8,15 @@ use crate::{plan::Plan, run::Found};
 const SEND_LAG_P99_MAX_US: u64 = 1_000;
 /// A load thread busier than this share of a core has nothing left to be on time with.
 const CPU_SHARE_MAX: f64 = 0.9;
+/// In a closed loop a load thread that ran, or waited for its core, for this share of the time was
+/// the limit, or shares its core with what was.
+const WANTED_SHARE_MAX: f64 = 0.9;
 /// Of the scheduled messages, this share must have been sent.
 const SENT_SHARE_MIN: f64 = 0.99;
 
 /// Fills in the verdicts.
 pub fn judge(result: &mut RunResult, plan: &Plan, found: &Found) {
-    result.generator.limited_because = limited_because(result);
+    result.generator.limited_because = limited_because(result, plan);
     result.generator_limited = result.generator.limited_because.is_some();
     let mut failures = if plan.scenario.expects_closes() { Vec::new() } else { held(result) };
     failures.extend(sent(result, plan));
@@ -25,7 +28,15 @@ pub fn judge(result: &mut RunResult, plan: &Plan, found: &Found) {
     result.failures = failures;
 }
 
-fn limited_because(result: &RunResult) -> Option<String> {
+fn limited_because(result: &RunResult, plan: &Plan) -> Option<String> {
+    if plan.closed {
+        let wanted =
+            result.generator.busiest_thread_wanted_share.filter(|&share| share > WANTED_SHARE_MAX)?;
+        return Some(format!(
+            "a load thread ran or waited for a core {:.0}% of the time: add --threads, cores or machines",
+            wanted * 100.0
+        ));
+    }
     let lag = result.send_lag_us.filter(|lag| lag.p99 > SEND_LAG_P99_MAX_US).map(|lag| {
         format!("1% of the messages left {} us late or later (limit {SEND_LAG_P99_MAX_US} us)", lag.p99)
     });

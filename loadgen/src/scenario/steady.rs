@@ -39,7 +39,8 @@ pub(super) fn run(run: &mut Run) -> anyhow::Result<()> {
 
 /// The plan's schedule, for the plan's duration, and the wait for its last replies.
 pub(super) fn traffic(run: &mut Run, plan: &Plan) -> anyhow::Result<()> {
-    run.fleet.traffic(Lane::Main, plan.active, plan.rate, plan.messages(), plan.payload_bytes);
+    let closed = if plan.closed { plan.duration } else { std::time::Duration::ZERO };
+    run.fleet.traffic_for(closed, Lane::Main, plan.active, plan.rate, plan.messages(), plan.payload_bytes);
     run.pass("hold", plan.duration)?;
     run.wait("drain", plan.grace, |now| now.to_send == 0 && now.outstanding == 0)?;
     Ok(())

@@ -55,7 +55,10 @@ pub(super) fn hold(run: &mut Run, during: impl FnOnce(&mut Run) -> anyhow::Resul
     note_held(run);
     run.found.held = run.fleet.now() - begin;
     let busiest_ns = after.cpu_ns_max.saturating_sub(before.cpu_ns_max);
-    run.found.generator_cpu_share = Some(busiest_ns as f64 / run.found.held.as_nanos().max(1) as f64);
+    let wanted_ns = after.wanted_ns_max.saturating_sub(before.wanted_ns_max);
+    let held_ns = run.found.held.as_nanos().max(1) as f64;
+    run.found.generator_cpu_share = Some(busiest_ns as f64 / held_ns);
+    run.found.generator_wanted_share = Some(wanted_ns as f64 / held_ns);
     // A message to many costs as many deliveries.
     let messages = |now: &Standing| now.sent.max(now.received);
     if messages(&after) > messages(&before) {
