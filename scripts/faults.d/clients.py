@@ -1,0 +1,208 @@
+"""Faults of clients, and the gateway's own death."""
+
+import os
+import subprocess
+import sys
+import time
+
+import rig as parts
+from rig import ROOT, wait
+
+NEAR, FAR = "10.99.0.1", "10.99.0.2"
+
+
+def kill_gateway(rig):
+    """kill -9 the gateway and start it again: its clients come back, all at once, and the workers
+    serve them again."""
+    clients, rate = rig.size(500, 20_000), rig.size(500, 2_000)
+    a, b = rig.worker("a"), rig.worker("b")
+    listen = f"127.0.0.1:{parts.free_port()}"
+    settings = {"listen": listen, "connections_max": clients + 100}
+    first = rig.gateway([a, b], **settings)
+    asked, pid = rig.directory / "asked", rig.directory / "pid"
+    # The generator has this run when all are connected; the rest is done here.
+    command = f": > {asked}; while [ ! -s {pid} ]; do sleep 0.02; done; cat {pid}"
+    load = rig.load("storm", first, connections=clients, rate=rate, active=clients, duration=rig.size(3, 20),
+                    heartbeat_s=rig.size(3, 60), grace_s=60, storm_limit_s=120, restart_command=command)
+    wait("all clients", asked.exists)
+    rig.equal("clients before", first.open(), clients)
+    first.kill()
+    # The rings of a killed process end a moment after it, and the listener with them.
+    killed_at = time.time()
+    wait("the port to be let go", lambda: parts.is_free(first.clients), every_s=0.005)
+    rig.figure("port let go after (s)", round(time.time() - killed_at, 3))
+    second = rig.gateway([a, b], **settings)
+    part = pid.with_suffix(".part")
+    part.write_text(f"{second.pid}\n", encoding="ascii")
+    part.rename(pid)
+    wait("all clients to be back", lambda: second.open() == clients)
+    served = second.by_worker("roost_link_connections")
+    result = load.finish(600)
+    rig.equal("what the generator objects to", result["failures"], [])
+    rig.equal("clients held from then on", result["connections_held_min"], clients)
+    rig.check("both workers serve clients", served, "> 0", min(served.values()) > 0)
+    for key in ("lost", "duplicated", "reordered", "misdelivered", "corrupted", "protocol_errors"):
+        rig.equal(key.replace("_", " "), result[key], 0)
+    storm = result["extra"]["storm"]
+    rig.figure("listening again after (s)", round(storm["listening_again_s"], 2))
+    rig.figure("all back after (s)", round(storm["all_connected_s"], 2))
+    rig.figure("connections per second since", round(storm["connections_per_s_since_listening"]))
+
+
+def vanish(rig):
+    """Clients vanish without FIN or RST: their packets are dropped. Their slots are free within
+    the idle timeout, others can have them, and those who stayed notice nothing."""
+    clients, staying = rig.size(200, 10_000), rig.size(20, 500)
+    idle_ms, beat_ms = rig.size(4_000, 20_000), rig.size(1_500, 8_000)
+    address = f"0.0.0.0:{parts.free_port()}"
+    a = rig.worker("a")
+    gateway = rig.gateway([a], listen=address, idle_timeout_ms=idle_ms, heartbeat_interval_ms=beat_ms,
+                          connections_max=clients + staying)
+    far = other_side(rig)
+    beats = {"heartbeat_s": beat_ms / 1000, "duration": 3_600, "grace_s": 60}
+    stay = rig.load("echo", gateway, name="staying", connections=staying, rate=rig.size(50, 1_000),
+                    first_user=clients, **beats)
+    gone = rig.load("echo", gateway, name="vanishing", connections=clients, rate=rig.size(100, 1_000),
+                    host=NEAR, inside=far, connect_rate=5_000, **beats)
+    wait("all clients", lambda: gateway.open() == clients + staying)
+    time.sleep(rig.size(0.5, 10))
+    before = gateway.closes()
+    inside(far, "ip", "link", "set", "far", "down")
+    cut_at = time.time()
+    gone.process.kill()
+    wait("the slots to be free", lambda: gateway.value("roost_connections") == staying, within_s=idle_ms / 1000 + 60)
+    took_s = time.time() - cut_at
+    # The clock ticks once a second, and GOAWAY has linger_ms to get through.
+    rig.at_most("slots free after (s)", round(took_s, 1), idle_ms / 1000 + rig.size(60, 4))
+    closes = {reason: count - before.get(reason, 0) for reason, count in gateway.closes().items()}
+    rig.check("closed as", closes, f"{clients}, for silence",
+              sum(closes.values()) == clients and not closes.keys() - {"idle_timeout", "client_vanished"})
+    again = rig.load("echo", gateway, name="others", connections=clients, rate=rig.size(100, 1_000),
+                     first_user=clients + staying, **beats)
+    wait("others in their slots", lambda: gateway.open() == clients + staying)
+    parts.clean(rig, again.end(), who="others in their slots")
+    parts.clean(rig, stay.end(), who="clients that stayed")
+
+
+def other_side(rig):
+    """A network namespace joined to this one by a pair of devices; the pid of a process in it."""
+    holder = rig.spawn(["unshare", "--net", "sleep", "3600"], "other-side.log")
+    own = os.readlink("/proc/self/ns/net")
+    wait("the other namespace", lambda: os.readlink(f"/proc/{holder.pid}/ns/net") != own)
+    for command in (
+        f"ip link add near type veth peer name far netns {holder.pid}",
+        f"ip addr add {NEAR}/24 dev near", "ip link set near up",
+    ):
+        subprocess.run(command.split(), check=True)
+    for command in (f"ip addr add {FAR}/24 dev far", "ip link set far up", "ip link set lo up"):
+        inside(holder.pid, *command.split())
+    return holder.pid
+
+
+def inside(pid, *command):
+    subprocess.run(["nsenter", "--target", str(pid), "--net", *command], check=True)
+
+
+def half_open(rig):
+    """A flood of connections that never say HELLO, more than there are slots: each slot is free
+    again after the handshake timeout, memory stays bounded, and clients still get in."""
+    flood, slots, clients = rig.size(900, 15_000), rig.size(400, 10_000), rig.size(50, 1_000)
+    handshake_ms = rig.size(2_000, 5_000)
+    a = rig.worker("a")
+    gateway = rig.gateway([a], handshake_timeout_ms=handshake_ms, connections_max=slots)
+    before_bytes = parts.pss_bytes(gateway.pid)
+    own = flooding(rig, gateway.clients, flood)
+    wait("the slots to be taken", lambda: gateway.value("roost_connections") >= slots)
+    begin = time.time()
+    load = rig.load("echo", gateway, connections=clients, rate=clients, duration=3_600, heartbeat_s=rig.size(3, 60),
+                    grace_s=rig.size(120, 60))
+    peak = 0
+
+    def all_in():
+        nonlocal peak
+        peak = max(peak, parts.pss_bytes(gateway.pid))
+        return gateway.open() == clients
+
+    wait("the clients to get in", all_in, within_s=120)
+    got_in_s = time.time() - begin
+    # They stand in the backlog behind the flood, which is served in order: a turn of all slots
+    # for each time it fills them, and one for those that came in between.
+    turns = -(-flood // slots) + 1
+    rig.at_most("clients in after (s)", round(got_in_s, 1), turns * (handshake_ms / 1000 + 3) + rig.size(60, 5))
+    wait("the flood to be told to go", lambda: gateway.closes().get("handshake_timeout", 0) >= flood)
+    wait("its slots to be free", lambda: gateway.value("roost_connections") == clients)
+    rig.equal("connections closed, by reason", gateway.closes(), {"handshake_timeout": flood})
+    rig.at_most("memory grown at most by (KiB)", (peak - before_bytes) // 1024,
+                (slots * 64 + 8 * 2**20) // 1024)
+    parts.clean(rig, load.end())
+    rig.figure("accepts that failed", gateway.value("roost_accept_errors_total"))
+    own.stdin.close()
+
+
+FLOOD = """
+import socket, sys
+target, count = ("127.0.0.1", int(sys.argv[1])), int(sys.argv[2])
+held = []
+for number in range(count):
+    one = socket.socket()
+    # A port is free again on each address of 127.0.0.0/8.
+    one.bind((f"127.1.{number // 5000}.{number % 5000 // 250 + 1}", 0))
+    one.connect(target)
+    held.append(one)
+print("flooded", flush=True)
+sys.stdin.read()
+"""
+
+
+def flooding(rig, port, count):
+    """A process with so many connections that say nothing. It holds them to the end."""
+    return rig.spawn([sys.executable, "-c", FLOOD, port, count], "flood.log", stdin=subprocess.PIPE)
+
+
+def stop_reading(rig):
+    """A client stops reading while it is sent 1 GiB over the link that its neighbours use too. It
+    is closed as a slow consumer; memory and the neighbours' latency stay as they are when it reads."""
+    size_bytes, per_s = rig.size(24, 1024) << 20, rig.size(24, 48) << 20
+    clients, rate, calm_s = rig.size(40, 2_000), rig.size(100, 2_000), rig.size(1, 20)
+    a = rig.worker("a", "--handler", "route")
+    gateway = rig.gateway([a], connections_max=clients + 100)
+    load = rig.load("route", gateway, connections=clients, rate=rate, duration=3_600, heartbeat_s=rig.size(3, 60),
+                    grace_s=60, gateway_pid=gateway.pid)
+    wait("all neighbours", lambda: gateway.open() == clients)
+    time.sleep(1 + calm_s)
+    quiet = time.time() - calm_s, time.time()
+    spans, peaks, closed_s = {"quiet": quiet}, {"quiet": parts.pss_bytes(gateway.pid)}, None
+    for name, reads in (("reading", True), ("stopped", False)):
+        before = gateway.value("roost_closes_total", reason="slow_consumer")
+        log = f"pour-{name}.log"
+        begin, peak = time.time(), 0
+        pour = rig.spawn([sys.executable, "-B", ROOT / "scripts/faults.d/pour.py", gateway.clients,
+                          "reads" if reads else "stops", size_bytes, per_s], log)
+        while pour.poll() is None:
+            peak = max(peak, parts.pss_bytes(gateway.pid))
+            if closed_s is None and gateway.value("roost_closes_total", reason="slow_consumer") > before:
+                closed_s = time.time() - begin
+            time.sleep(0.05)
+            if time.time() - begin > 600:
+                raise parts.Failed("pouring takes too long")
+        spans[name], peaks[name] = (begin, time.time()), peak
+        said = rig.log(log)
+        rig.check(f"poured while it {'reads' if reads else 'does not'}", said.strip().splitlines()[-1:],
+                  f"{size_bytes} bytes", pour.returncode == 0 and f"sent {size_bytes}" in said)
+        rig.equal(f"slow consumers closed while it {'reads' if reads else 'does not'}",
+                  gateway.value("roost_closes_total", reason="slow_consumer") - before, 0 if reads else 1)
+        time.sleep(rig.size(0.5, 3))
+    rig.at_most("closed as slow_consumer after (s)", closed_s and round(closed_s, 2), rig.size(80, 25))
+    rig.equal("closed for another reason",
+              sorted(gateway.closes().keys() - {"slow_consumer", "client_closed", "client_eof", "client_reset"}), [])
+    # Beyond what the traffic itself takes: one outbox, and the pages around it.
+    rig.at_most("memory beyond that of the same with a reader (KiB)",
+                (peaks["stopped"] - peaks["reading"]) // 1024, (1 + 1) * 1024)
+    rig.figure("memory peaks (MiB)", {name: round(peak / 2**20, 1) for name, peak in peaks.items()})
+    parts.clean(rig, load.end(), who="neighbours")
+    p99 = {name: load.latency(*span).percentile(99) for name, span in spans.items()}
+    rig.figure("neighbours' p99 (us)", p99)
+    rig.figure("its ratio to a reader's neighbours", round(p99["stopped"] / p99["reading"], 2))
+    rig.figure("its ratio to quiet", round(p99["stopped"] / p99["quiet"], 2))
+    if not rig.small:
+        rig.at_most("neighbours' p99, of that with a reader", round(p99["stopped"] / p99["reading"], 2), 1.2)
