@@ -21,6 +21,19 @@ pub enum Wait {
     No,
     /// At most this long.
     AtMost(Duration),
+    /// The same under load: completions may gather, so that a turn is worth its price.
+    Gather {
+        /// The longest wait for the first completion.
+        at_most: Duration,
+        /// How long a driver may wait for [`Wait::GATHERED`] completions although it has fewer.
+        /// It does not when ops were queued that complete at once and lead to more.
+        gather: Duration,
+    },
+}
+
+impl Wait {
+    /// Completions that are worth a turn.
+    pub const GATHERED: usize = 64;
 }
 
 /// What the core asks of the world.

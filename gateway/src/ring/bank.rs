@@ -54,6 +54,9 @@ pub(super) struct Bank {
     awake: Vec<u32>,
     /// The next ring that [`Self::audit`] looks at.
     audited: usize,
+    /// What was queued on ring 0 since it last submitted completes at once and leads to more:
+    /// letting completions gather would only put that off.
+    is_pressing: bool,
     /// Wakes ring 0 from other threads.
     waker: Arc<OwnedFd>,
 }
@@ -89,6 +92,7 @@ impl Bank {
             ready: VecDeque::new(),
             awake: Vec::new(),
             audited: 0,
+            is_pressing: false,
             waker: Arc::new(waker),
         };
         bank.arm(bank.waker.as_raw_fd(), BANK_WOKE, 0);
@@ -121,6 +125,11 @@ impl Bank {
         })
     }
 
+    /// Says that the next entry queued on this ring completes at once and leads to more.
+    pub(super) fn press(&mut self, ring: u32) {
+        self.is_pressing |= ring == 0;
+    }
+
     /// Queues an entry on a ring.
     ///
     /// # Safety
@@ -139,11 +148,15 @@ impl Bank {
         self.audit(1);
         left -= self.visit_ready(left - RING_0_SHARE, take)?;
         let is_idle = left == COMPLETIONS_PER_TURN && self.ready.is_empty();
+        let is_pressing = std::mem::take(&mut self.is_pressing);
         match wait {
-            Wait::AtMost(timeout) if is_idle && self.fall_asleep() => {
-                let is_timed_out = !self.rings[0].ring.wait(timeout)?;
-                if is_timed_out {
-                    self.audit(self.rings.len());
+            Wait::AtMost(timeout) if is_idle && self.fall_asleep() => self.wait(timeout)?,
+            Wait::Gather { at_most, gather } if is_idle && self.fall_asleep() => {
+                if !is_pressing {
+                    self.rings[0].ring.gather(Wait::GATHERED, gather.min(at_most))?;
+                }
+                if !self.rings[0].ring.has_completions() {
+                    self.wait(at_most)?;
                 }
             }
             _ => self.rings[0].ring.submit()?,
@@ -153,6 +166,15 @@ impl Bank {
         self.serve(&wakes);
         self.visit_ready(left, take)?;
         Ok(wakes.bank)
+    }
+
+    /// Submits to ring 0, and waits until it has a completion.
+    fn wait(&mut self, timeout: std::time::Duration) -> io::Result<()> {
+        let is_timed_out = !self.rings[0].ring.wait(timeout)?;
+        if is_timed_out {
+            self.audit(self.rings.len());
+        }
+        Ok(())
     }
 
     /// Submits everything and hands over all that has completed, without waiting or bounds. For

@@ -269,6 +269,9 @@ impl Io for UringDriver {
             }
             Op::Recv { sock, block, offset, len, wait } => {
                 let (ring, descriptor) = self.descriptor(sock);
+                if !wait {
+                    self.bank.press(ring);
+                }
                 let bytes = self.state.memory.start_receive(block, offset, len);
                 let entry = sqe::receive(descriptor, bytes, len, wait);
                 // SAFETY: the block is marked as the kernel's until the completion ends that, its

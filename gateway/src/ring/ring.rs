@@ -146,6 +146,20 @@ impl Ring {
         }
     }
 
+    /// Like [`Self::wait`], for so many completions. Fewer, or none, when the time runs out.
+    pub(super) fn gather(&mut self, completions: usize, timeout: Duration) -> io::Result<()> {
+        self.refill();
+        if !self.backlog.is_empty() {
+            return self.submit();
+        }
+        let timeout = Timespec::from(timeout);
+        let args = SubmitArgs::new().timespec(&timeout);
+        match self.uring.submitter().submit_with_args_and_flags(completions, &args, self.wait_flags) {
+            Err(error) if error.raw_os_error() == Some(libc::ETIME) => Ok(()),
+            result => tolerate(result).map(drop),
+        }
+    }
+
     /// Takes up to `room` completions and returns how many there were.
     pub(super) fn reap(&mut self, room: usize, mut take: impl FnMut(&cqueue::Entry)) -> usize {
         let mut reaped = 0;

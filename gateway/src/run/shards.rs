@@ -43,6 +43,7 @@ impl Fleet {
             let plan = Plan {
                 features: features.clone(),
                 ring_slots_max: config.ring_slots_max,
+                gather_us_max: config.gather_us_max,
                 workers: workers.to_vec(),
                 listeners: listeners.iter().map(OwnedFd::try_clone).collect::<Result<_, _>>()?,
                 core,
@@ -115,6 +116,7 @@ impl Fleet {
 struct Plan {
     features: Features,
     ring_slots_max: u32,
+    gather_us_max: u32,
     workers: Vec<Worker>,
     listeners: Vec<OwnedFd>,
     core: CoreConfig,
@@ -134,7 +136,8 @@ impl Plan {
         let stats = Arc::new(ShardStats::default());
         let (sender, requests) = channel();
         let handle = ShardHandle::new(sender, driver.waker(), Arc::clone(&stats));
-        let mut shard = Shard::new(self.core, driver, MonotonicClock::default(), stats, entropy(), requests);
+        let mut shard = Shard::new(self.core, driver, MonotonicClock::default(), stats, entropy(), requests)
+            .gathering_us(self.gather_us_max);
         shard.turn().context("the ring failed")?;
         if started.send(handle).is_ok() {
             shard.run().context("the ring failed")?;

@@ -5,11 +5,14 @@
 
 mod control;
 mod log;
+mod pace;
 
 use std::{io, time::Duration};
 
 pub use control::{Request, ShardHandle, channel};
 use crossbeam_channel::Receiver;
+use pace::Pace;
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::{
     core::{Command, CoreConfig, Next, ShardCore, event::Event, shard::Entropy, stats::ShardStats},
@@ -21,6 +24,9 @@ use std::sync::Arc;
 pub trait Clock {
     /// Nanoseconds since some fixed point; never goes back.
     fn now_ns(&mut self) -> u64;
+
+    /// Nanoseconds of processor time that the calling thread has taken so far.
+    fn cpu_ns(&mut self) -> u64;
 }
 
 /// The system's monotonic clock.
@@ -36,6 +42,11 @@ impl Default for MonotonicClock {
 impl Clock for MonotonicClock {
     fn now_ns(&mut self) -> u64 {
         self.0.elapsed().as_nanos() as u64
+    }
+
+    fn cpu_ns(&mut self) -> u64 {
+        let time = clock_gettime(ClockId::ThreadCPUTime);
+        time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
     }
 }
 
@@ -57,6 +68,9 @@ pub struct Shard<D, C> {
     completions: Vec<Completion>,
     events: Vec<Event>,
     next: Next,
+    pace: Pace,
+    /// When the last turn ended.
+    ended_ns: u64,
 }
 
 impl<D: Driver, C: Clock> Shard<D, C> {
@@ -70,9 +84,9 @@ impl<D: Driver, C: Clock> Shard<D, C> {
         requests: Receiver<Request>,
     ) -> Self {
         let mut core = ShardCore::new(cfg, driver.slots_per_ring(), stats, entropy);
-        let now_ms = clock.now_ns() / 1_000_000;
+        let now_ns = clock.now_ns();
         let slots_started = driver.slots_started();
-        core.start(&mut driver, now_ms, slots_started);
+        core.start(&mut driver, now_ns / 1_000_000, slots_started);
         Self {
             core,
             driver,
@@ -81,7 +95,15 @@ impl<D: Driver, C: Clock> Shard<D, C> {
             completions: Vec::with_capacity(1024),
             events: Vec::new(),
             next: Next::Busy,
+            pace: Pace::new(0),
+            ended_ns: now_ns,
         }
+    }
+
+    /// Lets completions gather for at most so many microseconds while the shard is busy; 0: never.
+    pub fn gathering_us(mut self, gather_us_max: u32) -> Self {
+        self.pace = Pace::new(gather_us_max);
+        self
     }
 
     /// Turns until [`Request::Stop`].
@@ -95,8 +117,11 @@ impl<D: Driver, C: Clock> Shard<D, C> {
         let wait = match self.next {
             Next::Busy => Wait::No,
             Next::At(at_ms) => {
-                let now_ns = self.clock.now_ns();
-                Wait::AtMost(Duration::from_nanos((at_ms * 1_000_000).saturating_sub(now_ns)))
+                let at_most = Duration::from_nanos((at_ms * 1_000_000).saturating_sub(self.ended_ns));
+                match self.pace.gather(self.ended_ns, &mut self.clock) {
+                    Duration::ZERO => Wait::AtMost(at_most),
+                    gather => Wait::Gather { at_most, gather },
+                }
             }
         };
         self.driver.turn(wait, &mut self.completions)?;
@@ -138,7 +163,8 @@ impl<D: Driver, C: Clock> Shard<D, C> {
         }
         self.next = self.core.end_turn(&mut self.driver);
         self.log_events();
-        self.core.stats().count_turn(self.clock.now_ns() - began_ns);
+        self.ended_ns = self.clock.now_ns();
+        self.core.stats().count_turn(self.ended_ns - began_ns);
         Ok(running)
     }
 

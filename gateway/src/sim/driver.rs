@@ -153,7 +153,8 @@ impl Io for FakeDriver {
 impl Driver for FakeDriver {
     fn turn(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> io::Result<()> {
         self.flush();
-        let deadline_us = {
+        let micros = |time: std::time::Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let (deadline_us, gather_until_us) = {
             let mut world = self.world.borrow_mut();
             let mut now_us = world.now_us() + TURN_US;
             if let Some(jump_us) = world.roll_jump() {
@@ -161,9 +162,11 @@ impl Driver for FakeDriver {
             }
             world.advance_to(now_us);
             match wait {
-                Wait::No => now_us,
-                Wait::AtMost(limit) => {
-                    now_us.saturating_add(u64::try_from(limit.as_micros()).unwrap_or(u64::MAX))
+                Wait::No => (now_us, now_us),
+                Wait::AtMost(limit) => (now_us.saturating_add(micros(limit)), now_us),
+                Wait::Gather { at_most, gather } => {
+                    let gather_until_us = now_us.saturating_add(micros(gather.min(at_most)));
+                    (now_us.saturating_add(micros(at_most)), gather_until_us)
                 }
             }
         };
@@ -177,13 +180,15 @@ impl Driver for FakeDriver {
                 world.reap(&mut self.blocks, completions);
             }
             let per_mille = world.faults.early_return;
-            if !completions.is_empty() || world.roll(per_mille, "early return") {
+            let gathers = completions.len() < Wait::GATHERED && world.now_us() < gather_until_us;
+            if !completions.is_empty() && !gathers || world.roll(per_mille, "early return") {
                 return Ok(());
             }
+            let until_us = if completions.is_empty() { deadline_us } else { gather_until_us };
             match world.next_event_at() {
-                Some(at_us) if at_us <= deadline_us => world.advance_to(at_us),
+                Some(at_us) if at_us <= until_us => world.advance_to(at_us),
                 _ => {
-                    world.advance_to(deadline_us);
+                    world.advance_to(until_us);
                     return Ok(());
                 }
             }

@@ -74,6 +74,11 @@ impl Clock for VirtualClock {
     fn now_ns(&mut self) -> u64 {
         self.0.borrow().now_us() * 1_000
     }
+
+    /// Always busy, so that completions gather where the scenario lets them.
+    fn cpu_ns(&mut self) -> u64 {
+        self.now_ns()
+    }
 }
 
 struct Run {
@@ -135,7 +140,8 @@ impl Run {
             stats,
             Box::new(move |bytes| entropy.fill(bytes)),
             receiver,
-        );
+        )
+        .gathering_us(scenario.gather_us_max);
         Self {
             asks: scenario.asks.clone().into(),
             rng: scenario.fork(),

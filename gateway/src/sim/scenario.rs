@@ -63,6 +63,8 @@ pub struct Scenario {
     pub link_buffers: [(u64, u64); 2],
     /// One-way delay in microseconds.
     pub latency_us: (u64, u64),
+    /// How long completions may gather before a turn.
+    pub gather_us_max: u32,
     /// Clients that wait unaccepted, at most.
     pub backlog_max: usize,
     /// What clients share.
@@ -129,6 +131,7 @@ impl Scenario {
             },
             crowd,
             config,
+            gather_us_max: if rng.chance(500) { 0 } else { rng.log_range(20, 5_000) as u32 },
             rng,
         }
     }

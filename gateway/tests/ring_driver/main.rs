@@ -5,6 +5,7 @@ mod bank;
 mod cancel;
 #[path = "../figures/mod.rs"]
 mod figures;
+mod gather;
 mod links;
 mod neighbours;
 mod ops;
