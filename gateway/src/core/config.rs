@@ -10,7 +10,7 @@ use crate::core::limits::{Cap, PerIp};
 /// What becomes of a client when no worker is up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoWorkerPolicy {
-    /// It waits, unread, until a worker is up.
+    /// It waits, unread, until a worker is up, for the time of a handshake at most.
     Wait,
     /// GOAWAY with `no_worker` and a retry-after.
     Refuse,

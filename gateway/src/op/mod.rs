@@ -62,6 +62,8 @@ pub enum Interest {
     Readable,
     /// Room in the send buffer, or an error.
     Writable,
+    /// The peer's end of stream, or an error; not bytes.
+    Ended,
 }
 
 /// Bits of a poll's result, as poll(2) has them.

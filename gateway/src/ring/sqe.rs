@@ -43,9 +43,11 @@ macro_rules! on {
 pub(super) fn poll(descriptor: Descriptor, interest: Interest) -> Entry {
     const READABLE: u32 = (libc::POLLIN | libc::POLLRDHUP) as u32;
     const WRITABLE: u32 = libc::POLLOUT as u32;
+    const ENDED: u32 = libc::POLLRDHUP as u32;
     let bits = match interest {
         Interest::Readable => READABLE,
         Interest::Writable => WRITABLE,
+        Interest::Ended => ENDED,
     };
     on!(descriptor, |fd| PollAdd::new(fd, bits).build())
 }

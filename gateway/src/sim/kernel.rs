@@ -482,6 +482,7 @@ impl World {
         let wanted = match interest {
             Interest::Readable => poll_bits::IN | poll_bits::RDHUP,
             Interest::Writable => poll_bits::OUT,
+            Interest::Ended => poll_bits::RDHUP,
         };
         let bits = self.net.poll(conn) & (wanted | poll_bits::ERR | poll_bits::HUP);
         if bits != 0 {

@@ -7,7 +7,9 @@ use std::{
 
 use roost_gateway::op::{Op, Sock, Wait, errno, poll_bits};
 
-use crate::rig::{BLOCK_BYTES, BLOCKS, Rig, SLOTS, SLOTS_PER_RING, Seen, poll_in, poll_out, recv, send};
+use crate::rig::{
+    BLOCK_BYTES, BLOCKS, Rig, SLOTS, SLOTS_PER_RING, Seen, poll_end, poll_in, poll_out, recv, send,
+};
 
 const A: Sock = Sock::Client(0);
 const EBADF: i32 = 9;
@@ -126,6 +128,30 @@ pub(crate) fn the_peers_end_is_reported_by_poll_and_receive(rig: &mut Rig<'_>) {
     rig.fill(1, b"reply");
     assert_eq!(rig.run(send(A, 1, 5, false)), 5);
     rig.expect_bytes(peer, b"reply");
+}
+
+pub(crate) fn an_end_is_awaited_past_unread_bytes(rig: &mut Rig<'_>) {
+    let peer = rig.client(0);
+    rig.peers.write(peer, b"unread");
+    rig.settle();
+    let watch = rig.start(poll_end(A));
+    rig.settle();
+    assert!(!rig.is_done(watch), "bytes are no end");
+    rig.peers.shutdown(peer);
+    assert_eq!(rig.finish(watch) & (poll_bits::RDHUP | poll_bits::ERR), poll_bits::RDHUP);
+    let other = rig.client(1);
+    rig.peers.write(other, b"unread");
+    let watch = rig.start(poll_end(Sock::Client(1)));
+    rig.settle();
+    rig.peers.reset(other);
+    assert_eq!(rig.finish(watch) & poll_bits::ERR, poll_bits::ERR);
+    // Called off, it says so, as any poll.
+    let _stays = rig.client(2);
+    let watch = rig.start(poll_end(Sock::Client(2)));
+    rig.settle();
+    let cancelled = rig.run(Op::Cancel { sock: Sock::Client(2), target: watch });
+    assert!(is_cancel_result(cancelled), "{cancelled}");
+    assert_eq!(rig.finish(watch), -errno::ECANCELED);
 }
 
 pub(crate) fn a_reset_is_reported_by_poll_receive_and_send(rig: &mut Rig<'_>) {

@@ -33,6 +33,7 @@ contracts! {
     a_full_socket_takes_a_part_then_nothing_then_more,
     a_poll_reports_bytes_that_are_there_already,
     the_peers_end_is_reported_by_poll_and_receive,
+    an_end_is_awaited_past_unread_bytes,
     a_reset_is_reported_by_poll_receive_and_send,
     an_armed_poll_ends_by_itself_when_the_peer_resets,
     a_shutdown_ends_one_direction,

@@ -201,6 +201,10 @@ pub(crate) fn poll_in(sock: Sock) -> Op {
     Op::Poll { sock, interest: roost_gateway::op::Interest::Readable }
 }
 
+pub(crate) fn poll_end(sock: Sock) -> Op {
+    Op::Poll { sock, interest: roost_gateway::op::Interest::Ended }
+}
+
 pub(crate) fn poll_out(sock: Sock) -> Op {
     Op::Poll { sock, interest: roost_gateway::op::Interest::Writable }
 }

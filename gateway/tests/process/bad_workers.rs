@@ -12,7 +12,7 @@ use roost_protocol::{
     link::{self, Header, LinkHello, LinkType, LinkWelcome, Split, handshake},
 };
 
-use crate::support::{Gateway, PATIENCE, frame, wait};
+use crate::support::{Client, Gateway, PATIENCE, frame, wait};
 
 const NONE: ConnectionId = ConnectionId::from_bits(0);
 
@@ -199,6 +199,67 @@ fn without_a_worker_clients_wait() {
     let mut worker = Worker::accept(&listener);
     worker.welcome();
     assert_eq!(client.receive().unwrap().frame_type, FrameType::Welcome);
+}
+
+#[test]
+fn a_client_that_leaves_while_it_waits_for_a_worker_is_noticed() {
+    let address = vacant().local_addr().unwrap();
+    let gateway = Gateway::start(&["--worker", &address.to_string(), "--set", "handshake_timeout_ms=600000"]);
+    let waits = |count| {
+        wait("the clients to be blocked", || {
+            (gateway.metric("roost_connections_blocked", &[]) == count).then_some(())
+        });
+    };
+    let mut clients: Vec<Client> = (0..4).map(|_| gateway.connect()).collect();
+    for client in &mut clients {
+        client.send_hello("early");
+    }
+    waits(4);
+    // What they say meanwhile stays in their sockets, and must not hide that they leave.
+    for client in &mut clients[1..] {
+        client.send(&frame(FrameType::Message, b"unread"));
+    }
+    clients.pop().unwrap().reset();
+    clients.pop().unwrap().reset();
+    gateway.await_closes(Reason::ClientReset, 2);
+    drop(clients.pop());
+    gateway.await_closes(Reason::ClientEof, 1);
+    waits(1);
+    let listener = TcpListener::bind(address).unwrap();
+    // One link per shard; the client's OPEN comes over one of them.
+    let links = [Worker::accept(&listener), Worker::accept(&listener)].map(|mut worker| {
+        thread::spawn(move || {
+            while let Some((header, _)) = worker.receive() {
+                if header.link_type == LinkType::Open {
+                    let accept = Header::new(LinkType::Accept, header.connection, 8);
+                    worker.send(accept, &SessionRef(7).0.to_be_bytes());
+                }
+            }
+        })
+    });
+    assert_eq!(clients[0].receive().unwrap().frame_type, FrameType::Welcome);
+    waits(0);
+    drop(gateway);
+    for link in links {
+        link.join().unwrap();
+    }
+}
+
+#[test]
+fn a_client_does_not_wait_for_a_worker_for_ever() {
+    let address = vacant().local_addr().unwrap();
+    let gateway = Gateway::start(&["--worker", &address.to_string(), "--set", "handshake_timeout_ms=1000"]);
+    let mut retries = Vec::new();
+    for _ in 0..3 {
+        let mut client = gateway.connect();
+        client.send_hello("early");
+        client.send(&frame(FrameType::Message, b"unread"));
+        retries.push(client.expect_goaway(Reason::NoWorker));
+    }
+    assert!(retries.iter().all(|ms| (1000..=5000).contains(ms)), "{retries:?}");
+    gateway.await_closes(Reason::NoWorker, 3);
+    assert_eq!(gateway.metric("roost_connections_blocked", &[]), 0);
+    gateway.stop();
 }
 
 #[test]

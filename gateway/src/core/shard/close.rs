@@ -45,7 +45,7 @@ impl ShardCore {
         if hot.has_session() {
             self.leave_worker(io, slot, reason);
         }
-        self.clear_blocked(slot);
+        self.clear_blocked(io, slot);
         self.clear_flag(slot, flag::RX_WAIT);
         let tick = self.tick();
         let hot = self.table.hot_mut(slot);
@@ -161,6 +161,7 @@ impl ShardCore {
             State::Closing => self.join(io, slot),
             // The accept ended before its cancel did.
             State::Accepting if self.hot(slot).ops == 0 => self.release_accept(slot),
+            _ if self.is_homeless(slot) => self.watch(io, slot),
             _ => {}
         }
     }

@@ -127,13 +127,14 @@ impl ShardCore {
 
     /// Blocked connections that stand on no list from which they would ever be resumed.
     pub fn forgotten(&self) -> Vec<u32> {
-        let links = self.links.iter().flat_map(|link| link.blocked.iter());
-        let listed: BTreeSet<(u32, u32)> = links.chain(&self.homeless).copied().collect();
+        let listed: BTreeSet<(u32, u32)> =
+            self.links.iter().flat_map(|link| link.blocked.iter()).copied().collect();
         let waiting: BTreeSet<(u32, u32)> = self.rx_waiters.iter().copied().collect();
         let is_forgotten = |slot: &u32| {
             let hot = self.hot(*slot);
             let at = (*slot, hot.generation);
-            let blocked = hot.flags & flag::BLOCKED != 0 && hot.flags & flag::MOVING == 0;
+            // Whoever waits for a worker is found by the walk over the table.
+            let blocked = hot.has(flag::BLOCKED) && !hot.has(flag::MOVING) && !self.is_homeless(*slot);
             let starved = hot.flags & flag::RX_WAIT != 0;
             blocked && !listed.contains(&at) || starved && !waiting.contains(&at)
         };

@@ -14,7 +14,7 @@ impl ShardCore {
         let mut states = [0u64; State::ALL.len()];
         let (mut outbox_bytes, mut outboxes) = (0u64, 0);
         let (mut spill_bytes, mut spills) = (0u64, 0);
-        let mut blocked = 0;
+        let (mut blocked, mut homeless) = (0, 0);
         let mut moving = 0;
         let mut routed = vec![0u32; self.links.len()];
         for slot in 0..self.table.high_water() {
@@ -32,6 +32,7 @@ impl ShardCore {
                 spill_bytes += u64::from(self.spills.bytes(hot.spill));
             }
             blocked += u64::from(hot.has(flag::BLOCKED));
+            homeless += u32::from(self.is_homeless(slot));
             moving += u32::from(hot.has(flag::MOVING));
             if hot.has_session() {
                 routed[usize::from(hot.worker)] += 1;
@@ -47,6 +48,7 @@ impl ShardCore {
         assert_eq!(spill_bytes, self.spills.bytes_total(), "spill bytes sum up");
         assert_eq!(spills, self.spills.count(), "every spill has an owner");
         assert_eq!(blocked, self.stats.get(Stat::ConnectionsBlocked), "blocked connections are counted");
+        assert_eq!(homeless, self.homeless, "connections without a worker are counted");
         assert_eq!(moving, self.moving, "moving connections are counted");
         assert_eq!(states[State::Accepting as usize], u64::from(self.accepting.armed_total()));
         for (link, routed) in self.links.iter().zip(routed) {
@@ -62,12 +64,21 @@ impl ShardCore {
         assert_eq!(self.stats.get(Stat::Accepts) - closed, alive, "accepted - closed = alive");
     }
 
-    /// A connection that reads is waiting for input in exactly one place.
+    /// A connection that reads is waiting for input in exactly one place. One whose HELLO waits for
+    /// a worker is watched instead, or will be when its accept's cancel is through; later, the watch
+    /// may still be there until it is cancelled.
     fn check_reading(&self, slot: u32) {
         let hot = self.hot(slot);
+        if self.is_homeless(slot) {
+            let watched =
+                matches!(hot.ops & (bit::POLL_IN | bit::RECV | bit::CANCEL), bit::POLL_IN | bit::CANCEL);
+            assert!(watched, "slot {slot}: the end of a connection without a worker is noticed");
+            return;
+        }
         let in_kernel = hot.ops & (bit::POLL_IN | bit::RECV) != 0;
         let waits = hot.flags & (flag::BLOCKED | flag::RX_WAIT) != 0;
-        if matches!(hot.state(), State::Handshaking | State::Opening | State::Open) {
+        let unwatched = hot.ops & bit::POLL_IN != 0 && hot.ops & bit::CANCEL != 0;
+        if matches!(hot.state(), State::Handshaking | State::Opening | State::Open) && !unwatched {
             assert!(in_kernel != waits, "slot {slot}: a connection waits for input in exactly one place");
         }
     }

@@ -111,8 +111,10 @@ pub struct ShardCore {
     moving: u32,
     /// Connections with data to read and no receive buffer: slot and generation.
     rx_waiters: VecDeque<(u32, u32)>,
-    /// Connections whose HELLO waits for any worker: slot and generation.
-    homeless: VecDeque<(u32, u32)>,
+    /// Connections whose HELLO waits for any worker.
+    homeless: u32,
+    /// Where the walk that resumes them is in the table.
+    homeless_cursor: u32,
     /// Connections that wait for their turn to shut their sending side.
     shutdown_waiters: VecDeque<(u32, u32)>,
     shutdowns_in_flight: u32,
@@ -143,7 +145,8 @@ impl ShardCore {
             rebalance: None,
             moving: 0,
             rx_waiters: VecDeque::new(),
-            homeless: VecDeque::new(),
+            homeless: 0,
+            homeless_cursor: 0,
             shutdown_waiters: VecDeque::new(),
             shutdowns_in_flight: 0,
             drain: None,
@@ -210,7 +213,7 @@ impl ShardCore {
         hot.ops &= !bit;
         match token.kind() {
             kind::ACCEPT => self.on_accept(io, slot, result),
-            kind::POLL_IN => self.on_poll_in(io, slot),
+            kind::POLL_IN => self.on_poll_in(io, slot, result),
             kind::RECV => self.on_recv(io, slot, result),
             kind::SEND => self.on_send(io, slot, result),
             kind::POLL_OUT => self.on_poll_out(io, slot),

@@ -19,7 +19,7 @@ use crate::{
         shard::{ShardCore, kind, reason_of},
         stats::Stat,
     },
-    op::{Block, Interest, Io, Op, Sock, errno},
+    op::{Block, Interest, Io, Op, Sock, errno, poll_bits},
 };
 
 /// What a closed client may still send before its socket is closed, in bytes.
@@ -49,9 +49,12 @@ impl ShardCore {
         self.submit(io, slot, kind::POLL_IN, Op::Poll { sock, interest: Interest::Readable });
     }
 
-    pub(super) fn on_poll_in(&mut self, io: &mut impl Io, slot: u32) {
+    pub(super) fn on_poll_in(&mut self, io: &mut impl Io, slot: u32, result: i32) {
         match self.hot(slot).state() {
             State::Closing => self.join(io, slot),
+            _ if self.is_homeless(slot) => self.on_watch(io, slot, result),
+            // The end of a watch that was called off; whoever resumes it reads it.
+            _ if self.hot(slot).has(flag::BLOCKED) => {}
             // Whatever the poll said, the receive will say what there is.
             _ => self.read(io, slot),
         }
@@ -321,7 +324,8 @@ impl ShardCore {
         link.tx.put_bytes(io, &mut self.pools, &payload);
     }
 
-    /// No worker is up: the client is refused, or waits with its HELLO in a spill.
+    /// No worker is up: the client is refused, or waits with its HELLO in a spill. It is not read
+    /// meanwhile, but its leaving is noticed, and the sweep ends its wait.
     fn on_no_worker(&mut self, io: &mut impl Io, slot: u32, frame: Frame) {
         if self.cfg.no_worker == NoWorkerPolicy::Refuse {
             let retry_after_ms = self.retry_after_ms();
@@ -333,7 +337,45 @@ impl ShardCore {
             return;
         }
         self.set_blocked(slot);
-        self.homeless.push_back((slot, self.hot(slot).generation));
+        self.homeless += 1;
+        self.watch(io, slot);
+    }
+
+    /// Whether its HELLO waits for a worker.
+    pub(super) fn is_homeless(&self, slot: u32) -> bool {
+        let hot = self.hot(slot);
+        hot.state() == State::Handshaking && hot.has(flag::BLOCKED)
+    }
+
+    /// Waits for the end of a client that is not read.
+    pub(super) fn watch(&mut self, io: &mut impl Io, slot: u32) {
+        // The cancel of its accept may still be on its way, and one of the watch could not follow.
+        if self.hot(slot).ops & bit::CANCEL == 0 {
+            let sock = Sock::Client(slot);
+            self.submit(io, slot, kind::POLL_IN, Op::Poll { sock, interest: Interest::Ended });
+        }
+    }
+
+    fn on_watch(&mut self, io: &mut impl Io, slot: u32, result: i32) {
+        match result {
+            1.. if result & poll_bits::ERR != 0 => {
+                self.set_flag(slot, flag::SHUT);
+                self.close(io, slot, Reason::ClientReset, None);
+            }
+            1.. if result & (poll_bits::RDHUP | poll_bits::HUP) != 0 => {
+                self.close(io, slot, Reason::ClientEof, None);
+            }
+            // Woken for nothing, or out of memory for a moment.
+            _ => self.watch(io, slot),
+        }
+    }
+
+    /// Calls a watch off, so that the connection is read when its poll has ended.
+    fn unwatch(&mut self, io: &mut impl Io, slot: u32) {
+        if self.hot(slot).ops & bit::POLL_IN != 0 {
+            let op = Op::Cancel { sock: Sock::Client(slot), target: self.token(kind::POLL_IN, slot) };
+            self.submit(io, slot, kind::CANCEL, op);
+        }
     }
 
     /// The frame's bytes in the scratch buffer, which the caller must put back.
@@ -397,7 +439,11 @@ impl ShardCore {
         self.stats.inc(Stat::ConnectionsBlocked);
     }
 
-    pub(super) fn clear_blocked(&mut self, slot: u32) {
+    pub(super) fn clear_blocked(&mut self, io: &mut impl Io, slot: u32) {
+        if self.is_homeless(slot) {
+            self.homeless -= 1;
+            self.unwatch(io, slot);
+        }
         if self.hot(slot).has(flag::BLOCKED) {
             self.clear_flag(slot, flag::BLOCKED);
             self.stats.dec(Stat::ConnectionsBlocked);
@@ -407,7 +453,7 @@ impl ShardCore {
     /// A blocked connection may go on: first with what it holds, then with what its socket has.
     pub(super) fn resume(&mut self, io: &mut impl Io, slot: u32) {
         let tick = self.tick();
-        self.clear_blocked(slot);
+        self.clear_blocked(io, slot);
         let hot = self.table.hot_mut(slot);
         // Blocked time is not idle time.
         hot.active_tick = tick;

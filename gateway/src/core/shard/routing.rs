@@ -269,17 +269,24 @@ impl ShardCore {
         self.links[index].session.is_none() && self.links[index].failover.is_none()
     }
 
+    /// Walks the table, as often round as it takes, while a worker is up and somebody waits. A list
+    /// would grow for as long as clients come and go without a worker.
     fn resume_homeless(&mut self, io: &mut impl Io) -> bool {
-        for _ in 0..RESUMES_MAX {
-            if self.homeless.is_empty() || !self.links.iter().any(Link::takes_frames) {
+        let mut resumed = 0;
+        for _ in 0..VISITS_MAX.min(self.table.high_water()) {
+            if self.homeless == 0 || !self.links.iter().any(Link::takes_frames) {
                 return false;
             }
-            let Some((slot, generation)) = self.homeless.pop_front() else { return false };
-            let hot = self.hot(slot);
-            if hot.generation == generation && hot.has(flag::BLOCKED) && hot.state() == State::Handshaking {
+            let slot = self.homeless_cursor % self.table.high_water();
+            self.homeless_cursor = slot + 1;
+            if self.is_homeless(slot) {
                 self.resume(io, slot);
+                resumed += 1;
+                if resumed == RESUMES_MAX {
+                    break;
+                }
             }
         }
-        !self.homeless.is_empty()
+        self.homeless > 0
     }
 }

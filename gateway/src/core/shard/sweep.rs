@@ -60,7 +60,13 @@ impl ShardCore {
         let blocked = hot.has(flag::BLOCKED);
         match hot.state() {
             State::Free | State::Accepting | State::Closing => return,
-            State::Handshaking if blocked => {}
+            State::Handshaking if blocked => {
+                // Its HELLO waits for a worker: it should ask elsewhere, or later.
+                if self.age_ms(hot.mark_tick) > self.cfg.handshake_timeout_ms {
+                    let retry_after_ms = self.retry_after_ms();
+                    return self.close(io, slot, Reason::NoWorker, Some(retry_after_ms));
+                }
+            }
             State::Handshaking | State::Opening => {
                 // A worker may fail and another one take over while the client waits for it.
                 let failover_ms = match hot.state() {
