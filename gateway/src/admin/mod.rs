@@ -4,7 +4,6 @@
 //! * [`routes`]: what is served where.
 //! * [`guard`]: who may use `/api/`.
 //! * [`api`]: questions to the shards.
-//! * [`ready`]: whether clients should be sent here.
 //!
 //! Metrics, health and the page change nothing and name nobody, so they may be public. `/api/`
 //! needs a token.
@@ -12,7 +11,6 @@
 
 mod api;
 pub mod guard;
-pub mod ready;
 mod routes;
 mod server;
 
@@ -27,10 +25,12 @@ use std::{
 use anyhow::{Context, Result, bail};
 use tokio::sync::oneshot;
 
-pub use ready::Readiness;
-
 use self::{guard::Guard, routes::Routes};
-use crate::{config::Config, metrics::Metrics, shard::ShardHandle};
+use crate::{
+    config::Config,
+    metrics::{Metrics, Readiness},
+    shard::ShardHandle,
+};
 
 /// Shortest token that is taken, in bytes.
 const TOKEN_BYTES_MIN: usize = 16;

@@ -12,10 +12,9 @@ use hyper::{
 use super::{
     api::{self, Answer, Api},
     guard::Guard,
-    ready::Readiness,
 };
 use crate::{
-    metrics::{CONTENT_TYPE, Metrics},
+    metrics::{CONTENT_TYPE, Metrics, Readiness},
     shard::ShardHandle,
 };
 

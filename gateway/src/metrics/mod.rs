@@ -1,6 +1,7 @@
 //! The metrics as text, in the format of OpenMetrics.
 //!
 //! * [`names`]: every name, in one table.
+//! * [`ready`]: whether clients should be sent here.
 //! * [`process`]: what `/proc` says of this process and of the kernel's sockets.
 //!
 //! Nothing is kept here: each scrape reads the shards' figures and `/proc` anew.
@@ -8,6 +9,7 @@
 
 pub mod names;
 mod process;
+pub mod ready;
 
 use std::{
     fmt,
@@ -23,10 +25,8 @@ use prometheus_client::{
 use roost_protocol::Reason;
 
 use self::names::{FAMILIES, Family, Kind};
-use crate::{
-    admin::Readiness,
-    core::stats::{LOOP_BUCKETS, LinkStats, ShardStats, Stat},
-};
+pub use self::ready::Readiness;
+use crate::core::stats::{LOOP_BUCKETS, LinkStats, ShardStats, Stat};
 
 /// The content type of [`Metrics::text`] (OpenMetrics 1.0).
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -231,11 +231,8 @@ mod tests {
 
     use roost_protocol::Reason;
 
-    use super::{Metrics, names::FAMILIES};
-    use crate::{
-        admin::Readiness,
-        core::stats::{ShardStats, Stat},
-    };
+    use super::{Metrics, Readiness, names::FAMILIES};
+    use crate::core::stats::{ShardStats, Stat};
 
     fn scraped(shards: Vec<Arc<ShardStats>>) -> String {
         let workers = vec!["a".to_owned(), "b\"\\".to_owned()];
