@@ -57,18 +57,20 @@ pub fn connections_max(config: &Config, features: &Features) -> Result<u32> {
     Ok(u32::try_from(capacity.connections()).expect("at most 2^24"))
 }
 
-/// Prints the lines at start.
+/// Prints the lines at start. The addresses are those bound, with the ports that the kernel chose.
 pub fn banner(
     config: &Config,
     features: &Features,
     connections_max: u32,
     clients: &[SocketAddr],
+    admin: &[SocketAddr],
     workers: &[String],
 ) {
     let machine = Machine::read();
     let capacity = Capacity::of(&machine, &Demand::of(config, machine.cores, features.direct()));
     let kernel = format!("{}: {features}", machine.kernel);
-    print!("{}", report::banner(config, &kernel, connections_max, &capacity, clients, workers));
+    let addresses = report::Addresses { clients, admin, workers };
+    print!("{}", report::banner(config, &kernel, connections_max, &capacity, &addresses));
 }
 
 /// What `roost-gateway check` prints, and whether the gateway could start and hold what is

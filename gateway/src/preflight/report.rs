@@ -16,6 +16,17 @@ pub(super) struct Kernel {
     pub(super) direct: bool,
 }
 
+/// Who is where.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Addresses<'a> {
+    /// Where clients connect, as bound.
+    pub(super) clients: &'a [SocketAddr],
+    /// Where the page and the metrics are, as bound.
+    pub(super) admin: &'a [SocketAddr],
+    /// The workers as configured; none: one runs inside.
+    pub(super) workers: &'a [String],
+}
+
 /// The lines at start: where it listens, what the kernel has, what the machine can hold and what
 /// limits that.
 pub(super) fn banner(
@@ -23,21 +34,18 @@ pub(super) fn banner(
     kernel: &str,
     connections_max: u32,
     capacity: &Capacity,
-    clients: &[SocketAddr],
-    workers: &[String],
+    addresses: &Addresses<'_>,
 ) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "roost-gateway {}", env!("CARGO_PKG_VERSION"));
-    let _ = writeln!(text, "  clients    {}", joined(clients));
-    let workers = if workers.is_empty() {
+    let _ = writeln!(text, "  clients    {}", joined(addresses.clients));
+    let workers = if addresses.workers.is_empty() {
         format!("one inside ({})", config.embedded_handler)
     } else {
-        joined(workers)
+        joined(addresses.workers)
     };
     let _ = writeln!(text, "  workers    {workers}");
-    if let [first, ..] = config.admin_listen.as_slice()
-        && first.port() != 0
-    {
+    if let [first, ..] = addresses.admin {
         let _ = writeln!(text, "  page       http://{first}/ (metrics at /metrics)");
     }
     let _ = writeln!(text, "  kernel     {kernel}");
@@ -162,7 +170,7 @@ fn grouped(number: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Kernel, banner, check, grouped};
+    use super::{Addresses, Kernel, banner, check, grouped};
     use crate::{
         config::{Environment, Loaded, Options, load},
         preflight::{Capacity, Demand, Machine},
@@ -227,8 +235,9 @@ mod tests {
     fn the_banner_says_where_what_and_how_much() {
         let loaded = loaded(&[]);
         let capacity = Capacity::of(&machine(), &Demand::of(&loaded.config, 2, true));
-        let clients = ["127.0.0.1:7400".parse().unwrap()];
-        let text = banner(&loaded.config, "6.18: tier direct", 12_345, &capacity, &clients, &[]);
+        let (clients, admin) = (["127.0.0.1:7400".parse().unwrap()], ["127.0.0.1:7401".parse().unwrap()]);
+        let addresses = Addresses { clients: &clients, admin: &admin, workers: &[] };
+        let text = banner(&loaded.config, "6.18: tier direct", 12_345, &capacity, &addresses);
         for part in [
             "127.0.0.1:7400",
             "one inside (echo)",

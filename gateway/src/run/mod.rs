@@ -76,7 +76,7 @@ pub fn run(loaded: &Loaded, options: &Options, log_level: &LevelHandle) -> Resul
     let admin = Admin::start(config, fleet.control(), link_names.clone())?;
     let addresses = listeners::addresses(&listeners)?;
     let names: Vec<_> = config.workers.iter().map(ToString::to_string).collect();
-    preflight::banner(config, &features, connections_max, &addresses, &names);
+    preflight::banner(config, &features, connections_max, &addresses, admin.addresses(), &names);
     // Only a service manager listens to this; without one it does nothing.
     drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
     let mut running = Running {

@@ -2,7 +2,7 @@
 
 use std::{net::TcpListener, process::Command};
 
-use crate::support::{command, output};
+use crate::support::{Gateway, command, get, output};
 
 /// The last line that it printed, which must say `parts`; it must have failed.
 fn refusal(command: Command, parts: &[&str]) -> String {
@@ -27,6 +27,16 @@ fn a_port_in_use_is_named() {
 #[test]
 fn a_masked_kernel_is_refused() {
     refusal(command(&["--features-max", "none"]), &["io_uring"]);
+}
+
+#[test]
+fn the_banner_names_the_ports_that_the_kernel_chose() {
+    let mut gateway = Gateway::start(&[]);
+    let line = gateway.wait_for_line("  page       http://");
+    assert!(line.contains(&format!("http://{}/", gateway.admin)), "{line}");
+    assert_ne!(gateway.admin.port(), 0);
+    assert!(get(gateway.admin, "/").starts_with("<!doctype html>"), "the page is there");
+    gateway.stop();
 }
 
 #[test]
