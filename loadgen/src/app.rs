@@ -160,7 +160,7 @@ fn clients(plan: &Plan, args: &RunArgs, nofile: u64) -> anyhow::Result<Option<Cl
             Ok(Some(Clients { network: Arc::new(network), processes: Vec::new() }))
         }
         TransportKind::Tun => {
-            if !fits(plan, args, &preflight::tun_limits(&machine), &machine)? {
+            if !fits(plan, args, &preflight::tun_limits(plan, &machine), &machine)? {
                 return Ok(None);
             }
             let SocketAddr::V4(target) = plan.target else {

@@ -185,6 +185,16 @@ pub enum TransportKind {
     Tun,
 }
 
+impl TransportKind {
+    /// As on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Socket => "socket",
+            Self::Tun => "tun",
+        }
+    }
+}
+
 /// Flags of every scenario.
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
@@ -281,6 +291,9 @@ pub struct RunArgs {
     /// Run even if the preflight says that this machine cannot hold it.
     #[arg(long)]
     pub force: bool,
+    /// End the run, with its report, when less memory than this is free or page cache; 0: never.
+    #[arg(long, value_name = "MIB", default_value_t = 1_792)]
+    pub memory_floor_mib: u64,
     /// Only say what this machine can hold for this run.
     #[arg(long)]
     pub preflight: bool,

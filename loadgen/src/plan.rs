@@ -106,6 +106,8 @@ pub struct Plan {
     pub window: u32,
     pub closed: bool,
     pub failover: bool,
+    /// Bytes.
+    pub memory_floor: u64,
 }
 
 impl Plan {
@@ -193,6 +195,7 @@ impl Plan {
             window: if args.closed { args.window.max(1) } else { args.window },
             closed: args.closed,
             failover: args.failover,
+            memory_floor: args.memory_floor_mib.saturating_mul(1 << 20),
             scenario,
         })
     }

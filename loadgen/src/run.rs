@@ -17,14 +17,30 @@ use crate::{
     latency::{self, Latency},
     load::{Departure, Reconnect},
     plan::Plan,
+    preflight,
     progress::Progress,
     tally::Standing,
 };
 
-/// The user wants to stop.
+/// Why a run ends before its plan does, with a report of what was found until then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("interrupted")]
-pub struct Interrupted;
+pub enum Stopped {
+    /// The user wants it.
+    #[error("the run was interrupted")]
+    Interrupted,
+    /// The machine has less memory left than the run may leave it, both in bytes.
+    #[error(
+        "the run was stopped before memory ran out: {} MiB free or page cache, --memory-floor-mib {}",
+        free >> 20,
+        floor >> 20
+    )]
+    LowMemory {
+        /// Free memory and page cache.
+        free: u64,
+        /// The floor.
+        floor: u64,
+    },
+}
 
 /// What [`Run::wait`] came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,8 +111,12 @@ pub struct Found {
     pub extra: serde_json::Map<String, serde_json::Value>,
     /// Why the scenario's own rule was broken.
     pub broken_rules: Vec<String>,
-    /// The user stopped the run.
-    pub interrupted: bool,
+    /// What ended the run before its plan did.
+    pub stopped: Option<Stopped>,
+    /// Free memory and page cache of the machine at the start, and the least since, in bytes.
+    pub memory_free: Option<(u64, u64)>,
+    /// Open clients that had had a heartbeat answered when the figures were taken.
+    pub heard_at_figures: Option<u64>,
 }
 
 /// What happened between two moments.
@@ -133,6 +153,8 @@ pub struct Point {
     pub gateway_pss_bytes: Option<u64>,
     /// The gateway's CPU time so far.
     pub gateway_cpu_ms: Option<u64>,
+    /// Free memory and page cache of the machine.
+    pub memory_free_bytes: Option<u64>,
     /// Corrected latency since the point before, in microseconds.
     pub p50_us: Option<u64>,
     /// 99th percentile.
@@ -184,7 +206,7 @@ impl Run {
     /// Waits until `done` says so, at most `limit`, and shows progress meanwhile.
     ///
     /// # Errors
-    /// [`Interrupted`], or what ended a load thread.
+    /// [`Stopped`], or what ended a load thread.
     pub fn wait(
         &mut self,
         phase: &str,
@@ -259,8 +281,9 @@ impl Run {
     /// As [`Self::wait`].
     pub fn look(&mut self, phase: &str) -> anyhow::Result<Standing> {
         if self.stop.load(Relaxed) {
-            return Err(Interrupted.into());
+            return Err(Stopped::Interrupted.into());
         }
+        self.guard_memory()?;
         let standing = self.fleet.standing()?;
         self.found.last = standing;
         let intervals: Vec<_> = self.fleet.take_intervals().collect();
@@ -271,6 +294,17 @@ impl Run {
             self.progress.show(phase, &self.point, &standing);
         }
         Ok(standing)
+    }
+
+    /// A machine out of memory kills processes, and takes the report with it.
+    fn guard_memory(&mut self) -> Result<(), Stopped> {
+        let Some(free) = preflight::memory_free() else { return Ok(()) };
+        let (_, least) = self.found.memory_free.get_or_insert((free, free));
+        *least = free.min(*least);
+        match self.plan.memory_floor {
+            floor if free < floor => Err(Stopped::LowMemory { free, floor }),
+            _ => Ok(()),
+        }
     }
 
     /// Ends the clients and returns what they counted, with what the run has found.
@@ -344,6 +378,7 @@ impl Run {
             errors: standing.connect_failed + standing.refused + standing.disconnected,
             gateway_pss_bytes: gateway.pss_bytes,
             gateway_cpu_ms: gateway.cpu_ms(),
+            memory_free_bytes: preflight::memory_free(),
             p50_us: latency(self.point_latency.value_at_quantile(0.5)),
             p99_us: latency(self.point_latency.value_at_quantile(0.99)),
             max_us: latency(self.point_latency.max()),

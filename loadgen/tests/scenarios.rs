@@ -124,6 +124,21 @@ fn an_interruption_ends_with_a_report_of_what_was_found() {
 }
 
 #[test]
+fn a_run_ends_with_a_report_before_memory_does() {
+    let (server, dir) = (Server::start(Fault::None), tempfile::tempdir().unwrap());
+    // No machine has this much: the floor is reached at once.
+    let floor = ["--memory-floor-mib", "1000000000", "--duration", "300"];
+    let (code, json) = run(&server, dir.path(), "idle", &[&floor[..], &["--force"]].concat());
+    assert_eq!((code, &json["interrupted"]), (1, &false.into()), "{json:#}");
+    assert!(json["ended"].as_str().unwrap().contains("before memory ran out"), "{json:#}");
+    assert_eq!(json["failures"].as_array().unwrap().last(), Some(&json["ended"]));
+    assert!(json["memory"]["free_least_bytes"].as_u64().unwrap() < json["memory"]["floor_bytes"].as_u64().unwrap());
+    // And with a floor that it can keep, it runs to its end.
+    let (code, json) = run(&server, dir.path(), "idle", &["--memory-floor-mib", "1"]);
+    assert_eq!((code, &json["ended"]), (0, &"as planned".into()), "{json:#}");
+}
+
+#[test]
 fn bare_connections_are_accepted_and_held() {
     let mut server =
         loadgen().args(["bare-accept", "--connections", "40"]).stdout(Stdio::piped()).spawn().unwrap();

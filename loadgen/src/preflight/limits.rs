@@ -38,7 +38,7 @@ impl Machine {
             nofile,
             // The kernel's default where it may not be read.
             ports: read_ports().unwrap_or(PortRange { first: 32_768, last: 60_999 }),
-            memory_free: fs::read_to_string("/proc/meminfo").ok().and_then(|text| memory_free(&text)),
+            memory_free: memory_free(),
             files: fs::read_to_string("/proc/sys/fs/file-nr").ok().and_then(|text| files(&text)),
             somaxconn: number("/proc/sys/net/core/somaxconn"),
             tcp_pressure_pages: fs::read_to_string("/proc/sys/net/ipv4/tcp_mem")
@@ -59,7 +59,12 @@ fn read_ports() -> Option<PortRange> {
     Some(PortRange { first: words.next()?.parse().ok()?, last: words.next()?.parse().ok()? })
 }
 
-fn memory_free(meminfo: &str) -> Option<u64> {
+/// MemFree and page cache now, in bytes; none where it cannot be read.
+pub fn memory_free() -> Option<u64> {
+    parse_memory_free(&fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+fn parse_memory_free(meminfo: &str) -> Option<u64> {
     let kib = |label: &str| {
         let line = meminfo.lines().find_map(|line| line.strip_prefix(label))?;
         line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
@@ -81,7 +86,7 @@ mod tests {
     #[test]
     fn free_memory_is_what_can_be_had() {
         let text = "MemTotal: 9 kB\nMemFree:  100 kB\nBuffers: 10 kB\nCached:  50 kB\nSwapCached: 7 kB\nShmem: 20 kB\n";
-        assert_eq!(memory_free(text), Some(140 << 10));
+        assert_eq!(parse_memory_free(text), Some(140 << 10));
         assert_eq!(files("832\t0\t9223372036854775807\n"), Some((832, 9_223_372_036_854_775_807)));
     }
 

@@ -4,7 +4,7 @@ mod limits;
 
 use std::fmt::Write;
 
-pub use limits::{Machine, PortRange};
+pub use limits::{Machine, PortRange, memory_free};
 
 use crate::{
     cli::TransportKind,
@@ -29,8 +29,6 @@ pub struct Limit {
 const KERNEL_BYTES_PER_SOCKET: u64 = 4_153;
 /// User-space bytes of a client here, tables and rings included.
 const USER_BYTES_PER_CLIENT: u64 = 64;
-/// Memory that stays free: below this the kernel starts to reclaim, and then to kill.
-const MEMORY_RESERVE: u64 = 1_792 << 20;
 /// Descriptors that are no sockets: rings, eventfds, logs.
 const OTHER_DESCRIPTORS: u64 = 64;
 
@@ -42,15 +40,15 @@ pub fn socket_limits(
     machine: &Machine,
 ) -> Vec<Limit> {
     let mut limits =
-        vec![descriptors(features, machine), ports(sources, machine), memory(ends(plan), machine)];
+        vec![descriptors(features, machine), ports(sources, machine), memory(plan, ends(plan), machine)];
     limits.extend(file_max(plan, machine));
     limits
 }
 
 /// The limits of a run with clients in user space: the server's sockets are all there is. What
 /// else limits them (files, TCP memory), the namespace raises itself.
-pub fn tun_limits(machine: &Machine) -> Vec<Limit> {
-    vec![memory(1, machine)]
+pub fn tun_limits(plan: &Plan, machine: &Machine) -> Vec<Limit> {
+    vec![memory(plan, 1, machine)]
 }
 
 fn descriptors(features: &Features, machine: &Machine) -> Limit {
@@ -99,16 +97,16 @@ fn ends(plan: &Plan) -> u64 {
     if plan.target.ip().is_loopback() { 2 } else { 1 }
 }
 
-fn memory(ends: u64, machine: &Machine) -> Limit {
+fn memory(plan: &Plan, ends: u64, machine: &Machine) -> Limit {
     let each = ends * (KERNEL_BYTES_PER_SOCKET + USER_BYTES_PER_CLIENT);
     let free = machine.memory_free;
     Limit {
         name: "memory".to_owned(),
-        clients: free.map(|free| free.saturating_sub(MEMORY_RESERVE) / each),
+        clients: free.map(|free| free.saturating_sub(plan.memory_floor) / each),
         because: format!(
-            "{} MiB free or page cache, less {} MiB kept, at {each} bytes per client{}",
+            "{} MiB free or page cache, less {} MiB kept (--memory-floor-mib), at {each} bytes per client{}",
             free.map_or_else(|| "unknown".to_owned(), |free| (free >> 20).to_string()),
-            MEMORY_RESERVE >> 20,
+            plan.memory_floor >> 20,
             if ends == 2 { ", both ends of the connection being on this machine" } else { "" }
         ),
     }

@@ -28,6 +28,7 @@ fn plan(connections: u32, target: &str) -> Plan {
         window: 0,
         closed: false,
         failover: false,
+        memory_floor: 1 << 30,
     }
 }
 

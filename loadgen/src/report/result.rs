@@ -10,7 +10,7 @@ use crate::{
     figures::{Figures, proc::Process, slab},
     fleet::FleetReport,
     plan::Plan,
-    run::{Found, Point, Window},
+    run::{Found, Point, Stopped, Window},
 };
 
 /// A run's result.
@@ -39,6 +39,8 @@ pub struct RunResult {
     /// Why the exit code is not 0; empty when it is.
     pub failures: Vec<String>,
     pub interrupted: bool,
+    /// How the run came to its end.
+    pub ended: String,
     pub held_s: f64,
     /// Time zero of phases and series, in seconds of the Unix epoch.
     pub started_unix_s: f64,
@@ -61,6 +63,7 @@ pub struct RunResult {
     pub kernel: Kernel,
     pub plan: PlanSummary,
     pub machine: BTreeMap<&'static str, String>,
+    pub memory: Memory,
     pub phases: Vec<Phase>,
     pub extra: serde_json::Map<String, serde_json::Value>,
     pub series: Vec<Point>,
@@ -76,6 +79,8 @@ pub struct Heartbeats {
     pub cut_off: u64,
     /// Clients at the end that have had at least one answer.
     pub clients_answered: u64,
+    /// Clients that had had at least one when the figures were taken.
+    pub clients_answered_before_figures: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -157,9 +162,20 @@ pub struct Kernel {
     pub sockstat_at_all: Option<crate::figures::sockstat::Sockstat>,
 }
 
+/// Memory of the whole machine that is free or page cache.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[allow(missing_docs, reason = "as above")]
+pub struct Memory {
+    pub free_at_start_bytes: Option<u64>,
+    pub free_least_bytes: Option<u64>,
+    /// Below it the run is stopped.
+    pub floor_bytes: u64,
+}
+
 #[derive(Clone, Debug, Serialize)]
 #[allow(missing_docs, reason = "as above")]
 pub struct PlanSummary {
+    pub transport: &'static str,
     pub target: String,
     pub connections: u32,
     pub active: u32,
@@ -220,6 +236,7 @@ impl RunResult {
                 answered: tally.heartbeats_answered,
                 cut_off: tally.heartbeats_cut_off,
                 clients_answered: found.last.heard,
+                clients_answered_before_figures: found.heard_at_figures,
             },
             lost: tally.lost,
             duplicated: tally.duplicated,
@@ -231,7 +248,8 @@ impl RunResult {
             worker: worker(found),
             generator_limited: false,
             failures: Vec::new(),
-            interrupted: found.interrupted,
+            interrupted: found.stopped == Some(Stopped::Interrupted),
+            ended: found.stopped.map_or_else(|| "as planned".to_owned(), |stopped| stopped.to_string()),
             held_s: found.held.as_secs_f64(),
             started_unix_s: found.started_unix_s,
             corrupted: tally.corrupted,
@@ -270,6 +288,7 @@ impl RunResult {
             },
             kernel,
             plan: PlanSummary {
+                transport: plan.transport.name(),
                 target: plan.target.to_string(),
                 connections: plan.connections,
                 active: plan.active,
@@ -285,6 +304,11 @@ impl RunResult {
                 closed: plan.closed,
             },
             machine: machine(),
+            memory: Memory {
+                free_at_start_bytes: found.memory_free.map(|(start, _)| start),
+                free_least_bytes: found.memory_free.map(|(_, least)| least),
+                floor_bytes: plan.memory_floor,
+            },
             phases: found
                 .phases
                 .iter()

@@ -22,9 +22,7 @@ pub fn judge(result: &mut RunResult, plan: &Plan, found: &Found) {
     failures.extend(sent(result, plan));
     failures.extend(delivered(result));
     failures.extend(found.broken_rules.iter().cloned());
-    if found.interrupted {
-        failures.push("the run was interrupted".to_owned());
-    }
+    failures.extend(found.stopped.map(|stopped| stopped.to_string()));
     result.failures = failures;
 }
 

@@ -10,10 +10,10 @@ mod storm;
 
 use crate::{
     plan::Scenario,
-    run::{Interrupted, Run},
+    run::Run,
 };
 
-/// Runs the plan's scenario. What it found stays in the run, also when it was interrupted.
+/// Runs the plan's scenario. What it found stays in the run, also when it was stopped.
 ///
 /// # Errors
 /// What ended a load thread.
@@ -25,12 +25,8 @@ pub fn run(run: &mut Run) -> anyhow::Result<()> {
         Scenario::Slow { .. } => slow::run(run),
         Scenario::Churn { .. } => churn::run(run),
     };
-    match result {
-        Err(error) if error.is::<Interrupted>() => {
-            run.found.interrupted = true;
-            run.calm_down();
-            Ok(())
-        }
-        other => other,
-    }
+    let Err(error) = result else { return Ok(()) };
+    run.found.stopped = Some(error.downcast()?);
+    run.calm_down();
+    Ok(())
 }

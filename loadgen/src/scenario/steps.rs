@@ -80,9 +80,21 @@ pub(super) fn note_held(run: &mut Run) {
 
 /// The figures with all clients idle again.
 pub(super) fn measure_held(run: &mut Run) -> anyhow::Result<()> {
+    wait_until_all_heard(run)?;
     run.pass("settle", SETTLE)?;
-    let open = run.look("settle")?.open;
-    run.found.held_figures = Some((open, run.figures()));
+    let now = run.look("settle")?;
+    run.found.heard_at_figures = (run.plan.heartbeat > Duration::ZERO).then_some(now.heard);
+    run.found.held_figures = Some((now.open, run.figures()));
+    Ok(())
+}
+
+/// Where the plan holds for longer than a heartbeat interval, every client must have had one
+/// answered before a figure counts as that of a live connection. One interval is enough for it.
+fn wait_until_all_heard(run: &mut Run) -> anyhow::Result<()> {
+    let interval = run.plan.heartbeat;
+    if interval > Duration::ZERO && run.plan.duration >= interval {
+        run.wait("heartbeats", interval + run.plan.grace, |now| now.heard == now.open)?;
+    }
     Ok(())
 }
 
