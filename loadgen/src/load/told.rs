@@ -44,7 +44,8 @@ impl Load {
                 self.check.pacer = Pacer::idle();
             }
             Command::Check { per_second, payload_bytes } => {
-                let steps = u64::from(self.clients.len());
+                // Nobody else has ever connected.
+                let steps = u64::from(self.connects.next);
                 self.check = Checking { pacer: Pacer::new(now_ns, per_second, steps), payload_bytes };
             }
             Command::Leave { keep, per_second, how } => {
