@@ -20,6 +20,7 @@ pub mod plan;
 pub mod preflight;
 pub mod progress;
 pub mod report;
+pub mod restart;
 #[allow(unsafe_code)]
 pub mod ring;
 pub mod run;

@@ -19,6 +19,7 @@ use crate::{
     plan::Plan,
     preflight,
     progress::Progress,
+    restart::Restart,
     tally::Standing,
 };
 
@@ -62,6 +63,7 @@ pub struct Run {
     sources: figures::Sources,
     progress: Progress,
     stop: Arc<AtomicBool>,
+    restart: Option<Restart>,
     hlog: Option<crate::report::hlog::Writer>,
     spacing_s: f64,
     point: Point,
@@ -191,6 +193,7 @@ impl Run {
             found: Found { started_unix_s, ..Found::default() },
             sources,
             stop,
+            restart: None,
             hlog,
             spacing_s: 1.0,
             point: Point::default(),
@@ -233,9 +236,18 @@ impl Run {
         Ok(outcome)
     }
 
-    /// The gateway has been restarted.
-    pub const fn set_gateway_pid(&mut self, pid: u32) {
-        self.sources.gateway_pid = Some(pid);
+    /// Begins a restart of the gateway by the user's command, which may name its new process.
+    ///
+    /// # Errors
+    /// When it cannot be started. When it fails, looking at the run does.
+    pub fn restart_gateway(&mut self, command: &str) -> anyhow::Result<()> {
+        self.restart = Some(Restart::begin(command)?);
+        Ok(())
+    }
+
+    /// The command still runs.
+    pub const fn is_restarting(&self) -> bool {
+        self.restart.is_some()
     }
 
     /// Lets `time` pass.
@@ -284,6 +296,12 @@ impl Run {
             return Err(Stopped::Interrupted.into());
         }
         self.guard_memory()?;
+        if let Some(restart) = &mut self.restart
+            && let Some(pid) = restart.ended()?
+        {
+            self.restart = None;
+            self.sources.gateway_pid = pid.or(self.sources.gateway_pid);
+        }
         let standing = self.fleet.standing()?;
         self.found.last = standing;
         let intervals: Vec<_> = self.fleet.take_intervals().collect();

@@ -2,6 +2,7 @@
 //! read is none, never 0.
 
 pub mod http;
+pub mod listener;
 pub mod proc;
 pub mod slab;
 pub mod sockstat;

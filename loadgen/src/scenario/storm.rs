@@ -1,15 +1,17 @@
 //! `storm`: all clients lose their connections at once and come back at once.
 
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 
-use anyhow::{Context, ensure};
 use serde_json::json;
 
 use super::{steady, steps};
 use crate::{
+    figures::listener::Listener,
     load::{Departure, Reconnect},
     plan::Scenario,
+    preflight,
     run::Run,
+    tally::Standing,
 };
 
 pub(super) fn run(run: &mut Run) -> anyhow::Result<()> {
@@ -32,28 +34,22 @@ fn storm(run: &mut Run, restart_command: Option<&str>, limit: Duration) -> anyho
     let clients = u64::from(run.plan.connections);
     let before = run.look("storm")?;
     let begin = run.fleet.now();
-    match restart_command {
-        None => run.fleet.leave(0, f64::INFINITY, Departure::ResetAndReturn),
-        Some(command) => {
-            if let Some(pid) = restart(command)? {
-                run.set_gateway_pid(pid);
-            }
-        }
-    }
+    let memory = MemoryPeak::begin(run);
     let (listening_at, listening) = match restart_command {
-        // It never stopped.
-        None => (begin, before),
-        // The first session that opens again shows that the gateway listens; what failed before
-        // that is told apart.
-        Some(_) => {
-            run.wait("storm", limit, |now| now.opened > before.opened)?;
-            (run.fleet.now(), run.found.last)
+        // It never stops.
+        None => {
+            run.fleet.leave(0, f64::INFINITY, Departure::ResetAndReturn);
+            (begin, before)
         }
+        Some(command) => restart(run, command, &before, limit)?,
     };
     run.wait("storm", limit, |now| {
         now.open == clients && now.opened - before.opened >= clients && now.leaving == 0
     })?;
     let (all_at, back) = (run.fleet.now(), run.found.last);
+    while run.is_restarting() && run.fleet.now() - begin < limit {
+        run.pass("storm", Duration::from_millis(100))?;
+    }
     let (opened, since) = (back.opened - before.opened, all_at - listening_at);
     let peak_bytes = run
         .found
@@ -62,13 +58,17 @@ fn storm(run: &mut Run, restart_command: Option<&str>, limit: Duration) -> anyho
         .filter(|point| point.t_s >= begin.as_secs_f64())
         .filter_map(|point| point.gateway_pss_bytes)
         .max();
+    let (machine_before, machine_peak) = memory.end(run);
     let refused_without = back.refused_without_retry_after - listening.refused_without_retry_after;
     let storm = json!({
         "sessions_opened": opened,
         "listening_again_s": restart_command.map(|_| (listening_at - begin).as_secs_f64()),
         "all_connected_s": (back.open == clients).then(|| (all_at - begin).as_secs_f64()),
+        "all_connected_since_listening_s": (back.open == clients).then_some(since.as_secs_f64()),
         "connections_per_s_since_listening": opened as f64 / since.as_secs_f64().max(1e-3),
         "gateway_pss_peak_bytes": peak_bytes,
+        "machine_memory_before_bytes": machine_before,
+        "machine_memory_peak_bytes": machine_peak,
         "before_listening": {
             "connect_failed": listening.connect_failed - before.connect_failed,
             "refused": listening.refused - before.refused,
@@ -89,13 +89,53 @@ fn storm(run: &mut Run, restart_command: Option<&str>, limit: Duration) -> anyho
     Ok(())
 }
 
-/// Runs the user's command; the number in its last line of output.
-fn restart(command: &str) -> anyhow::Result<Option<u32>> {
-    let output = Command::new("sh")
-        .args(["-c", command])
-        .stderr(std::process::Stdio::inherit())
-        .output()
-        .context("--restart-command")?;
-    ensure!(output.status.success(), "--restart-command failed: {}", output.status);
-    Ok(String::from_utf8_lossy(&output.stdout).lines().last().and_then(|line| line.trim().parse().ok()))
+/// Restarts the gateway, and waits until it listens again: when that was, and where the clients
+/// stood then. What failed before that is told apart.
+fn restart(
+    run: &mut Run,
+    command: &str,
+    before: &Standing,
+    limit: Duration,
+) -> anyhow::Result<(Duration, Standing)> {
+    let (target, begin) = (run.plan.target, run.fleet.now());
+    let first = Listener::find(target);
+    run.restart_gateway(command)?;
+    let mut anew = false;
+    run.wait("storm", limit, |now| {
+        anew = Listener::find(target).is_some_and(|found| Some(found) != first);
+        // A gateway on another machine, or one that keeps its listener, shows by a new session.
+        anew || now.opened > before.opened
+    })?;
+    let kept = !anew && first.is_some() && Listener::find(target) == first;
+    Ok(if kept { (begin, *before) } else { (run.fleet.now(), run.found.last) })
+}
+
+/// What the whole machine's memory came to, at the most.
+struct MemoryPeak {
+    free_before: Option<u64>,
+    least_before: Option<u64>,
+}
+
+impl MemoryPeak {
+    fn begin(run: &mut Run) -> Self {
+        let free_before = preflight::memory_free();
+        let least_before = run.found.memory_free.map(|(_, least)| least);
+        if let (Some((_, least)), Some(free)) = (&mut run.found.memory_free, free_before) {
+            *least = free;
+        }
+        Self { free_before, least_before }
+    }
+
+    /// In use, page cache not counted: before, and at the most since, in bytes.
+    fn end(self, run: &mut Run) -> (Option<u64>, Option<u64>) {
+        let memory = rustix::system::sysinfo();
+        let total = memory.totalram as u64 * u64::from(memory.mem_unit);
+        let used = |free: Option<u64>| free.map(|free| total.saturating_sub(free));
+        let found = run.found.memory_free.as_mut().map(|(_, least)| least);
+        let least_since = found.as_deref().copied();
+        if let (Some(least), Some(earlier)) = (found, self.least_before) {
+            *least = earlier.min(*least);
+        }
+        (used(self.free_before), used(least_since))
+    }
 }
