@@ -132,7 +132,10 @@ fn a_run_ends_with_a_report_before_memory_does() {
     assert_eq!((code, &json["interrupted"]), (1, &false.into()), "{json:#}");
     assert!(json["ended"].as_str().unwrap().contains("before memory ran out"), "{json:#}");
     assert_eq!(json["failures"].as_array().unwrap().last(), Some(&json["ended"]));
-    assert!(json["memory"]["free_least_bytes"].as_u64().unwrap() < json["memory"]["floor_bytes"].as_u64().unwrap());
+    assert!(
+        json["memory"]["free_least_bytes"].as_u64().unwrap()
+            < json["memory"]["floor_bytes"].as_u64().unwrap()
+    );
     // And with a floor that it can keep, it runs to its end.
     let (code, json) = run(&server, dir.path(), "idle", &["--memory-floor-mib", "1"]);
     assert_eq!((code, &json["ended"]), (0, &"as planned".into()), "{json:#}");

@@ -8,10 +8,7 @@ mod steady;
 mod steps;
 mod storm;
 
-use crate::{
-    plan::Scenario,
-    run::Run,
-};
+use crate::{plan::Scenario, run::Run};
 
 /// Runs the plan's scenario. What it found stays in the run, also when it was stopped.
 ///
