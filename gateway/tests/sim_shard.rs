@@ -1,7 +1,10 @@
 //! The deterministic simulation of whole shards: many seeds, all invariants, full coverage.
 //!
-//! `ROOST_SIM_SEED=n` replays one seed; `ROOST_SIM_FROM=n` and `ROOST_SIM_SEEDS=n` choose the
-//! range (`scripts/sim-sweep` sets them).
+//! * `ROOST_SIM_SEED=n` replays one seed; with `ROOST_SIM_TRACE=1` it tells every op.
+//! * `ROOST_SIM_FROM=n` and `ROOST_SIM_SEEDS=n` choose the range, `ROOST_SIM_KEEP_GOING=1` lists
+//!   all failures (`scripts/sim-sweep` sets them).
+//! * `ROOST_SIM_UNTIL=NAME` goes on after failures until one names this invariant
+//!   (`scripts/mutants` sets it).
 
 use std::{env, time::Instant};
 
@@ -29,6 +32,7 @@ fn every_seed_keeps_the_invariants_and_together_they_reach_everything() {
     }
     let from = number("ROOST_SIM_FROM").unwrap_or(0);
     let seeds = number("ROOST_SIM_SEEDS").unwrap_or(SEEDS);
+    let until = env::var("ROOST_SIM_UNTIL").ok();
     let keep_going = env::var_os("ROOST_SIM_KEEP_GOING").is_some();
     std::panic::set_hook(Box::new(|_| {}));
     let began = Instant::now();
@@ -37,19 +41,27 @@ fn every_seed_keeps_the_invariants_and_together_they_reach_everything() {
     for seed in from..from + seeds {
         match run(seed) {
             Ok(reached) => coverage.merge(&reached),
-            Err(failure) => failures.push(failure),
-        }
-        if !failures.is_empty() && !keep_going {
-            break;
+            Err(failure) => {
+                let wanted = until.as_deref().is_none_or(|name| failure.invariant() == Some(name));
+                failures.push(failure);
+                if wanted && !keep_going {
+                    break;
+                }
+            }
         }
     }
     drop(std::panic::take_hook());
-    let took = began.elapsed();
+    let took_s = began.elapsed().as_secs_f64();
     println!("{coverage}");
-    println!("{seeds} seeds in {:.1} s", took.as_secs_f64());
     for failure in &failures {
         println!("{failure}");
     }
+    println!("{}", coverage.summary());
+    println!(
+        "{} runs in {took_s:.1} s: {:.0} seeds per second",
+        coverage.runs,
+        coverage.runs as f64 / took_s
+    );
     assert!(failures.is_empty(), "{} of {seeds} seeds failed; the first: {}", failures.len(), failures[0]);
     if seeds >= SEEDS {
         let missing = coverage.missing();

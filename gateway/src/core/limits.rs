@@ -103,7 +103,13 @@ impl PerIp {
             1 => Some(0),
             _ => Some(value - 1),
         });
-        assert!(released.is_ok(), "a cell is released once a connection");
+        assert!(released.is_ok(), "invariant budget: a cell is released once a connection");
+    }
+
+    /// Connections counted, over all addresses.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn counted(&self) -> u64 {
+        self.buckets.iter().flatten().map(|cell| cell.load(Relaxed) & COUNT).sum()
     }
 
     /// What counts as one address: all of IPv4, the first 64 bits of IPv6.
@@ -133,10 +139,16 @@ impl Cap {
         self.held.try_update(Relaxed, Relaxed, |held| (held < self.max).then_some(held + 1)).is_ok()
     }
 
+    /// Connections counted.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn held(&self) -> u32 {
+        self.held.load(Relaxed)
+    }
+
     /// One that was counted has gone.
     pub(crate) fn give_back(&self) {
         let before = self.held.fetch_sub(1, Relaxed);
-        assert!(before > 0, "only what was taken is given back");
+        assert!(before > 0, "invariant budget: only what was taken is given back");
     }
 }
 

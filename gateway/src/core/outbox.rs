@@ -99,6 +99,14 @@ impl Outboxes {
         self.outboxes.len()
     }
 
+    /// Segments that keep a link's receive buffer from being reused. Walks the whole outbox.
+    pub(crate) fn link_buffers(&self, handle: u32) -> usize {
+        let next = |&at: &u32| Some(self.segments.get(at).next).filter(|&next| next != 0);
+        std::iter::successors(Some(self.outboxes.get(handle).head), next)
+            .filter(|&at| self.segments.get(at).span.block.class() == Class::LinkRx as usize)
+            .count()
+    }
+
     /// Queues a copy of the bytes of `span`, all or nothing. The caller keeps its hold.
     pub(crate) fn push_copy(
         &mut self,
@@ -142,7 +150,7 @@ impl Outboxes {
     pub(crate) fn advance(&mut self, pools: &mut Pools, handle: u32, sent: u32, tick: u16) -> bool {
         let outbox = self.outboxes.get_mut(handle);
         let segment = self.segments.get_mut(outbox.head);
-        assert!(sent <= segment.span.len, "more was sent than offered");
+        assert!(sent <= segment.span.len, "invariant outbox-sums: more was sent than offered");
         outbox.bytes -= sent;
         self.bytes -= u64::from(sent);
         if sent > 0 {
@@ -155,7 +163,7 @@ impl Outboxes {
             pools.release(done.span.block);
             outbox.head = done.next;
             if done.next == 0 {
-                assert_eq!(outbox.bytes, 0, "outbox bytes are the sum of its segments");
+                assert_eq!(outbox.bytes, 0, "invariant outbox-sums: bytes are the sum of the segments");
                 self.outboxes.remove(handle);
                 return true;
             }

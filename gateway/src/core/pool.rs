@@ -111,7 +111,7 @@ impl Pools {
             None => return None,
         };
         let holders = &mut pool.holders[index as usize];
-        assert_eq!(*holders, 0, "a free block has no holder");
+        assert_eq!(*holders, 0, "invariant buffer-in-one-place: a free block has no holder");
         *holders = 1;
         Some(Block::new(class as u8, index))
     }
@@ -119,7 +119,7 @@ impl Pools {
     /// Adds a holder.
     pub(crate) fn retain(&mut self, block: Block) {
         let holders = &mut self.pools[block.class()].holders[block.index() as usize];
-        assert!(*holders > 0, "only a held block can be shared");
+        assert!(*holders > 0, "invariant buffer-in-one-place: only a held block is shared");
         *holders += 1;
     }
 
@@ -127,7 +127,8 @@ impl Pools {
     pub(crate) fn release(&mut self, block: Block) -> bool {
         let pool = &mut self.pools[block.class()];
         let holders = &mut pool.holders[block.index() as usize];
-        *holders = holders.checked_sub(1).expect("a block is released once a holder");
+        *holders =
+            holders.checked_sub(1).expect("invariant buffer-in-one-place: a block is released once a holder");
         let last = *holders == 0;
         if last {
             pool.free.push(block.index());

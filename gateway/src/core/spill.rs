@@ -118,7 +118,7 @@ impl Spills {
     /// Drops the first `len` bytes. Returns whether the spill is now empty; it is then gone.
     pub(crate) fn consume(&mut self, pools: &mut Pools, handle: u32, len: u32) -> bool {
         let spill = self.spills.get_mut(handle);
-        assert!(len <= spill.bytes, "only what was spilled can be consumed");
+        assert!(len <= spill.bytes, "invariant spill-sums: only what was spilled is consumed");
         spill.bytes -= len;
         self.bytes -= u64::from(len);
         let mut left = len;
@@ -143,7 +143,7 @@ impl Spills {
     /// Drops a spill with all it holds.
     pub(crate) fn discard(&mut self, pools: &mut Pools, handle: u32) {
         let bytes = self.bytes(handle);
-        assert!(self.consume(pools, handle, bytes), "all bytes are consumed");
+        assert!(self.consume(pools, handle, bytes), "invariant spill-sums: all bytes are consumed");
     }
 
     /// Starts the frame deadline anew: a frame was completed and another one is incomplete.

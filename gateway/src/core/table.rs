@@ -72,9 +72,13 @@ impl Table {
     /// that keeps an op bit or a buffer would leak them to the next client.
     pub(crate) fn free(&mut self, slot: u32) {
         let hot = &mut self.hot[slot as usize];
-        assert_eq!(hot.ops, 0, "slot {slot} is freed with ops in the kernel");
-        assert_eq!((hot.outbox, hot.spill), (0, 0), "slot {slot} is freed with buffers");
-        assert_ne!(hot.state(), State::Free, "slot {slot} is freed twice");
+        assert_eq!(hot.ops, 0, "invariant free-slot-clean: slot {slot} is freed with ops in the kernel");
+        assert_eq!(
+            (hot.outbox, hot.spill),
+            (0, 0),
+            "invariant free-slot-clean: slot {slot} is freed with buffers"
+        );
+        assert_ne!(hot.state(), State::Free, "invariant free-slot-clean: slot {slot} is freed twice");
         let list = &mut self.rings[(slot / self.slots_per_ring) as usize];
         let generation = hot.generation.wrapping_add(1);
         *hot = Hot::zeroed();

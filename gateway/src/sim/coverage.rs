@@ -53,6 +53,28 @@ impl Coverage {
         add(&mut self.stats, &other.stats);
     }
 
+    /// What was reached of what there is, in a few lines.
+    pub fn summary(&self) -> String {
+        let states = State::ALL.iter().filter(|&&state| self.states.contains(&(state as u8))).count();
+        let seen = |&&(from, to): &&(State, State)| self.transitions.contains_key(&(from as u8, to as u8));
+        let transitions = TRANSITIONS.iter().filter(seen).count();
+        let seen = |&&(from, to): &&(LinkState, LinkState)| {
+            self.link_transitions.contains_key(&(from as u8, to as u8))
+        };
+        let link_transitions = LINK_TRANSITIONS.iter().filter(seen).count();
+        let reachable = || Reason::ALL.iter().filter(|reason| !UNREACHABLE.contains(reason));
+        let reasons = reachable().filter(|reason| self.reasons.contains_key(&reason.code())).count();
+        let (distinct, faults) = (self.faults.len(), self.faults.values().sum::<u64>());
+        format!(
+            "reached: {states} of {} states, {transitions} of {} transitions, {link_transitions} of {} link \
+             transitions, {reasons} of {} close reasons\ninjected: {distinct} distinct faults, {faults} in all",
+            State::ALL.len(),
+            TRANSITIONS.len(),
+            LINK_TRANSITIONS.len(),
+            reachable().count(),
+        )
+    }
+
     /// What should have been reached and was not; empty when nothing is missing.
     pub fn missing(&self) -> Vec<String> {
         let mut missing = Vec::new();

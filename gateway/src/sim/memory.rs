@@ -76,7 +76,10 @@ impl Memory {
     /// The kernel writes what a receive got.
     pub(super) fn received(&mut self, block: Block, offset: u32, bytes: &[u8]) {
         let entry = self.entry(block);
-        assert!(entry.receiving, "the kernel writes only where a receive is armed");
+        assert!(
+            entry.receiving,
+            "invariant buffer-in-one-place: the kernel writes only where a receive is armed"
+        );
         entry.bytes[offset as usize..][..bytes.len()].copy_from_slice(bytes);
     }
 

@@ -17,6 +17,7 @@
 //! | `cast` | all actors of a run, and chaos |
 //! | `scenario` | what a seed means |
 //! | `shadow` | what must hold after every turn |
+//! | `invariants` | all that must hold, by name |
 //! | `coverage` | what has been reached |
 //! | `run` | one seed from start to end |
 
@@ -25,6 +26,7 @@ pub mod client;
 pub mod coverage;
 pub mod driver;
 pub mod faults;
+pub mod invariants;
 pub mod kernel;
 pub mod ledger;
 pub mod memory;

@@ -20,6 +20,7 @@ use crate::{
         coverage::Coverage,
         driver::{Actors, FakeDriver},
         faults::Faults,
+        invariants,
         kernel::{Dial, Endpoint, World},
         rng::Rng,
         scenario::{Ask, Scenario},
@@ -46,9 +47,18 @@ pub struct Failure {
     pub what: String,
 }
 
+impl Failure {
+    /// The invariant that was violated; none for a panic that names none.
+    pub fn invariant(&self) -> Option<&'static str> {
+        invariants::named_in(&self.what)
+    }
+}
+
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "seed {}: {}\nreplay: ROOST_SIM_SEED={}", self.seed, self.what, self.seed)
+        let Self { seed, what } = self;
+        let invariant = self.invariant().unwrap_or("none named");
+        write!(f, "seed {seed} violates {invariant}\n{what}\nreplay: ROOST_SIM_SEED={seed}")
     }
 }
 

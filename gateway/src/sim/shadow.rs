@@ -41,6 +41,7 @@ impl Shadow {
         self.check_slots(core, world);
         self.check_links(core);
         self.check_buffers(core);
+        self.check_budgets(core);
         let forgotten = core.forgotten();
         assert!(
             forgotten.is_empty(),
@@ -110,6 +111,12 @@ impl Shadow {
 
     fn check_links(&mut self, core: &ShardCore) {
         for (index, view) in core.link_views().enumerate() {
+            let settled = view.lag_frames == 0 && view.all_sent;
+            assert!(
+                !settled || view.retained_bytes == 0,
+                "invariant credit: link {index} retains {} bytes that nobody has yet to acknowledge",
+                view.retained_bytes
+            );
             if index >= self.links.len() {
                 self.links.push(LinkState::Down);
             }
@@ -126,6 +133,20 @@ impl Shadow {
         let receiving =
             core.slot_views().filter(|view| view.ops & crate::core::record::bit::RECV != 0).count();
         assert_eq!(rx as usize, receiving, "invariant buffer-in-one-place: receive blocks in use");
+    }
+
+    /// What is counted against a budget is there. This shard is alone in its process.
+    fn check_budgets(&self, core: &ShardCore) {
+        let (held, alive) = (core.cap_held(), core.connections_alive());
+        assert!(
+            held.is_none_or(|held| held == alive),
+            "invariant budget: {held:?} connections are counted against the cap, {alive} are alive"
+        );
+        let (counted, holding) = (core.per_ip_counted(), core.per_ip_holders());
+        assert!(
+            counted.is_none_or(|counted| counted == holding),
+            "invariant budget: {counted:?} connections are counted by address, {holding} should be"
+        );
     }
 
     /// What one turn does is bounded by what came in and the size of the table.

@@ -70,6 +70,12 @@ impl TxQueue {
         self.appended - self.acked
     }
 
+    /// Sequenced frames acknowledged in this session.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn acked_frames(&self) -> u64 {
+        self.acked
+    }
+
     /// Whether TCP has taken everything.
     pub(crate) fn is_all_sent(&self) -> bool {
         self.sent == self.tail
@@ -89,7 +95,7 @@ impl TxQueue {
     /// Begins a frame; exactly `header.payload_bytes` must follow by [`Self::put_bytes`] and
     /// [`Self::put_span`].
     pub(crate) fn begin(&mut self, io: &mut impl Io, pools: &mut Pools, header: Header) {
-        assert_eq!(self.missing, 0, "frames are appended whole");
+        assert_eq!(self.missing, 0, "invariant whole-frames: frames are appended whole");
         let sequenced = header.link_type.is_sequenced();
         self.frames.push_back(header.frame_bytes() as u32 | if sequenced { 0 } else { UNSEQUENCED });
         self.appended += u64::from(sequenced);
@@ -116,13 +122,17 @@ impl TxQueue {
     }
 
     fn put(&mut self, pools: &mut Pools, len: u32, mut copy: impl FnMut(Block, u32, u32)) {
-        self.missing = self.missing.checked_sub(len).expect("a frame has the length it was begun with");
+        self.missing = self
+            .missing
+            .checked_sub(len)
+            .expect("invariant whole-frames: a frame has the length it was begun with");
         let mut left = len;
         while left > 0 {
             let end = self.base + self.blocks.len() as u64 * u64::from(self.block_bytes);
             if self.tail == end {
                 // The pool covers every window and all that may come on top (pool::specs).
-                let block = pools.alloc(Class::LinkTx).expect("link queues are bounded");
+                let block =
+                    pools.alloc(Class::LinkTx).expect("invariant bounded-memory: link queues are bounded");
                 self.blocks.push_back(block);
             }
             let offset = ((self.tail - self.base) % u64::from(self.block_bytes)) as u32;
@@ -138,7 +148,7 @@ impl TxQueue {
     /// `window_bytes` limits what is sent and not acknowledged; a lone frame larger than the
     /// window goes when nothing else is outstanding.
     pub(crate) fn next_send(&mut self, window_bytes: u32) -> Option<Span> {
-        assert_eq!(self.missing, 0, "frames are appended whole");
+        assert_eq!(self.missing, 0, "invariant whole-frames: frames are appended whole");
         while self.frame_sent == 0 && self.frames.get(self.frames_sent).is_some_and(|f| f & STALE != 0) {
             self.sent += u64::from(self.frames[self.frames_sent] & LEN);
             self.frames_sent += 1;
@@ -256,7 +266,15 @@ impl TxQueue {
     }
 
     fn drop_unsequenced(&mut self, pools: &mut Pools) {
-        while self.frames_sent > 0 && self.frames.front().is_some_and(|f| f & UNSEQUENCED != 0) {
+        while let Some(&frame) = self.frames.front()
+            && frame & UNSEQUENCED != 0
+            && (self.frames_sent > 0 || frame & STALE != 0)
+        {
+            if self.frames_sent == 0 {
+                // Not to be sent again: nothing behind it might come to pass over it.
+                self.frames_sent = 1;
+                self.sent += u64::from(frame & LEN);
+            }
             self.pop_frame();
         }
         let block_bytes = u64::from(self.block_bytes);
@@ -274,7 +292,8 @@ impl TxQueue {
 
     fn pop_frame(&mut self) {
         let frame = self.frames.pop_front().expect("a frame to drop");
-        self.frames_sent = self.frames_sent.checked_sub(1).expect("only sent frames are dropped");
+        self.frames_sent =
+            self.frames_sent.checked_sub(1).expect("invariant at-least-once: only sent frames are dropped");
         self.head += u64::from(frame & LEN);
     }
 }

@@ -46,6 +46,10 @@ pub struct LinkView {
     pub retained_bytes: u64,
     /// Sequenced frames queued or not yet acknowledged.
     pub lag_frames: u64,
+    /// Sequenced frames acknowledged in this session.
+    pub acked_frames: u64,
+    /// TCP has taken everything that is queued.
+    pub all_sent: bool,
     /// What the worker grants, in bytes.
     pub window_bytes: u32,
     /// Connections routed to it.
@@ -109,6 +113,8 @@ impl ShardCore {
             failing_over: link.failover.is_some(),
             retained_bytes: link.tx.retained_bytes(),
             lag_frames: link.tx.lag_frames(),
+            acked_frames: link.tx.acked_frames(),
+            all_sent: link.tx.is_all_sent(),
             window_bytes: link.session.map_or(0, |session| session.window_bytes),
             connections: link.connections,
         })
@@ -123,6 +129,27 @@ impl ShardCore {
     pub fn blocks_in_use(&self) -> [u32; 6] {
         [Class::Rx, Class::Outbox, Class::Spill, Class::LinkRx, Class::LinkTx, Class::Fanout]
             .map(|class| self.pools.in_use(class))
+    }
+
+    /// Connections that are accepted and have not begun to end.
+    pub fn connections_alive(&self) -> u32 {
+        let alive = |view: &SlotView| matches!(view.state, State::Handshaking | State::Opening | State::Open);
+        self.slot_views().filter(alive).count() as u32
+    }
+
+    /// Connections counted against the process's cap, if there is one.
+    pub fn cap_held(&self) -> Option<u32> {
+        self.cfg.cap.as_ref().map(|cap| cap.held())
+    }
+
+    /// Connections counted by address, if they are.
+    pub fn per_ip_counted(&self) -> Option<u64> {
+        self.cfg.per_ip.as_ref().map(|per_ip| per_ip.counted())
+    }
+
+    /// Connections that hold a cell of the per-address table.
+    pub fn per_ip_holders(&self) -> u64 {
+        (0..self.table.high_water()).filter(|&slot| self.table.cold(slot).ip_cell != 0).count() as u64
     }
 
     /// Blocked connections that stand on no list from which they would ever be resumed.

@@ -25,7 +25,15 @@ impl ShardCore {
                 outboxes += 1;
                 outbox_bytes += u64::from(self.outboxes.bytes(hot.outbox));
                 let closing = hot.state() == State::Closing;
-                assert!(closing || self.is_sending(slot), "slot {slot}: an outbox is always on its way");
+                let sends = usize::from(hot.ops & bit::SEND != 0);
+                assert!(
+                    self.outboxes.link_buffers(hot.outbox) <= sends,
+                    "invariant link-buffer-let-go: slot {slot} keeps a link's receive buffer"
+                );
+                assert!(
+                    closing || self.is_sending(slot),
+                    "invariant outbox-sums: slot {slot}: an outbox is always on its way"
+                );
             }
             if hot.spill != 0 {
                 spills += 1;
@@ -39,29 +47,52 @@ impl ShardCore {
             }
             self.check_reading(slot);
             if matches!(hot.state(), State::Free) {
-                assert_eq!((hot.ops, hot.outbox, hot.spill), (0, 0, 0), "a free slot is clean");
+                assert_eq!(
+                    (hot.ops, hot.outbox, hot.spill),
+                    (0, 0, 0),
+                    "invariant free-slot-clean: slot {slot}"
+                );
             }
         }
-        assert_eq!(live, self.table.live(), "live slots are those not free");
-        assert_eq!(outbox_bytes, self.outboxes.bytes_total(), "outbox bytes sum up");
-        assert_eq!(outboxes, self.outboxes.count(), "every outbox has an owner");
-        assert_eq!(spill_bytes, self.spills.bytes_total(), "spill bytes sum up");
-        assert_eq!(spills, self.spills.count(), "every spill has an owner");
-        assert_eq!(blocked, self.stats.get(Stat::ConnectionsBlocked), "blocked connections are counted");
-        assert_eq!(homeless, self.homeless, "connections without a worker are counted");
-        assert_eq!(moving, self.moving, "moving connections are counted");
-        assert_eq!(states[State::Accepting as usize], u64::from(self.accepting.armed_total()));
+        assert_eq!(live, self.table.live(), "invariant conservation: live slots are those not free");
+        assert_eq!(outbox_bytes, self.outboxes.bytes_total(), "invariant outbox-sums: the bytes of all");
+        assert_eq!(outboxes, self.outboxes.count(), "invariant outbox-sums: every outbox has an owner");
+        assert_eq!(spill_bytes, self.spills.bytes_total(), "invariant spill-sums: the bytes of all");
+        assert_eq!(spills, self.spills.count(), "invariant spill-sums: every spill has an owner");
+        assert_eq!(
+            blocked,
+            self.stats.get(Stat::ConnectionsBlocked),
+            "invariant conservation: blocked connections are counted"
+        );
+        assert_eq!(
+            homeless, self.homeless,
+            "invariant conservation: connections without a worker are counted"
+        );
+        assert_eq!(moving, self.moving, "invariant conservation: moving connections are counted");
+        let accepting = (states[State::Accepting as usize], u64::from(self.accepting.armed_total()));
+        assert_eq!(accepting.0, accepting.1, "invariant conservation: accepts in the kernel are counted");
         for (link, routed) in self.links.iter().zip(routed) {
-            assert_eq!(link.connections, routed, "connections per worker are counted");
+            assert_eq!(
+                link.connections, routed,
+                "invariant conservation: connections per worker are counted"
+            );
             if link.state == LinkState::Down {
-                assert_eq!(link.ops, 0, "a link that is down has no op in the kernel");
+                assert_eq!(link.ops, 0, "invariant op-bits: a link that is down has no op in the kernel");
             }
         }
         let closed: u64 = roost_protocol::Reason::ALL.iter().map(|&reason| self.stats.closes(reason)).sum();
-        assert_eq!(closed, self.stats.get(Stat::Closes), "close reasons sum to closed");
+        assert_eq!(
+            closed,
+            self.stats.get(Stat::Closes),
+            "invariant conservation: close reasons sum to closed"
+        );
         let ending = states[State::Draining as usize] + states[State::Closing as usize];
         let alive = u64::from(live) - states[State::Accepting as usize] - ending;
-        assert_eq!(self.stats.get(Stat::Accepts) - closed, alive, "accepted - closed = alive");
+        assert_eq!(
+            self.stats.get(Stat::Accepts) - closed,
+            alive,
+            "invariant conservation: accepted - closed = alive"
+        );
     }
 
     /// A connection that reads is waiting for input in exactly one place. One whose HELLO waits for
@@ -72,14 +103,17 @@ impl ShardCore {
         if self.is_homeless(slot) {
             let watched =
                 matches!(hot.ops & (bit::POLL_IN | bit::RECV | bit::CANCEL), bit::POLL_IN | bit::CANCEL);
-            assert!(watched, "slot {slot}: the end of a connection without a worker is noticed");
+            assert!(watched, "invariant reads-in-one-place: slot {slot}: nobody would notice its end");
             return;
         }
         let in_kernel = hot.ops & (bit::POLL_IN | bit::RECV) != 0;
         let waits = hot.flags & (flag::BLOCKED | flag::RX_WAIT) != 0;
         let unwatched = hot.ops & bit::POLL_IN != 0 && hot.ops & bit::CANCEL != 0;
         if matches!(hot.state(), State::Handshaking | State::Opening | State::Open) && !unwatched {
-            assert!(in_kernel != waits, "slot {slot}: a connection waits for input in exactly one place");
+            assert!(
+                in_kernel != waits,
+                "invariant reads-in-one-place: slot {slot} waits for input nowhere, or twice"
+            );
         }
     }
 }

@@ -35,7 +35,7 @@ impl ShardCore {
         let token = self.link_token(kind, index);
         let bit = link_op_bit(kind);
         let link = &mut self.links[index];
-        assert_eq!(link.ops & bit, 0, "at most one op of a kind per link");
+        assert_eq!(link.ops & bit, 0, "invariant op-bits: at most one op of a kind per link");
         link.ops |= bit;
         io.submit(token, op);
     }
@@ -48,7 +48,10 @@ impl ShardCore {
         }
         let link = &mut self.links[index];
         let bit = link_op_bit(token.kind());
-        assert!(link.ops & bit != 0, "{token:?} completes an op that is not in the kernel");
+        assert!(
+            link.ops & bit != 0,
+            "invariant op-bits: {token:?} completes an op that is not in the kernel"
+        );
         link.ops &= !bit;
         if token.kind() == kind::LINK_SEND {
             // Even while closing: what TCP has taken must be known before the session resumes.
@@ -359,7 +362,7 @@ impl ShardCore {
     fn on_link_closed(&mut self, index: usize) {
         let jitter = self.random_below(1000);
         let link = &mut self.links[index];
-        assert_eq!(link.ops, 0, "a link is closed only when its ops are joined");
+        assert_eq!(link.ops, 0, "invariant join-before-close: a link is closed only when its ops are joined");
         link.state = LinkState::Down;
         link.generation = link.generation.wrapping_add(1);
         link.control.clear();

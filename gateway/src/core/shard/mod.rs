@@ -209,7 +209,7 @@ impl ShardCore {
         }
         let bit = op_bit(token.kind());
         let hot = self.table.hot_mut(slot);
-        assert!(hot.ops & bit != 0, "{token:?} completes an op that is not in the kernel");
+        assert!(hot.ops & bit != 0, "invariant op-bits: {token:?} completes an op that is not in the kernel");
         hot.ops &= !bit;
         match token.kind() {
             kind::ACCEPT => self.on_accept(io, slot, result),
@@ -285,7 +285,7 @@ impl ShardCore {
         let token = self.token(kind, slot);
         let hot = self.table.hot_mut(slot);
         let bit = op_bit(kind);
-        assert_eq!(hot.ops & bit, 0, "at most one op of a kind per connection");
+        assert_eq!(hot.ops & bit, 0, "invariant op-bits: at most one op of a kind per connection");
         hot.ops |= bit;
         io.submit(token, op);
     }

@@ -432,7 +432,7 @@ impl ShardCore {
     fn set_blocked(&mut self, slot: u32) {
         let tick = self.tick();
         let hot = self.table.hot_mut(slot);
-        assert!(!hot.has(flag::BLOCKED), "a blocked connection is not read");
+        assert!(!hot.has(flag::BLOCKED), "invariant reads-in-one-place: a blocked connection is not read");
         hot.flags |= flag::BLOCKED;
         hot.mark_tick = tick;
         self.stats.inc(Stat::Blocked);
