@@ -17,6 +17,8 @@ mod slab;
 mod spill;
 pub mod stats;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use config::CoreConfig;
 pub use shard::{Command, ConnectionInfo, Next, ShardCore};

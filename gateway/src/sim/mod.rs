@@ -19,6 +19,7 @@
 //! | `shadow` | what must hold after every turn |
 //! | `invariants` | all that must hold, by name |
 //! | `coverage` | what has been reached |
+//! | `hands` | a driver moved by hand, without kernel and network |
 //! | `run` | one seed from start to end |
 
 pub mod cast;
@@ -26,6 +27,7 @@ pub mod client;
 pub mod coverage;
 pub mod driver;
 pub mod faults;
+pub mod hands;
 pub mod invariants;
 pub mod kernel;
 pub mod ledger;
@@ -39,6 +41,7 @@ pub mod worker;
 
 pub use driver::{Actors, FakeDriver, NoActors};
 pub use faults::Faults;
+pub use hands::Hands;
 pub use kernel::{Dial, Endpoint, World};
 pub use net::{ConnId, PeerRead};
 pub use rng::Rng;

@@ -1,0 +1,87 @@
+//! A driver moved by hand: ops wait until the test says how they end. For tests of parts of the
+//! core, and for the fuzzer, where a whole simulated kernel would only be in the way.
+
+use std::net::SocketAddr;
+
+use crate::{
+    op::{Block, Completion, Io, Op, PoolSpec, Token},
+    sim::memory::Memory,
+};
+
+/// Memory, and the ops that have not ended.
+#[derive(Debug)]
+pub struct Hands {
+    memory: Memory,
+    ops: Vec<(Token, Op)>,
+}
+
+impl Hands {
+    /// Nothing is in flight.
+    pub fn new(specs: &[PoolSpec]) -> Self {
+        Self { memory: Memory::new(specs), ops: Vec::new() }
+    }
+
+    /// The ops in flight, oldest first.
+    pub fn ops(&self) -> impl Iterator<Item = (Token, Op)> {
+        self.ops.iter().copied()
+    }
+
+    /// Takes the oldest op that `wanted` accepts out, to be ended by the caller.
+    pub fn take(&mut self, wanted: impl Fn(Token, Op) -> bool) -> Option<(Token, Op)> {
+        let at = self.ops.iter().position(|&(token, op)| wanted(token, op))?;
+        Some(self.ops.remove(at))
+    }
+
+    /// Ends an op that moves no bytes, or a transfer that failed.
+    pub fn end(&mut self, (token, op): (Token, Op), result: i32) -> Completion {
+        match op {
+            Op::Recv { block, .. } => self.memory.end_receive(block),
+            Op::Send { block, offset, len, .. } => self.memory.end_send(block, offset, len),
+            _ => {}
+        }
+        Completion { token, result }
+    }
+
+    /// Ends a receive with as much of `bytes` as it takes; says how much that is.
+    pub fn end_recv(&mut self, (token, op): (Token, Op), bytes: &[u8]) -> (Completion, usize) {
+        let Op::Recv { block, offset, len, .. } = op else { panic!("{op:?} receives nothing") };
+        let taken = bytes.len().min(len as usize);
+        self.memory.received(block, offset, &bytes[..taken]);
+        (self.end((token, op), i32::try_from(taken).expect("within a block")), taken)
+    }
+
+    /// Ends a send with at most `max` bytes, which are given.
+    pub fn end_send(&mut self, (token, op): (Token, Op), max: usize) -> (Completion, Vec<u8>) {
+        let Op::Send { block, offset, len, .. } = op else { panic!("{op:?} sends nothing") };
+        let taken = len.min(u32::try_from(max).unwrap_or(u32::MAX));
+        let bytes = self.memory.sending(block, offset, taken).to_vec();
+        (self.end((token, op), taken.cast_signed()), bytes)
+    }
+}
+
+impl Io for Hands {
+    fn submit(&mut self, token: Token, op: Op) {
+        match op {
+            Op::Recv { block, offset, len, .. } => self.memory.start_receive(block, offset, len),
+            Op::Send { block, offset, len, .. } => self.memory.start_send(block, offset, len),
+            _ => {}
+        }
+        self.ops.push((token, op));
+    }
+
+    fn block(&self, block: Block) -> &[u8] {
+        self.memory.bytes(block)
+    }
+
+    fn block_mut(&mut self, block: Block) -> &mut [u8] {
+        self.memory.bytes_mut(block)
+    }
+
+    fn write(&mut self, block: Block, offset: u32, bytes: &[u8]) {
+        self.memory.write(block, offset, bytes);
+    }
+
+    fn accepted_peer(&self, _: u32) -> Option<SocketAddr> {
+        Some(([192, 0, 2, 1], 4_000).into())
+    }
+}
