@@ -9,6 +9,7 @@ import rig as parts
 from rig import ROOT, wait
 
 NEAR, FAR = "10.99.0.1", "10.99.0.2"
+SPOOFED = "198.18.0.0/15"  # RFC 2544: nobody's
 
 
 def kill_gateway(rig):
@@ -21,7 +22,7 @@ def kill_gateway(rig):
     first = rig.gateway([a, b], **settings)
     asked, pid = rig.directory / "asked", rig.directory / "pid"
     # The generator has this run when all are connected; the rest is done here.
-    command = f": > {asked}; while [ ! -s {pid} ]; do sleep 0.02; done; cat {pid}"
+    command = f": > {asked}; while [ -e {asked} -a ! -s {pid} ]; do sleep 0.02; done; cat {pid}"
     load = rig.load("storm", first, connections=clients, rate=rate, active=clients, duration=rig.size(3, 20),
                     heartbeat_s=rig.size(3, 60), grace_s=60, storm_limit_s=120, restart_command=command)
     wait("all clients", asked.exists)
@@ -159,11 +160,43 @@ def flooding(rig, port, count):
     return rig.spawn([sys.executable, "-c", FLOOD, port, count], "flood.log", stdin=subprocess.PIPE)
 
 
+def syn_flood(rig):
+    """SYNs from addresses that never answer, faster than the kernel's queue forgets them: they do
+    not reach the gateway, and clients still get in."""
+    clients, seconds, per_s = rig.size(50, 1_000), rig.size(2, 10), rig.size(3_000, 20_000)
+    gateway = rig.gateway([rig.worker("a")], listen=f"0.0.0.0:{parts.free_port()}", connections_max=clients + 100)
+    far = other_side(rig)
+    subprocess.run(f"ip route add {SPOOFED} via {FAR}".split(), check=True)
+    before, before_bytes = parts.netstat(), parts.pss_bytes(gateway.pid)
+    flood = rig.spawn(["nsenter", "--target", far, "--net", sys.executable, "-B",
+                       ROOT / "scripts/faults.d/syns.py", NEAR, gateway.clients, per_s], "syns.log")
+    wait("the queue to overflow", lambda: grown(before, "TCPReqQFullDoCookies", "TCPReqQFullDrop") > 0)
+    at_bytes = parts.pss_bytes(gateway.pid)
+    load = rig.load("echo", gateway, connections=clients, rate=clients, duration=3_600, heartbeat_s=rig.size(3, 60))
+    wait("the clients to get in", lambda: gateway.open() == clients)
+    time.sleep(seconds)
+    held = gateway.value("roost_connections")
+    rig.check("the flood went on meanwhile", flood.poll() is None, "= True", flood.poll() is None)
+    result = load.end()
+    flood.terminate()
+    rig.equal("connections that the gateway has", held, clients)
+    rig.at_most("memory grown by before there were clients (KiB)", (at_bytes - before_bytes) // 1024, 256)
+    parts.clean(rig, result)
+    rig.equal("connects that failed", result["connect_failed"], 0)
+    rig.figure("SYNs answered with a cookie, or dropped", grown(before, "TCPReqQFullDoCookies", "TCPReqQFullDrop"))
+    rig.figure("from connect to WELCOME p50, p99 (us)", [result["open_latency_us"][key] for key in ("p50", "p99")])
+
+
+def grown(before, *names):
+    now = parts.netstat()
+    return sum(now[name] - before[name] for name in names)
+
+
 def stop_reading(rig):
     """A client stops reading while it is sent 1 GiB over the link that its neighbours use too. It
     is closed as a slow consumer; memory and the neighbours' latency stay as they are when it reads."""
-    size_bytes, per_s = rig.size(24, 1024) << 20, rig.size(24, 48) << 20
-    clients, rate, calm_s = rig.size(40, 2_000), rig.size(100, 2_000), rig.size(1, 20)
+    size_bytes, per_s = rig.size(24, 1024) << 20, rig.size(24, 64) << 20
+    clients, rate, calm_s = rig.size(40, 2_000), rig.size(100, 2_000), rig.size(1, 10)
     a = rig.worker("a", "--handler", "route")
     gateway = rig.gateway([a], connections_max=clients + 100)
     load = rig.load("route", gateway, connections=clients, rate=rate, duration=3_600, heartbeat_s=rig.size(3, 60),

@@ -101,6 +101,13 @@ def pss_bytes(pid):
     return int(re.search(r"^Pss: +(\d+)", text, re.M)[1]) * 1024
 
 
+def netstat():
+    """The kernel's TcpExt counters in this network namespace."""
+    names, values = [line.split()[1:] for line in Path("/proc/net/netstat").read_text(encoding="ascii").splitlines()
+                     if line.startswith("TcpExt:")]
+    return dict(zip(names, map(int, values)))
+
+
 class Gateway(lib.Gateway):
     """A gateway whose figures can be asked for."""
 

@@ -13,7 +13,7 @@ def kill_worker(rig):
     """kill -9 a worker under load, over and over: restarted late for the odd ones, at once for the
     even ones. Clients stay, nothing is lost, nothing comes twice but what was marked re-sent."""
     clients, rate, kills = rig.size(400, 50_000), rig.size(800, 20_000), rig.size(4, 10)
-    failover_ms, away_s, settle_s = rig.size(1_500, 10_000), rig.size(0.5, 5.0), rig.size(0.7, 5.0)
+    failover_ms, away_s, settle_s = rig.size(1_500, 10_000), rig.size(0.5, 5.0), rig.size(0.7, 3.0)
     a, b = rig.worker("a"), rig.worker("b")
     gateway = rig.gateway([a, b], link_failover_ms=failover_ms, connections_max=clients + 1_000)
     load = rig.load(
@@ -73,7 +73,7 @@ def stop_worker(rig):
     """SIGSTOP of one worker, first for shorter and then for longer than the failover time. Its
     clients wait, or move and come back; the other worker's clients notice nothing."""
     clients, rate = rig.size(60, 5_000), rig.size(120, 2_000)
-    failover_ms, calm_s = rig.size(6_000, 10_000), rig.size(1.0, 20.0)
+    failover_ms, calm_s = rig.size(6_000, 10_000), rig.size(1.0, 8.0)
     a, b = rig.worker("a"), rig.worker("b")
     gateway = rig.gateway([a, b], link_failover_ms=failover_ms, connections_max=2 * clients + 100)
     flags = {"connections": clients, "rate": rate, "duration": 3_600, "heartbeat_s": rig.size(3, 60), "grace_s": 60}
