@@ -84,7 +84,7 @@ def figures(entry, name):
 
 
 HEAD = """\
-| kernel | tier | clients are | slowest of 500 peers to see its end | slab before, after 100,000 connections; growth | clients; replies of messages sent |
+| kernel | tier | clients are | slowest of 500 peers to see its end | slab before, after a churn; growth | clients; replies of messages sent |
 |---|---|---|---|---|---|"""
 
 
@@ -114,8 +114,8 @@ def summary(report):
 
 def slab(figure):
     before, after = figure["slab_before_bytes"], figure["slab_after_bytes"]
-    of = "" if figure["connections"] == 100_000 else f" ({figure['connections']:,} only)"
-    return f"{before / 2**20:.1f}, {after / 2**20:.1f} MiB; {(after - before) / 2**10:+,.0f} KiB{of}"
+    growth = f"{(after - before) / 2**10:+,.0f} KiB"
+    return f"{before / 2**20:.1f}, {after / 2**20:.1f} MiB; {growth} after {figure['connections']:,} connections"
 
 
 def where(worker):
