@@ -1,0 +1,174 @@
+/* A plain epoll echo: what the kernel charges, and the backend of the TCP proxies.
+ *
+ *   epoll_echo PORT [--processes N] [--fanout]
+ *
+ * Answers HELLO with WELCOME and PING with PONG, and sends MESSAGE frames back as they came
+ * (protocol/SPEC.md, part 1); it trusts its peer otherwise. One read, at most one write per wake.
+ * With --processes the port is shared by SO_REUSEPORT, for more clients than one process may have
+ * descriptors. With --fanout a MESSAGE that begins with 'B' is not echoed: its other bytes go to all
+ * clients of the process, by one plain send() each, as the reference worker's handler of that name
+ * would have it. */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { HELLO = 1, WELCOME, MESSAGE, PING, PONG, GOAWAY, CLOSE };
+enum { HEADER = 4, BUFFER = 65536, EVENTS = 1024 };
+
+/* The part of a frame that a read cut off; rare, so it is allocated only then. */
+struct rest { size_t used; unsigned char bytes[]; };
+
+static struct rest **rests;
+static unsigned char *open_fds;
+static int fds_max, fanout, descriptors_end;
+
+static void die(const char *what) { perror(what); exit(1); }
+
+static void drop(int fd) {
+    free(rests[fd]);
+    rests[fd] = NULL;
+    open_fds[fd] = 0;
+    close(fd);
+}
+
+static int listen_on(int port) {
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), one = 1;
+    struct sockaddr_in at = { .sin_family = AF_INET, .sin_port = htons(port),
+                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one);
+    if (bind(fd, (void *)&at, sizeof at) || listen(fd, 65535)) die("listen");
+    return fd;
+}
+
+static void broadcast(const unsigned char *body, size_t bytes) {
+    static unsigned char frame[HEADER + BUFFER];
+    frame[0] = MESSAGE;
+    frame[1] = (unsigned char)(bytes >> 16);
+    frame[2] = (unsigned char)(bytes >> 8);
+    frame[3] = (unsigned char)bytes;
+    memcpy(frame + HEADER, body, bytes);
+    /* One that does not take it is a case that is not measured here; loadgen would miss it. */
+    for (int fd = 0; fd < descriptors_end; fd++)
+        if (open_fds[fd]) send(fd, frame, HEADER + bytes, MSG_NOSIGNAL);
+}
+
+/* Turns whole frames in `in` into their answers, in place where they are echoed. Returns bytes
+ * consumed; *out_used grows. -1: the client said CLOSE. */
+static long answer(const unsigned char *in, size_t used, unsigned char *out, size_t *out_used) {
+    static const unsigned char welcome[HEADER + 18] = {
+        WELCOME, 0, 0, 18, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0 };
+    size_t at = 0;
+    while (used - at >= HEADER) {
+        const unsigned char *frame = in + at;
+        size_t bytes = HEADER + ((size_t)frame[1] << 16 | frame[2] << 8 | frame[3]);
+        if (used - at < bytes) break;
+        switch (frame[0]) {
+        case HELLO:
+            memcpy(out + *out_used, welcome, sizeof welcome);
+            *out_used += sizeof welcome;
+            break;
+        case MESSAGE:
+            if (fanout && bytes > HEADER && frame[HEADER] == 'B') {
+                broadcast(frame + HEADER + 1, bytes - HEADER - 1);
+                break;
+            }
+            /* fall through */
+        case PING:
+            memcpy(out + *out_used, frame, bytes);
+            if (frame[0] == PING) out[*out_used] = PONG;
+            *out_used += bytes;
+            break;
+        case CLOSE:
+            return -1;
+        }
+        at += bytes;
+    }
+    return (long)at;
+}
+
+static void serve(int fd) {
+    static unsigned char in[2 * BUFFER], out[2 * BUFFER + 64];
+    size_t kept = 0, out_used = 0;
+    if (rests[fd]) {
+        kept = rests[fd]->used;
+        memcpy(in, rests[fd]->bytes, kept);
+        free(rests[fd]);
+        rests[fd] = NULL;
+    }
+    ssize_t got = recv(fd, in + kept, BUFFER, 0);
+    if (got < 0 && (errno == EAGAIN || errno == EINTR)) got = 0;
+    else if (got <= 0) { drop(fd); return; }
+    size_t used = kept + (size_t)got;
+    long done = answer(in, used, out, &out_used);
+    if (out_used && send(fd, out, out_used, MSG_NOSIGNAL) != (ssize_t)out_used) {
+        drop(fd); /* A client that does not read is no case that is measured here. */
+        return;
+    }
+    if (done < 0 || used - (size_t)done > BUFFER) { drop(fd); return; }
+    size_t left = used - (size_t)done;
+    if (left) {
+        rests[fd] = malloc(sizeof **rests + left);
+        if (!rests[fd]) die("malloc");
+        rests[fd]->used = left;
+        memcpy(rests[fd]->bytes, in + done, left);
+    }
+}
+
+static void run(int port) {
+    int listener = listen_on(port), epoll = epoll_create1(EPOLL_CLOEXEC);
+    struct epoll_event event = { .events = EPOLLIN, .data.fd = listener }, events[EVENTS];
+    if (epoll < 0 || epoll_ctl(epoll, EPOLL_CTL_ADD, listener, &event)) die("epoll");
+    for (;;) {
+        int ready = epoll_wait(epoll, events, EVENTS, -1);
+        if (ready < 0 && errno != EINTR) die("epoll_wait");
+        for (int i = 0; i < ready; i++) {
+            int fd = events[i].data.fd;
+            if (fd != listener) { serve(fd); continue; }
+            for (int n = 0; n < 64; n++) {
+                int client = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+                if (client < 0) break;
+                open_fds[client] = 1;
+                if (client >= descriptors_end) descriptors_end = client + 1;
+                event.events = EPOLLIN;
+                event.data.fd = client;
+                if (epoll_ctl(epoll, EPOLL_CTL_ADD, client, &event)) die("epoll_ctl");
+            }
+        }
+    }
+}
+
+int main(int count, char **args) {
+    int processes = 1;
+    if (count < 2) { fprintf(stderr, "usage: %s PORT [--processes N] [--fanout]\n", args[0]); return 2; }
+    for (int i = 2; i < count; i++) {
+        if (!strcmp(args[i], "--fanout")) fanout = 1;
+        else if (!strcmp(args[i], "--processes") && i + 1 < count) processes = atoi(args[++i]);
+        else { fprintf(stderr, "unknown argument %s\n", args[i]); return 2; }
+    }
+    struct rlimit limit;
+    getrlimit(RLIMIT_NOFILE, &limit);
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+    fds_max = limit.rlim_cur > 1 << 20 ? 1 << 20 : (int)limit.rlim_cur;
+    rests = calloc((size_t)fds_max, sizeof *rests);
+    open_fds = calloc((size_t)fds_max, 1);
+    pid_t parent = getpid();
+    for (int i = 1; i < processes; i++)
+        if (fork() == 0) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            if (getppid() != parent) return 0;
+            break;
+        }
+    run(atoi(args[1]));
+}
