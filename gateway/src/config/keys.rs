@@ -8,7 +8,8 @@ use roost_protocol::{edge, link};
 use serde::{Deserialize, Serialize};
 
 use super::value::{
-    Auto, EmbeddedHandler, FullPolicy, ListenerSpec, LogFormat, LogLevel, NoWorkerPolicy, WorkerSpec,
+    Alternative, Auto, EmbeddedHandler, FullPolicy, ListenerSpec, LogFormat, LogLevel, NoWorkerPolicy,
+    WorkerSpec,
 };
 
 /// When a changed value takes effect.
@@ -175,6 +176,9 @@ keys! {
     /// Most GOAWAYs per second while draining; where that takes longer than `drain_ms`, so does
     /// the drain. 0: no limit but `drain_ms`.
     Live drain_rate_per_s: u32 = 0, in 0..=100_000_000;
+    /// Where clients are asked to go when this gateway ends: `HOST:PORT`, as they can reach it.
+    /// Empty: nowhere else. Not said at a hand-over, where they come back to the same address.
+    Live drain_to: Alternative = Alternative::default();
 
     /// Where `/metrics`, `/healthz`, `/readyz` and the page are served. Empty: nowhere.
     Start admin_listen: Vec<SocketAddr> = vec![SocketAddr::from(([127, 0, 0, 1], 7401))];

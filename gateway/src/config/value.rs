@@ -7,6 +7,7 @@ use std::{
     str::FromStr,
 };
 
+use roost_protocol::edge;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::op::LinkAddress;
@@ -187,8 +188,7 @@ impl FromStr for WorkerSpec {
             Some("") => return Err(format!("`{text}`: the path after `unix:` is empty")),
             Some(path) => WorkerAddress::Unix(path.into()),
             None => {
-                let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
-                if port.is_none_or(|(_, port)| port.parse::<u16>().map_or(true, |port| port == 0)) {
+                if !is_host_and_port(address) {
                     return Err(format!("`{text}` is no worker: write [NAME=]HOST:PORT or [NAME=]unix:PATH"));
                 }
                 WorkerAddress::Tcp(address.to_owned())
@@ -199,6 +199,44 @@ impl FromStr for WorkerSpec {
 }
 
 as_text!(WorkerSpec);
+
+fn is_host_and_port(text: &str) -> bool {
+    let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
+    port.is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port != 0))
+}
+
+/// Where clients are asked to go instead, as GOAWAY names it: `HOST:PORT`, or empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Alternative(String);
+
+impl Alternative {
+    /// The address, or an empty text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Alternative {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Alternative {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.is_empty() || is_host_and_port(text) && text.len() <= edge::ALTERNATIVE_BYTES_MAX {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(format!(
+            "`{text}` is no address for clients: write HOST:PORT or [IPv6]:PORT, at most {} bytes, or nothing",
+            edge::ALTERNATIVE_BYTES_MAX
+        ))
+    }
+}
+
+as_text!(Alternative);
 
 /// An enum of words, the same in a file and as a flag.
 macro_rules! words {
@@ -287,7 +325,7 @@ words! {
 
 #[cfg(test)]
 mod tests {
-    use super::{ListenerSpec, WorkerAddress, WorkerSpec};
+    use super::{Alternative, ListenerSpec, WorkerAddress, WorkerSpec};
 
     #[test]
     fn listeners_round_trip() {
@@ -314,6 +352,17 @@ mod tests {
         }
         for text in ["", "a=", "=1.2.3.4:5", "1.2.3.4", "host:", ":5", "host:0", "host:70000", "unix:"] {
             assert!(text.parse::<WorkerSpec>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn alternatives_are_addresses_that_fit_into_goaway() {
+        let longest = format!("{}:7400", "h".repeat(251));
+        for text in ["", "b.example:7400", "10.0.0.2:7400", "[fd00::2]:7400", &longest] {
+            assert_eq!(text.parse::<Alternative>().unwrap().as_str(), text);
+        }
+        for text in ["b.example", ":7400", "b.example:0", "b.example:https", &format!("h{longest}")] {
+            assert!(text.parse::<Alternative>().is_err(), "{text}");
         }
     }
 

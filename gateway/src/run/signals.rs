@@ -3,6 +3,7 @@
 
 use std::{
     os::fd::OwnedFd,
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -55,13 +56,17 @@ impl Running<'_> {
             for signal in signals.pending() {
                 match signal {
                     SIGHUP => self.reload(),
-                    _ => return self.drain(&mut signals),
+                    _ => {
+                        let to = self.config.drain_to.clone();
+                        return self.drain(&mut signals, to.as_str());
+                    }
                 }
             }
             if let Some(heir) = self.will.as_ref().and_then(handover::Will::heir)
                 && self.hand_over(heir)
             {
-                return self.drain(&mut signals);
+                // Clients come back to the same address, and find the successor there.
+                return self.drain(&mut signals, "");
             }
             if self.predecessor.as_mut().is_some_and(handover::Predecessor::has_let_go) {
                 self.predecessor = None;
@@ -140,13 +145,14 @@ impl Running<'_> {
         false
     }
 
-    fn drain(&mut self, signals: &mut Signals) -> Result<()> {
+    fn drain(&mut self, signals: &mut Signals, to: &str) -> Result<()> {
+        let to: Arc<str> = Arc::from(to);
         if let Some(admin) = &self.admin {
             admin.set_ready(false);
         }
         let over_ms = self.drain_over_ms();
         tracing::info!(over_ms, connections = self.fleet.sum(Stat::Connections), "draining");
-        self.fleet.command(&Command::Drain { over_ms });
+        self.fleet.command(&Command::Drain { over_ms, to: to.clone() });
         let mut until = Instant::now() + Duration::from_millis(u64::from(over_ms)) + GRACE;
         let mut hurried = false;
         while Instant::now() < until {
@@ -162,7 +168,7 @@ impl Running<'_> {
             if signals.pending().any(|signal| signal != SIGHUP) && !hurried {
                 tracing::info!(left, "hurrying");
                 hurried = true;
-                self.fleet.command(&Command::Drain { over_ms: 0 });
+                self.fleet.command(&Command::Drain { over_ms: 0, to: to.clone() });
                 until = Instant::now() + GRACE;
             }
             thread::sleep(LOOK);

@@ -279,7 +279,7 @@ impl Run {
                 }
                 Ask::Drain(over_ms) => {
                     self.stopped_accepting = true;
-                    Request::Command(Command::Drain { over_ms })
+                    Request::Command(Command::Drain { over_ms, to: Arc::from("b.example:7400") })
                 }
             };
             self.world.borrow().note(|| format!("ask    {request:?}"));

@@ -1,6 +1,10 @@
 //! Signals and succession.
 
-use std::{process::Command, thread, time::Duration};
+use std::{
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use roost_protocol::{Reason, edge::FrameType};
 
@@ -19,6 +23,44 @@ fn sigterm_says_goodbye_to_everybody_and_ends_well() {
         let retry_after_ms = client.expect_goaway(Reason::Drain);
         assert!((1000..=5000).contains(&retry_after_ms), "{retry_after_ms}");
     }
+    assert!(gateway.wait_exit().success());
+}
+
+#[test]
+fn a_drain_names_the_other_address_and_other_closes_do_not() {
+    let arguments = ["--drain-ms", "100", "--set", "drain_to=b.example:7400", "--set"];
+    let mut gateway = Gateway::start(&[&arguments[..], &["handshake_timeout_ms=1000"]].concat());
+    gateway.connect().expect_goaway(Reason::HandshakeTimeout);
+    let mut client = gateway.welcome("a");
+    gateway.signal(SIGTERM);
+    let (retry_after_ms, to) = client.expect_advice(Reason::Drain);
+    assert!((1000..=5000).contains(&retry_after_ms), "{retry_after_ms}");
+    assert_eq!(to, "b.example:7400");
+    assert!(gateway.wait_exit().success());
+}
+
+#[test]
+fn a_drain_keeps_to_its_rate() {
+    // 2 s by the rate, although drain_ms asks for less.
+    let arguments = ["--drain-ms", "0", "--shards", "1", "--set", "drain_rate_per_s=10"];
+    let mut gateway = Gateway::start(&arguments);
+    let clients: Vec<Client> = (0..20).map(|i| gateway.welcome(&format!("user-{i}"))).collect();
+    let began = Instant::now();
+    gateway.signal(SIGTERM);
+    let told = clients.into_iter().map(|mut client| {
+        thread::spawn(move || {
+            client.expect_goaway(Reason::Drain);
+            began.elapsed()
+        })
+    });
+    let told: Vec<_> = told.collect();
+    let mut told: Vec<Duration> = told.into_iter().map(|thread| thread.join().unwrap()).collect();
+    told.sort();
+    // However slow this machine: none is told before its time, and they are not told together.
+    for (index, at) in told.iter().enumerate() {
+        assert!(*at >= Duration::from_millis(100 * index as u64), "{index} told after {at:?}: {told:?}");
+    }
+    assert!(told[19] - told[0] >= Duration::from_secs(1), "{told:?}");
     assert!(gateway.wait_exit().success());
 }
 
@@ -75,7 +117,15 @@ fn sighup_changes_what_can_change_and_names_the_rest() {
 fn a_successor_takes_over_without_a_failed_connect() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("handover.sock");
-    let arguments = ["--handover-socket", socket.to_str().unwrap(), "--drain-ms", "500"];
+    let arguments = [
+        "--handover-socket",
+        socket.to_str().unwrap(),
+        "--drain-ms",
+        "500",
+        // Nobody must be sent there: the successor has the address.
+        "--set",
+        "drain_to=b.example:7400",
+    ];
     let mut gateway = Gateway::start(&arguments);
     let target = gateway.clients;
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
@@ -93,12 +143,14 @@ fn a_successor_takes_over_without_a_failed_connect() {
     });
     for _ in 0..3 {
         wait("the will", || socket.exists().then_some(()));
+        let mut resident = gateway.welcome("resident");
         let mut successor = Command::new(env!("CARGO_BIN_EXE_roost-gateway"));
         successor.args(["--listen", &target.to_string(), "--admin-listen", "127.0.0.1:0"]);
         successor.env("ROOST_SHARDS", "2").env("ROOST_CONNECTIONS_MAX", "4000").args(arguments);
         successor.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
         let next = Gateway::spawn(successor);
         assert_eq!(next.clients, target);
+        resident.expect_goaway(Reason::Drain);
         assert!(gateway.wait_exit().success(), "the predecessor drains and ends");
         gateway = next;
         thread::sleep(Duration::from_millis(200));

@@ -34,7 +34,9 @@ pub(crate) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_roost-gateway"));
     command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
     // A test machine's size must not decide what is tested; flags still override.
-    command.env("ROOST_SHARDS", "2").env("ROOST_CONNECTIONS_MAX", "4000").args(arguments);
+    command.env("ROOST_SHARDS", "2").env("ROOST_CONNECTIONS_MAX", "4000");
+    // Who is still there at the end need not be sent away one after the other.
+    command.env("ROOST_DRAIN_MS", "100").args(arguments);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -261,12 +263,19 @@ impl Client {
 
     /// The connection must end now, by FIN, after a GOAWAY with this reason; its retry-after.
     pub(crate) fn expect_goaway(&mut self, reason: Reason) -> u32 {
+        let (retry_after_ms, alternative) = self.expect_advice(reason);
+        assert_eq!(alternative, "", "no other address");
+        retry_after_ms
+    }
+
+    /// The same; its retry-after and the address to go to instead.
+    pub(crate) fn expect_advice(&mut self, reason: Reason) -> (u32, String) {
         let received = self.receive().unwrap_or_else(|end| panic!("{end:?} instead of GOAWAY ({reason})"));
         assert_eq!(received.frame_type, FrameType::Goaway, "{received:?}");
         let goaway = Goaway::decode(&received.payload).unwrap();
         assert_eq!(goaway.reason, reason);
         assert_eq!(self.receive(), Err(End::Fin));
-        goaway.retry_after_ms
+        (goaway.retry_after_ms, str::from_utf8(goaway.alternative).expect("text").to_owned())
     }
 
     /// Sends a message and gets it back.

@@ -64,7 +64,11 @@ impl ShardCore {
         self.set_state(slot, State::Draining);
         if let Some(retry_after_ms) = goaway {
             let mut bytes = Vec::with_capacity(16);
-            Goaway { reason, retry_after_ms, alternative: b"" }.encode(&mut bytes);
+            let alternative = match reason {
+                Reason::Drain => self.drain_to.as_bytes(),
+                _ => b"",
+            };
+            Goaway { reason, retry_after_ms, alternative }.encode(&mut bytes);
             self.queue_goaway(io, slot, &bytes);
         } else if self.hot(slot).outbox == 0 {
             self.shut(io, slot);

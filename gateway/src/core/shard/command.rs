@@ -1,5 +1,7 @@
 //! What the shell asks of a shard: drain, look up, close.
 
+use std::sync::Arc;
+
 use roost_protocol::{ConnectionId, Reason};
 
 use crate::{
@@ -7,6 +9,7 @@ use crate::{
         config::CoreConfig,
         record::State,
         shard::{ShardCore, kind},
+        stats::Stat,
     },
     op::{Io, Op, Sock},
 };
@@ -28,6 +31,8 @@ pub enum Command {
     Drain {
         /// Over how long; 0: at once.
         over_ms: u32,
+        /// The alternative that GOAWAY names, `HOST:PORT`; empty: none.
+        to: Arc<str>,
     },
     /// Take over what can change while running: limits, deadlines, workers. What cannot must be
     /// as it was. A worker that is no longer named is left in order; at most
@@ -66,12 +71,33 @@ pub struct ConnectionInfo {
 }
 
 /// A drain under way.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Drain {
     cursor: u32,
     began_ms: u64,
     over_ms: u32,
-    slots: u32,
+    /// Connections to send away, when it began.
+    total: u32,
+    /// Of those, sent away.
+    sent: u32,
+}
+
+impl Drain {
+    /// How many should have been sent away by now: the first at once.
+    fn due(&self, now_ms: u64) -> u32 {
+        let elapsed_ms = now_ms - self.began_ms;
+        if elapsed_ms >= u64::from(self.over_ms) {
+            return u32::MAX;
+        }
+        (u64::from(self.total) * elapsed_ms / u64::from(self.over_ms)) as u32 + 1
+    }
+
+    /// When the next is due.
+    fn next_ms(&self) -> u64 {
+        let after_ms =
+            (u64::from(self.sent) * u64::from(self.over_ms)).div_ceil(u64::from(self.total.max(1)));
+        self.began_ms + after_ms.min(u64::from(self.over_ms))
+    }
 }
 
 impl ShardCore {
@@ -79,11 +105,12 @@ impl ShardCore {
     pub fn on_command(&mut self, io: &mut impl Io, command: Command) {
         match command {
             Command::StopAccepting => self.stop_accepting(io),
-            Command::Drain { over_ms } => {
+            Command::Drain { over_ms, to } => {
                 self.stop_accepting(io);
-                let slots = self.table.high_water();
-                let cursor = self.drain.as_ref().map_or(0, |drain| drain.cursor);
-                self.drain = Some(Drain { cursor, began_ms: self.now_ms, over_ms, slots });
+                self.drain_to = to;
+                let cursor = self.drain.map_or(0, |drain| drain.cursor);
+                let total = self.alive();
+                self.drain = Some(Drain { cursor, began_ms: self.now_ms, over_ms, total, sent: 0 });
             }
             Command::Nudge => self.arm_accepts(io, self.cfg.accepts_max + 1),
             Command::Configure(cfg) => self.configure(*cfg),
@@ -150,22 +177,35 @@ impl ShardCore {
         self.table.live() - self.accepting.armed_total()
     }
 
+    /// Connections that are not ending yet.
+    fn alive(&self) -> u32 {
+        let states = [Stat::ConnectionsHandshaking, Stat::ConnectionsOpening, Stat::ConnectionsOpen];
+        states.iter().map(|&state| self.stats.get(state)).sum::<u64>() as u32
+    }
+
     /// Sends GOAWAY to those whose time has come. Returns whether more are due now.
     pub(super) fn run_drain(&mut self, io: &mut impl Io) -> bool {
-        let Some(Drain { cursor, began_ms, over_ms, slots }) = self.drain else { return false };
-        let elapsed_ms = self.now_ms - began_ms;
-        let due = match over_ms {
-            0 => slots,
-            _ => (u64::from(slots) * elapsed_ms / u64::from(over_ms)).min(u64::from(slots)) as u32,
-        };
-        let to = due.max(cursor).min(cursor + VISITS_MAX);
-        for slot in cursor..to {
-            if !matches!(self.hot(slot).state(), State::Free | State::Accepting) {
+        let Some(mut drain) = self.drain else { return false };
+        let due = drain.due(self.now_ms);
+        let end = self.table.high_water();
+        let to = end.min(drain.cursor + VISITS_MAX);
+        // Paced by connections, not by slots: those may stand close together.
+        while drain.cursor < to && drain.sent < due {
+            let slot = drain.cursor;
+            drain.cursor += 1;
+            if matches!(self.hot(slot).state(), State::Handshaking | State::Opening | State::Open) {
+                drain.sent += 1;
                 self.refuse_draining(io, slot);
             }
         }
-        self.drain = Some(Drain { cursor: to, began_ms, over_ms, slots });
-        to < due
+        self.drain = Some(drain);
+        drain.cursor < end && drain.sent < due
+    }
+
+    /// When a drain goes on, if one is under way.
+    pub(super) fn next_drain_ms(&self) -> u64 {
+        let under_way = self.drain.filter(|drain| drain.cursor < self.table.high_water());
+        under_way.map_or(u64::MAX, |drain| drain.next_ms())
     }
 
     pub(super) fn refuse_draining(&mut self, io: &mut impl Io, slot: u32) {

@@ -119,6 +119,8 @@ pub struct ShardCore {
     shutdown_waiters: VecDeque<(u32, u32)>,
     shutdowns_in_flight: u32,
     drain: Option<command::Drain>,
+    /// The alternative in the GOAWAY of a drain; empty: none.
+    drain_to: Arc<str>,
     entropy: Entropy,
     events: Events,
     /// Reused where bytes of a frame must be contiguous.
@@ -150,6 +152,7 @@ impl ShardCore {
             shutdown_waiters: VecDeque::new(),
             shutdowns_in_flight: 0,
             drain: None,
+            drain_to: Arc::from(""),
             entropy,
             events: Events::default(),
             scratch: Vec::new(),
@@ -237,7 +240,8 @@ impl ShardCore {
         self.flush_links(io);
         self.release_small();
         self.publish();
-        if busy { Next::Busy } else { Next::At(sweep_at.min(self.next_link_deadline())) }
+        let next_at = sweep_at.min(self.next_link_deadline()).min(self.next_drain_ms());
+        if busy { Next::Busy } else { Next::At(next_at) }
     }
 
     /// Takes out what happened since the last call; also, how many events were too many to keep.
