@@ -117,14 +117,6 @@ SETTINGS = [
         "data in flight may take up to the last number from everything else",
     ),
     Setting(
-        "net.ipv4.tcp_notsent_lowat",
-        lambda target: (131_072,),
-        "a client that does not read makes the kernel keep 4.2 MB before the gateway is told to wait, "
-        "and 0.3 MB with this",
-        "bulk transfer over long fat pipes wakes the sender more often",
-        rule="at_most",
-    ),
-    Setting(
         "net.ipv4.tcp_child_ehash_entries",
         hash_buckets,
         "buckets of established connections in network namespaces made from now on, containers among "

@@ -86,6 +86,10 @@ keys! {
     /// Connections that wait in the kernel to be accepted, per listener; net.core.somaxconn caps
     /// it silently.
     Start listen_backlog: u32 = 65_535, in 1..=i32::MAX as u64;
+    /// Bytes that a client's socket takes beyond what TCP has sent (TCP_NOTSENT_LOWAT, tcp(7)): what
+    /// a client that does not read costs in the kernel before its outbox counts. 0: as
+    /// net.ipv4.tcp_notsent_lowat says.
+    Start notsent_lowat_bytes: u32 = 131_072, in 0..=i32::MAX as u64;
     /// Unix socket over which a successor takes the listening sockets from this process; empty:
     /// none. The successor is started with the same value.
     Start handover_socket: PathBuf = PathBuf::new();

@@ -11,6 +11,7 @@ use listenfd::ListenFd;
 use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind as bind_socket, ipproto, listen, socket_with, sockopt,
 };
+use socket2::SockRef;
 
 use crate::config::{Config, ListenerSpec};
 
@@ -33,9 +34,17 @@ pub(super) fn open(config: &Config, inherited: Option<Vec<OwnedFd>>) -> Result<V
     }
     for listener in &passed {
         // With O_NONBLOCK an accept on a ring would fail instead of waiting.
-        rustix::io::ioctl_fionbio(listener, false).context("a passed listening socket is of no use")?;
+        let made = rustix::io::ioctl_fionbio(listener, false).map_err(io::Error::from);
+        made.and_then(|()| set_inherited(listener, config))
+            .context("a passed listening socket is of no use")?;
     }
     Ok(passed)
+}
+
+/// Sets what accepted sockets inherit.
+fn set_inherited(listener: &OwnedFd, config: &Config) -> io::Result<()> {
+    sockopt::set_tcp_nodelay(listener, true)?;
+    SockRef::from(listener).set_tcp_notsent_lowat(config.notsent_lowat_bytes)
 }
 
 /// Sockets passed by LISTEN_FDS (sd_listen_fds(3)).
@@ -55,11 +64,11 @@ fn bind(config: &Config) -> Result<Vec<OwnedFd>> {
     config
         .listen
         .iter()
-        .map(|spec| bind_one(spec, backlog).with_context(|| diagnosis(spec.address)))
+        .map(|spec| bind_one(spec, backlog, config).with_context(|| diagnosis(spec.address)))
         .collect()
 }
 
-fn bind_one(spec: &ListenerSpec, backlog: i32) -> io::Result<OwnedFd> {
+fn bind_one(spec: &ListenerSpec, backlog: i32, config: &Config) -> io::Result<OwnedFd> {
     let family = match spec.address {
         SocketAddr::V4(_) => AddressFamily::INET,
         SocketAddr::V6(_) => AddressFamily::INET6,
@@ -69,8 +78,7 @@ fn bind_one(spec: &ListenerSpec, backlog: i32) -> io::Result<OwnedFd> {
     if spec.address.is_ipv6() {
         sockopt::set_ipv6_v6only(&socket, true)?;
     }
-    // Accepted sockets inherit these.
-    sockopt::set_tcp_nodelay(&socket, true)?;
+    set_inherited(&socket, config)?;
     bind_socket(&socket, &spec.address)?;
     listen(&socket, backlog)?;
     Ok(socket)
@@ -87,4 +95,51 @@ fn diagnosis(address: SocketAddr) -> String {
 pub(super) fn addresses(listeners: &[OwnedFd]) -> Result<Vec<SocketAddr>> {
     let address = |listener: &OwnedFd| Ok(TcpListener::from(listener.try_clone()?).local_addr()?);
     listeners.iter().map(address).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    /// What a client's socket has: nodelay and the limit on unsent bytes.
+    fn accepted(listener: OwnedFd) -> (bool, u32) {
+        let listener = TcpListener::from(listener);
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (client, _) = listener.accept().unwrap();
+        let client = SockRef::from(&client);
+        (client.tcp_nodelay().unwrap(), client.tcp_notsent_lowat().unwrap())
+    }
+
+    fn config(notsent_lowat_bytes: u32) -> Config {
+        Config { listen: vec![ListenerSpec::local(0)], notsent_lowat_bytes, ..Config::default() }
+    }
+
+    #[test]
+    fn clients_inherit_what_is_set_on_listeners() {
+        assert_eq!(Config::default().notsent_lowat_bytes, 131_072);
+        for bytes in [131_072, 16_384, 0] {
+            let [listener] = <[OwnedFd; 1]>::try_from(open(&config(bytes), None).unwrap()).unwrap();
+            assert_eq!(accepted(listener), (true, bytes));
+        }
+    }
+
+    #[test]
+    fn a_passed_listener_gets_the_same_and_waits_in_accept() {
+        let passed = TcpListener::bind("127.0.0.1:0").unwrap();
+        passed.set_nonblocking(true).unwrap();
+        let opened = open(&config(65_536), Some(vec![passed.into()])).unwrap();
+        let [listener] = <[OwnedFd; 1]>::try_from(opened).unwrap();
+        let flags = rustix::fs::fcntl_getfl(&listener).unwrap();
+        assert!(!flags.contains(rustix::fs::OFlags::NONBLOCK));
+        assert_eq!(accepted(listener), (true, 65_536));
+    }
+
+    #[test]
+    fn a_passed_listener_too_many_is_refused() {
+        let passed = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap().into()).into();
+        let error = open(&config(0), Some(passed)).unwrap_err();
+        assert!(error.to_string().contains("2 listening sockets were passed"), "{error}");
+    }
 }
