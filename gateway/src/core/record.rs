@@ -3,7 +3,7 @@
 use bytemuck::Zeroable;
 use roost_protocol::SessionRef;
 
-/// Where a connection is in its life. `docs/lifecycle.md` draws it.
+/// Where a connection is in its life. `docs/architecture.md` draws it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum State {

@@ -17,14 +17,14 @@ use crate::support::{Client, Gateway, PATIENCE, frame, wait};
 const NONE: ConnectionId = ConnectionId::from_bits(0);
 
 /// The worker's end of one link, driven by hand. It acknowledges nothing unless told to.
-struct Worker {
+pub(crate) struct Worker {
     stream: TcpStream,
     bytes: Vec<u8>,
 }
 
 impl Worker {
     /// Accepts a link and does its handshake, without a secret.
-    fn accept(listener: &TcpListener) -> Self {
+    pub(crate) fn accept(listener: &TcpListener) -> Self {
         let (stream, _) = listener.accept().unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut worker = Self { stream, bytes: Vec::new() };
@@ -48,7 +48,7 @@ impl Worker {
     }
 
     /// The next frame; none when the gateway has closed the link.
-    fn receive(&mut self) -> Option<(Header, Vec<u8>)> {
+    pub(crate) fn receive(&mut self) -> Option<(Header, Vec<u8>)> {
         loop {
             if let Split::Frame { header, payload } = link::split(&self.bytes, u32::MAX).unwrap() {
                 let payload = payload.to_vec();
@@ -67,7 +67,7 @@ impl Worker {
     }
 
     /// The next frame of this type.
-    fn await_frame(&mut self, link_type: LinkType) -> (Header, Vec<u8>) {
+    pub(crate) fn await_frame(&mut self, link_type: LinkType) -> (Header, Vec<u8>) {
         loop {
             let (header, payload) = self.receive().expect("the link stays up");
             if header.link_type == link_type {
@@ -82,7 +82,7 @@ impl Worker {
     }
 
     /// Accepts the client whose OPEN comes next.
-    fn welcome(&mut self) -> ConnectionId {
+    pub(crate) fn welcome(&mut self) -> ConnectionId {
         let (header, _) = self.await_frame(LinkType::Open);
         self.send(Header::new(LinkType::Accept, header.connection, 8), &SessionRef(7).0.to_be_bytes());
         header.connection
@@ -94,7 +94,7 @@ impl Worker {
     }
 }
 
-fn gateway_of(listener: &TcpListener, arguments: &[&str]) -> Gateway {
+pub(crate) fn gateway_of(listener: &TcpListener, arguments: &[&str]) -> Gateway {
     let worker = listener.local_addr().unwrap().to_string();
     Gateway::start(&[&["--worker", &worker, "--shards", "1"], arguments].concat())
 }

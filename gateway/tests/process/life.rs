@@ -1,6 +1,7 @@
 //! Signals and succession.
 
 use std::{
+    net::TcpListener,
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -8,7 +9,10 @@ use std::{
 
 use roost_protocol::{Reason, edge::FrameType};
 
-use crate::support::{Client, End, Gateway, frame, wait};
+use crate::{
+    bad_workers::Worker,
+    support::{Client, End, Gateway, frame, wait},
+};
 
 const SIGHUP: i32 = 1;
 const SIGKILL: i32 = 9;
@@ -91,6 +95,21 @@ fn after_kill_9_clients_come_back() {
 }
 
 #[test]
+fn at_info_connections_leave_no_lines() {
+    let mut gateway = Gateway::start(&[]);
+    let before = gateway.log().len();
+    for i in 0..50 {
+        gateway.welcome(&format!("user-{i}")).echo(b"hello");
+    }
+    gateway.await_closes(Reason::ClientEof, 50);
+    gateway.signal(SIGTERM);
+    gateway.wait_for_line("drained");
+    let lines = gateway.log().split_off(before);
+    assert!(lines.len() <= 10, "{lines:#?}");
+    assert!(gateway.wait_exit().success());
+}
+
+#[test]
 fn sighup_changes_what_can_change_and_names_the_rest() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "messages_per_s_max = 0\n").unwrap();
@@ -111,6 +130,38 @@ fn sighup_changes_what_can_change_and_names_the_rest() {
     gateway.signal(SIGHUP);
     gateway.wait_for_line("nothing changes");
     gateway.stop();
+}
+
+#[test]
+fn sighup_takes_workers_limits_and_the_log_level() {
+    let [first, second] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let address = |listener: &TcpListener| listener.local_addr().unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let write = |text: String| std::fs::write(file.path(), text).unwrap();
+    write(format!("workers = [\"a={}\"]\n", address(&first)));
+    let mut gateway = Gateway::start(&["--config", file.path().to_str().unwrap(), "--shards", "1"]);
+    let mut worker = Worker::accept(&first);
+    let mut client = gateway.connect();
+    client.send_hello("a");
+    worker.welcome();
+    assert_eq!(client.receive().unwrap().frame_type, FrameType::Welcome);
+    write(format!(
+        "workers = [\"a={}\", \"b={}\"]\nper_ip_max = 1\nlog_level = \"debug\"\nhandshake_timeout_ms = 1000\n",
+        address(&first),
+        address(&second)
+    ));
+    gateway.signal(SIGHUP);
+    // A link to the new worker, a new deadline, and lines that were not there before.
+    let _other = Worker::accept(&second);
+    gateway.connect().expect_goaway(Reason::HandshakeTimeout);
+    gateway.wait_for_line("DEBUG");
+    gateway.wait_for_line("per_ip_max 0 -> 1");
+    gateway.wait_for_line("log_level \"info\" -> \"debug\"");
+    // What would take another process is said, and then nothing changes.
+    write("workers = []\nhandshake_timeout_ms = 3000\n".to_owned());
+    gateway.signal(SIGHUP);
+    gateway.wait_for_line("between a worker inside and workers outside lies a restart");
+    assert!(!gateway.log().iter().any(|line| line.contains("handshake_timeout_ms 1000 -> 3000")));
 }
 
 #[test]

@@ -7,6 +7,9 @@
 mod bad_clients;
 mod bad_workers;
 mod life;
+mod limits;
+mod passed;
+mod proxy;
 mod python;
 mod start;
 mod support;

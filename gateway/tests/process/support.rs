@@ -278,6 +278,22 @@ impl Client {
         (goaway.retry_after_ms, str::from_utf8(goaway.alternative).expect("text").to_owned())
     }
 
+    /// The reason of a GOAWAY that has come already.
+    pub(crate) fn goaway_so_far(&mut self) -> Option<Reason> {
+        self.stream.set_nonblocking(true).unwrap();
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = self.stream.read(&mut buffer) {
+            self.bytes.extend(&buffer[..count]);
+        }
+        match edge::split(&self.bytes, edge::FRAME_BYTES_LIMIT).expect("the gateway sends valid frames") {
+            edge::Split::Frame { frame_type: FrameType::Goaway, frame } => {
+                Some(Goaway::decode(&frame[edge::HEADER_BYTES..]).unwrap().reason)
+            }
+            edge::Split::Frame { frame_type, .. } => panic!("{frame_type:?} instead of GOAWAY"),
+            edge::Split::Need { .. } => None,
+        }
+    }
+
     /// Sends a message and gets it back.
     pub(crate) fn echo(&mut self, payload: &[u8]) {
         self.send(&frame(FrameType::Message, payload));
