@@ -90,6 +90,26 @@ impl Reason {
     pub const fn code(self) -> u8 {
         self as u8
     }
+
+    /// Whether a client that a gateway closed for this reason should come back as it is (SPEC.md,
+    /// "Close reasons", column "back"); otherwise it would only be closed again, or is never told.
+    pub const fn invites_back(self) -> bool {
+        matches!(
+            self,
+            Self::HandshakeTimeout
+                | Self::IdleTimeout
+                | Self::FrameTimeout
+                | Self::RateLimited
+                | Self::Full
+                | Self::PerIpLimit
+                | Self::AcceptRamp
+                | Self::NoWorker
+                | Self::Drain
+                | Self::MemoryBudget
+                | Self::AdminClosed
+                | Self::Internal
+        )
+    }
 }
 
 impl std::fmt::Display for Reason {
@@ -111,5 +131,15 @@ mod tests {
         }
         assert_eq!(Reason::from_code(0), None);
         assert_eq!(Reason::from_code(255), None);
+    }
+
+    #[test]
+    fn who_should_come_back_is_as_the_specification_says() {
+        let spec = include_str!("../SPEC.md");
+        for &reason in Reason::ALL {
+            let begin = format!("| {} | `{reason}` |", reason.code());
+            let row = spec.lines().find(|line| line.starts_with(&begin)).expect("a row for each reason");
+            assert_eq!(row.ends_with("| yes |"), reason.invites_back(), "{row}");
+        }
     }
 }

@@ -2,7 +2,10 @@
 
 use std::io::{ErrorKind, Write};
 
-use roost_protocol::{Reason, edge::FrameType};
+use roost_protocol::{
+    Reason,
+    edge::{FrameType, Goaway},
+};
 
 use crate::support::{Client, End, Gateway, Neighbour, frame};
 
@@ -11,7 +14,9 @@ fn refused(reason: Reason, arguments: &[&str], attack: impl FnOnce(&Gateway) -> 
     let gateway = Gateway::start(arguments);
     let neighbour = Neighbour::start(&gateway);
     let mut client = attack(&gateway);
-    client.expect_goaway(reason);
+    let retry_after_ms = client.expect_goaway(reason);
+    let expected = if reason.invites_back() { 1_000..=5_000 } else { 0..=0 };
+    assert!(expected.contains(&retry_after_ms), "{reason}: {retry_after_ms}");
     gateway.await_closes(reason, 1);
     neighbour.finish();
     gateway.stop();
@@ -116,7 +121,9 @@ fn a_flood_of_messages_is_cut_by_its_limit() {
     };
     let goaway = end.expect("GOAWAY");
     assert_eq!(goaway.frame_type, FrameType::Goaway);
-    assert_eq!(goaway.payload[0], Reason::RateLimited.code());
+    let goaway = Goaway::decode(&goaway.payload).unwrap();
+    assert_eq!(goaway.reason, Reason::RateLimited);
+    assert!((1_000..=5_000).contains(&goaway.retry_after_ms), "{goaway:?}");
     gateway.await_closes(Reason::RateLimited, 1);
     gateway.stop();
 }

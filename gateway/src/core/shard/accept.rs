@@ -160,12 +160,11 @@ impl ShardCore {
             self.keep_peer(slot, peer);
         }
         if self.cfg.cap.as_ref().is_some_and(|cap| !cap.take()) {
-            let retry_after_ms = self.retry_after_ms();
-            return self.close(io, slot, Reason::Full, Some(retry_after_ms));
+            return self.refuse(io, slot, Reason::Full);
         }
         if self.drain.is_some() {
             // A cancelled accept may still have succeeded, and the client must be told.
-            return self.refuse_draining(io, slot);
+            return self.refuse(io, slot, Reason::Drain);
         }
         if self.expects_proxy(listener) {
             if !self.trusts_proxy(peer) {
@@ -188,8 +187,7 @@ impl ShardCore {
             Admission::Untracked => self.stats.inc(Stat::PerIpUntracked),
             Admission::Exempt => {}
             Admission::Refused => {
-                let retry_after_ms = self.retry_after_ms();
-                self.close(io, slot, Reason::PerIpLimit, Some(retry_after_ms));
+                self.refuse(io, slot, Reason::PerIpLimit);
                 return false;
             }
         }

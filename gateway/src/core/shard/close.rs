@@ -23,9 +23,11 @@ use crate::{
 const SHUTDOWNS_MAX: u32 = 32;
 
 impl ShardCore {
-    /// Ends a connection because of an error of the client: GOAWAY without retry advice.
+    /// Ends a connection with a GOAWAY. A client that should come back is told when, so that those
+    /// who are closed together do not return together.
     pub(super) fn refuse(&mut self, io: &mut impl Io, slot: u32, reason: Reason) {
-        self.close(io, slot, reason, Some(0));
+        let retry_after_ms = if reason.invites_back() { self.retry_after_ms() } else { 0 };
+        self.close(io, slot, reason, Some(retry_after_ms));
     }
 
     /// Ends a connection. With `goaway` (the retry-after in ms; 0: no advice) the client is told,

@@ -116,7 +116,7 @@ impl ShardCore {
             Command::Configure(cfg) => self.configure(*cfg),
             Command::Close { connection, reason } => {
                 if let Some(slot) = self.find(connection) {
-                    self.close(io, slot, reason, Some(0));
+                    self.refuse(io, slot, reason);
                 }
             }
         }
@@ -195,7 +195,7 @@ impl ShardCore {
             drain.cursor += 1;
             if matches!(self.hot(slot).state(), State::Handshaking | State::Opening | State::Open) {
                 drain.sent += 1;
-                self.refuse_draining(io, slot);
+                self.refuse(io, slot, Reason::Drain);
             }
         }
         self.drain = Some(drain);
@@ -206,11 +206,6 @@ impl ShardCore {
     pub(super) fn next_drain_ms(&self) -> u64 {
         let under_way = self.drain.filter(|drain| drain.cursor < self.table.high_water());
         under_way.map_or(u64::MAX, |drain| drain.next_ms())
-    }
-
-    pub(super) fn refuse_draining(&mut self, io: &mut impl Io, slot: u32) {
-        let retry_after_ms = self.retry_after_ms();
-        self.close(io, slot, Reason::Drain, Some(retry_after_ms));
     }
 
     /// What is known of a connection.

@@ -328,8 +328,7 @@ impl ShardCore {
     /// meanwhile, but its leaving is noticed, and the sweep ends its wait.
     fn on_no_worker(&mut self, io: &mut impl Io, slot: u32, frame: Frame) {
         if self.cfg.no_worker == NoWorkerPolicy::Refuse {
-            let retry_after_ms = self.retry_after_ms();
-            return self.close(io, slot, Reason::NoWorker, Some(retry_after_ms));
+            return self.refuse(io, slot, Reason::NoWorker);
         }
         if let Frame::Block(span) = frame
             && !self.spill(io, slot, span)

@@ -241,7 +241,7 @@ impl ShardCore {
         self.moving -= 1;
         match self.route_any(self.table.cold(slot).routing_hash) {
             Some(worker) => self.assign(io, slot, worker),
-            None => return self.close(io, slot, Reason::NoWorker, Some(0)),
+            None => return self.refuse(io, slot, Reason::NoWorker),
         }
         if self.hot(slot).has(flag::BLOCKED) {
             self.resume(io, slot);

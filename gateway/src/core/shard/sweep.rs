@@ -63,8 +63,7 @@ impl ShardCore {
             State::Handshaking if blocked => {
                 // Its HELLO waits for a worker: it should ask elsewhere, or later.
                 if self.age_ms(hot.mark_tick) > self.cfg.handshake_timeout_ms {
-                    let retry_after_ms = self.retry_after_ms();
-                    return self.close(io, slot, Reason::NoWorker, Some(retry_after_ms));
+                    return self.refuse(io, slot, Reason::NoWorker);
                 }
             }
             State::Handshaking | State::Opening => {
