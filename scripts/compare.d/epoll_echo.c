@@ -5,9 +5,9 @@
  * Answers HELLO with WELCOME and PING with PONG, and sends MESSAGE frames back as they came
  * (protocol/SPEC.md, part 1); it trusts its peer otherwise. One read, at most one write per wake.
  * With --processes the port is shared by SO_REUSEPORT, for more clients than one process may have
- * descriptors. With --fanout a MESSAGE that begins with 'B' is not echoed: its other bytes go to all
- * clients of the process, by one plain send() each, as the reference worker's handler of that name
- * would have it. */
+ * descriptors. With --fanout a MESSAGE that begins with 'A' or 'B' is not echoed: its other bytes go
+ * to all clients of the process, by one plain send() each, as the reference worker's handler of that
+ * name would have it. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -79,7 +79,7 @@ static long answer(const unsigned char *in, size_t used, unsigned char *out, siz
             *out_used += sizeof welcome;
             break;
         case MESSAGE:
-            if (fanout && bytes > HEADER && frame[HEADER] == 'B') {
+            if (fanout && bytes > HEADER && (frame[HEADER] == 'A' || frame[HEADER] == 'B')) {
                 broadcast(frame + HEADER + 1, bytes - HEADER - 1);
                 break;
             }

@@ -1,0 +1,80 @@
+"""What a run costs: one core's busy time, and CPU time and memory of processes, sampled."""
+
+import contextlib
+import os
+import threading
+import time
+
+TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+EVERY_S = 0.1
+# Reading smaps_rollup walks all pages of a process: seldom.
+PSS_EVERY_S = 0.5
+
+
+def core_busy_s(core):
+    """Busy time of a core since boot: all but idle and iowait, so interrupts and kernel threads too."""
+    with open("/proc/stat") as file:
+        for line in file:
+            name, *fields = line.split()
+            if name == f"cpu{core}":
+                user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
+                return (user + nice + system + irq + softirq + steal) * TICK_S
+    raise SystemExit(f"scripts/bench: no core {core}")
+
+
+def cpu_s(pids):
+    """User and system time of processes that live."""
+    user = system = 0
+    for pid in pids:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+            user, system = user + int(fields[11]) * TICK_S, system + int(fields[12]) * TICK_S
+    return user, system
+
+
+def pss_bytes(pids):
+    """Their memory in user space; pages that are shared count in parts."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup") as file:
+            total += sum(int(line.split()[1]) for line in file if line.startswith("Pss:")) * 1024
+    return total
+
+
+class Watch(threading.Thread):
+    """Samples until it is stopped: (Unix time, busy time of the core, user and system time, PSS)."""
+
+    def __init__(self, core, pids):
+        super().__init__(daemon=True)
+        self.core, self.pids = core, pids
+        self.samples = []
+        self.stopped = threading.Event()
+
+    def run(self):
+        pss, pss_due = None, 0
+        while True:
+            now = time.time()
+            if now >= pss_due:
+                pss, pss_due = pss_bytes(self.pids), now + PSS_EVERY_S
+            self.samples.append((time.time(), core_busy_s(self.core), *cpu_s(self.pids), pss))
+            if self.stopped.wait(EVERY_S):
+                return
+
+    def stop(self):
+        self.stopped.set()
+        self.join()
+
+    def at(self, when):
+        """Busy, user and system time at a moment, between the samples around it."""
+        before = max((s for s in self.samples if s[0] <= when), default=self.samples[0])
+        after = min((s for s in self.samples if s[0] > when), default=self.samples[-1])
+        part = (when - before[0]) / (after[0] - before[0]) if after[0] > before[0] else 0
+        return [b + (a - b) * min(max(part, 0), 1) for b, a in zip(before[1:4], after[1:4])]
+
+    def between(self, start, end):
+        """Busy, user and system time from one moment to another."""
+        return [after - before for before, after in zip(self.at(start), self.at(end))]
+
+    def pss_at(self, when):
+        """The last PSS read by then."""
+        return max((s for s in self.samples if s[0] <= when), default=self.samples[0])[4]
