@@ -125,6 +125,8 @@ impl ShardCore {
         }
         match self.hot(slot).state() {
             State::Closing => self.join(io, slot),
+            // One that waits for a receive buffer is read when there is one: no poll beside that.
+            _ if self.hot(slot).has(flag::RX_WAIT) => {}
             _ if self.hot(slot).ops & (bit::RECV | bit::POLL_IN) == 0 => self.park(io, slot),
             _ => {}
         }
