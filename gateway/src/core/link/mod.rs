@@ -105,6 +105,8 @@ pub(crate) struct Link {
     pub(crate) rx: Rx,
     /// Connections that woke while the link had no credit: slot and generation.
     pub(crate) blocked: VecDeque<(u32, u32)>,
+    /// A HELLO may wait for this link: once it has credit, those that wait are looked at.
+    pub(crate) awaited: bool,
     /// Connections routed to this worker.
     pub(crate) connections: u32,
     pub(crate) retry_at_ms: u64,
@@ -137,6 +139,7 @@ impl Link {
             control_send: None,
             rx: Rx::default(),
             blocked: VecDeque::new(),
+            awaited: true,
             connections: 0,
             retry_at_ms: 0,
             backoff_ms: 0,
@@ -159,8 +162,8 @@ impl Link {
         self.session.is_some() && self.failover.is_none()
     }
 
-    /// Whether connections routed here may be read: what they send can be queued within the
-    /// window.
+    /// Whether connections may be opened here, and those routed here be read: what they send can be
+    /// queued within the window.
     pub(crate) fn has_credit(&self) -> bool {
         self.session.is_some_and(|session| self.tx.retained_bytes() < u64::from(session.window_bytes))
             && self.failover.is_none()

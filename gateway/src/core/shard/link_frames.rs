@@ -26,6 +26,9 @@ enum Handled {
     Stalled,
 }
 
+/// Answers to PINGs that a link may hold unsent, in bytes, before further ones are left out.
+const PONGS_BYTES_MAX: usize = 16 * 1024;
+
 impl ShardCore {
     pub(super) fn on_link_recv(&mut self, io: &mut impl Io, index: usize, result: i32) {
         match result {
@@ -169,8 +172,11 @@ impl ShardCore {
                 let mut pong = Header::new(LinkType::Pong, header.connection, header.payload_bytes);
                 pong.payload_bytes = payload.len.min(edge::PING_BYTES_MAX as u32);
                 let link = &mut self.links[index];
-                link.control.extend(pong.encode());
-                link.control.extend(&bytes_of(io, payload)[..pong.payload_bytes as usize]);
+                // Who does not read its answers needs no more of them.
+                if link.control.len() < PONGS_BYTES_MAX {
+                    link.control.extend(pong.encode());
+                    link.control.extend(&bytes_of(io, payload)[..pong.payload_bytes as usize]);
+                }
             }
             LinkType::Pong => {}
             other => return Err(LinkError::Unexpected(other)),

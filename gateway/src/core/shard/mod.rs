@@ -111,10 +111,11 @@ pub struct ShardCore {
     moving: u32,
     /// Connections with data to read and no receive buffer: slot and generation.
     rx_waiters: VecDeque<(u32, u32)>,
-    /// Connections whose HELLO waits for any worker.
+    /// Connections whose HELLO waits for a worker, or for its credit.
     homeless: u32,
-    /// Where the walk that resumes them is in the table.
+    /// Where the walk that resumes them is in the table, and how many slots it has yet to visit.
     homeless_cursor: u32,
+    homeless_left: u32,
     /// Connections that wait for their turn to shut their sending side.
     shutdown_waiters: VecDeque<(u32, u32)>,
     shutdowns_in_flight: u32,
@@ -149,6 +150,7 @@ impl ShardCore {
             rx_waiters: VecDeque::new(),
             homeless: 0,
             homeless_cursor: 0,
+            homeless_left: 0,
             shutdown_waiters: VecDeque::new(),
             shutdowns_in_flight: 0,
             drain: None,

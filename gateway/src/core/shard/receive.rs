@@ -299,7 +299,15 @@ impl ShardCore {
             Ok(hello) => {
                 let routing_hash = hash::routing_hash(hello.key);
                 match self.route_any(routing_hash) {
-                    Some(worker) => self.open(io, slot, worker, routing_hash, hello),
+                    Some(worker) if self.link(worker).has_credit() => {
+                        self.open(io, slot, worker, routing_hash, hello);
+                    }
+                    // Clients may come and go for as long as a worker hangs: what its link retains
+                    // must not grow with each.
+                    Some(worker) => {
+                        self.links[usize::from(worker)].awaited = true;
+                        self.wait_for_worker(io, slot, frame);
+                    }
                     None => self.on_no_worker(io, slot, frame),
                 }
             }
@@ -324,12 +332,17 @@ impl ShardCore {
         link.tx.put_bytes(io, &mut self.pools, &payload);
     }
 
-    /// No worker is up: the client is refused, or waits with its HELLO in a spill. It is not read
-    /// meanwhile, but its leaving is noticed, and the sweep ends its wait.
+    /// No worker is up: the client is refused, or waits.
     fn on_no_worker(&mut self, io: &mut impl Io, slot: u32, frame: Frame) {
         if self.cfg.no_worker == NoWorkerPolicy::Refuse {
             return self.refuse(io, slot, Reason::NoWorker);
         }
+        self.wait_for_worker(io, slot, frame);
+    }
+
+    /// The client waits with its HELLO in a spill. It is not read meanwhile, but its leaving is
+    /// noticed, and the sweep ends its wait.
+    fn wait_for_worker(&mut self, io: &mut impl Io, slot: u32, frame: Frame) {
         if let Frame::Block(span) = frame
             && !self.spill(io, slot, span)
         {
@@ -344,6 +357,19 @@ impl ShardCore {
     pub(super) fn is_homeless(&self, slot: u32) -> bool {
         let hot = self.hot(slot);
         hot.state() == State::Handshaking && hot.has(flag::BLOCKED)
+    }
+
+    /// The worker whose HELLO it is that waits in the spill.
+    pub(super) fn homeless_worker(&mut self, io: &impl Io, slot: u32) -> Option<u8> {
+        let waiting_bytes = self.spills.bytes(self.hot(slot).spill);
+        let bytes = self.take_scratch(io, slot, Frame::Spill(waiting_bytes));
+        let worker = match edge::split(&bytes, self.cfg.frame_bytes_max) {
+            Ok(Split::Frame { frame, .. }) => Hello::decode(&frame[edge::HEADER_BYTES..]).ok(),
+            _ => None,
+        }
+        .and_then(|hello| self.route_any(hash::routing_hash(hello.key)));
+        self.scratch = bytes;
+        worker
     }
 
     /// Waits for the end of a client that is not read.

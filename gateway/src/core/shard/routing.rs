@@ -9,7 +9,7 @@ use roost_protocol::{
 use crate::{
     core::{
         event::Event,
-        link::{Failover, Link, tx::salvaged_frames},
+        link::{Failover, tx::salvaged_frames},
         record::{State, flag},
         shard::ShardCore,
         stats::Stat,
@@ -66,6 +66,7 @@ impl ShardCore {
     /// Gives a worker up: what it had and had not acknowledged goes to others.
     pub(super) fn fail_session(&mut self, io: &mut impl Io, index: usize) {
         self.stats.inc(Stat::LinkFailovers);
+        self.look_at_homeless();
         let link = &mut self.links[index];
         self.events.push(Event::Failover { worker: index as u8, connections: link.connections });
         link.session = None;
@@ -83,6 +84,7 @@ impl ShardCore {
     }
 
     pub(super) fn start_rebalance(&mut self) {
+        self.look_at_homeless();
         self.rebalance = Some(Rebalance { cursor: 0 });
     }
 
@@ -269,24 +271,45 @@ impl ShardCore {
         self.links[index].session.is_none() && self.links[index].failover.is_none()
     }
 
-    /// Walks the table, as often round as it takes, while a worker is up and somebody waits. A list
+    /// Walks the table once round whenever a link that a HELLO may wait for has credit. A list
     /// would grow for as long as clients come and go without a worker.
     fn resume_homeless(&mut self, io: &mut impl Io) -> bool {
-        let mut resumed = 0;
-        for _ in 0..VISITS_MAX.min(self.table.high_water()) {
-            if self.homeless == 0 || !self.links.iter().any(Link::takes_frames) {
-                return false;
-            }
-            let slot = self.homeless_cursor % self.table.high_water();
-            self.homeless_cursor = slot + 1;
-            if self.is_homeless(slot) {
-                self.resume(io, slot);
-                resumed += 1;
-                if resumed == RESUMES_MAX {
-                    break;
-                }
+        for link in &mut self.links {
+            if link.awaited && link.has_credit() {
+                link.awaited = false;
+                self.homeless_left = self.table.high_water();
             }
         }
-        self.homeless > 0
+        if self.homeless == 0 {
+            self.homeless_left = 0;
+        }
+        let mut looked_at = 0;
+        for _ in 0..VISITS_MAX.min(self.homeless_left) {
+            self.homeless_left -= 1;
+            let slot = self.homeless_cursor % self.table.high_water();
+            self.homeless_cursor = slot + 1;
+            if !self.is_homeless(slot) {
+                continue;
+            }
+            match self.homeless_worker(io, slot) {
+                Some(worker) if !self.link(worker).has_credit() => {
+                    self.links[usize::from(worker)].awaited = true;
+                }
+                Some(_) => self.resume(io, slot),
+                None => {}
+            }
+            looked_at += 1;
+            if looked_at == RESUMES_MAX {
+                break;
+            }
+        }
+        self.homeless_left > 0
+    }
+
+    /// Who routes where has changed: those that wait for one worker may belong to another now.
+    fn look_at_homeless(&mut self) {
+        for link in &mut self.links {
+            link.awaited = true;
+        }
     }
 }
