@@ -1,4 +1,4 @@
-"""A proxy for links, which resets them in the midst of a frame when asked to."""
+"""A proxy for links, which resets them in the midst of a frame, or goes dead, when asked to."""
 
 import contextlib
 import selectors
@@ -14,8 +14,8 @@ RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST
 class Way:
     """One direction of a connection. Knows where frames end."""
 
-    def __init__(self, source, sink, to_worker):
-        self.source, self.sink, self.to_worker = source, sink, to_worker
+    def __init__(self, source, sink, to_worker, number):
+        self.source, self.sink, self.to_worker, self.number = source, sink, to_worker, number
         self.header, self.left = b"", 0  # of the frame under way
 
     def take(self, data):
@@ -46,8 +46,8 @@ class Proxy:
         self.target = host, int(port)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
-        self.cuts, self.passed = 0, []
-        self.wanted = None
+        self.accepted, self.cuts, self.passed = 0, 0, []
+        self.wanted, self.frozen = None, 0
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.listener, selectors.EVENT_READ)
         self.running = True
@@ -68,6 +68,10 @@ class Proxy:
         """Cuts the next connection that has a frame in this direction, within that frame."""
         self.wanted = to_worker
 
+    def freeze(self):
+        """Passes nothing on any more on the connections that there are; they stay open."""
+        self.frozen = self.accepted
+
     def run(self):
         while self.running:
             for key, _ in self.selector.select(0.1):
@@ -85,8 +89,10 @@ class Proxy:
             return
         for one in (near, far):
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.selector.register(near, selectors.EVENT_READ, Way(near, far, to_worker=True))
-        self.selector.register(far, selectors.EVENT_READ, Way(far, near, to_worker=False))
+        self.accepted += 1
+        for source, sink, to_worker in ((near, far, True), (far, near, False)):
+            way = Way(source, sink, to_worker, self.accepted)
+            self.selector.register(source, selectors.EVENT_READ, way)
 
     def move(self, way):
         try:
@@ -94,7 +100,8 @@ class Proxy:
             at = way.take(data)
             at = at if self.wanted is way.to_worker else None
             # Blocking: the two ends read whatever happens, so this ends.
-            way.sink.sendall(data if at is None else data[:at])
+            if way.number > self.frozen:
+                way.sink.sendall(data if at is None else data[:at])
         except OSError:
             data, at = b"", None
         if at is not None:

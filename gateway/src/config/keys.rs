@@ -151,7 +151,9 @@ keys! {
     Live link_redial_min_ms: u32 = 50, in 1..=60_000;
     /// Longest pause between two dials.
     Live link_redial_max_ms: u32 = 2_000, in 1..=600_000;
-    /// Silence after which a link is probed, and after twice that declared broken. 0: never.
+    /// Silence after which a link is probed, and after twice that declared broken and dialled anew;
+    /// at most a quarter of `link_failover_ms` is used. 0: it is probed as often as failover needs,
+    /// and not declared broken before.
     Live link_keepalive_ms: u32 = 10_000, in 0..=3_600_000;
     /// What becomes of clients while no worker is up: `wait` (unread) or `refuse` (GOAWAY with a
     /// retry-after).

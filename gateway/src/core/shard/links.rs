@@ -108,6 +108,12 @@ impl ShardCore {
                 LinkState::Up
                     if silent_ms >= keepalive_ms && self.now_ms >= link.pinged_at_ms + keepalive_ms =>
                 {
+                    if link.pinged_at_ms > link.heard_at_ms && self.cfg.link_keepalive_ms > 0 {
+                        // The path may be dead where the worker is not: there is still time to
+                        // resume the session over another connection.
+                        self.break_link(io, index);
+                        continue;
+                    }
                     link.pinged_at_ms = self.now_ms;
                     link.control.extend(Header::new(LinkType::Ping, NO_CONNECTION, 0).encode());
                 }
