@@ -11,4 +11,5 @@ mod neighbours;
 mod ops;
 mod refusal;
 mod rig;
+mod signals;
 mod teardown;
