@@ -16,6 +16,7 @@ mod accept;
 mod close;
 mod command;
 mod fanout;
+mod hello;
 #[cfg(any(test, feature = "sim"))]
 pub mod inspect;
 mod invariants;

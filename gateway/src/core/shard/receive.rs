@@ -5,21 +5,20 @@
 
 use roost_protocol::{
     Reason,
-    edge::{self, FrameType, Hello, Split},
-    hash,
-    link::{Header, LinkType, Open},
+    edge::{self, FrameType, Split},
+    link::{Header, LinkType},
 };
 
 use crate::{
     core::{
-        config::{CoreConfig, NoWorkerPolicy},
+        config::CoreConfig,
         outbox::Span,
         pool::Class,
         record::{State, bit, flag},
         shard::{ShardCore, kind, reason_of},
         stats::Stat,
     },
-    op::{Block, Interest, Io, Op, Sock, errno, poll_bits},
+    op::{Block, Interest, Io, Op, Sock, errno},
 };
 
 /// What a closed client may still send before its socket is closed, in bytes.
@@ -27,7 +26,7 @@ const DISCARD_BYTES_MAX: u64 = 64 * 1024;
 
 /// Where a whole frame stands.
 #[derive(Clone, Copy)]
-enum Frame {
+pub(super) enum Frame {
     Block(Span),
     /// At the front of the connection's spill, this many bytes.
     Spill(u32),
@@ -293,118 +292,8 @@ impl ShardCore {
         self.stats.inc(Stat::MessagesForwarded);
     }
 
-    fn on_hello(&mut self, io: &mut impl Io, slot: u32, frame: Frame) {
-        let bytes = self.take_scratch(io, slot, frame);
-        match Hello::decode(&bytes[edge::HEADER_BYTES..]) {
-            Ok(hello) => {
-                let routing_hash = hash::routing_hash(hello.key);
-                match self.route_any(routing_hash) {
-                    Some(worker) if self.link(worker).has_credit() => {
-                        self.open(io, slot, worker, routing_hash, hello);
-                    }
-                    // Clients may come and go for as long as a worker hangs: what its link retains
-                    // must not grow with each.
-                    Some(worker) => {
-                        self.links[usize::from(worker)].awaited = true;
-                        self.wait_for_worker(io, slot, frame);
-                    }
-                    None => self.on_no_worker(io, slot, frame),
-                }
-            }
-            Err(error) => self.refuse(io, slot, error.reason()),
-        }
-        self.scratch = bytes;
-    }
-
-    fn open(&mut self, io: &mut impl Io, slot: u32, worker: u8, routing_hash: u64, hello: Hello<'_>) {
-        let (peer, listener) = self.take_peer(slot);
-        let tick = self.tick();
-        self.table.cold_mut(slot).routing_hash = routing_hash;
-        let hot = self.table.hot_mut(slot);
-        (hot.worker, hot.mark_tick) = (worker, tick);
-        self.set_state(slot, State::Opening);
-        let mut payload = Vec::with_capacity(Open::PAYLOAD_BYTES_MAX);
-        Open { routing_hash, peer, key: hello.key, token: hello.token }.encode_payload(&mut payload);
-        let header = Header::new(LinkType::Open, self.connection_id(slot), payload.len() as u32);
-        let link = &mut self.links[usize::from(worker)];
-        link.connections += 1;
-        link.tx.begin(io, &mut self.pools, header.aux(listener));
-        link.tx.put_bytes(io, &mut self.pools, &payload);
-    }
-
-    /// No worker is up: the client is refused, or waits.
-    fn on_no_worker(&mut self, io: &mut impl Io, slot: u32, frame: Frame) {
-        if self.cfg.no_worker == NoWorkerPolicy::Refuse {
-            return self.refuse(io, slot, Reason::NoWorker);
-        }
-        self.wait_for_worker(io, slot, frame);
-    }
-
-    /// The client waits with its HELLO in a spill. It is not read meanwhile, but its leaving is
-    /// noticed, and the sweep ends its wait.
-    fn wait_for_worker(&mut self, io: &mut impl Io, slot: u32, frame: Frame) {
-        if let Frame::Block(span) = frame
-            && !self.spill(io, slot, span)
-        {
-            return;
-        }
-        self.set_blocked(slot);
-        self.homeless += 1;
-        self.watch(io, slot);
-    }
-
-    /// Whether its HELLO waits for a worker.
-    pub(super) fn is_homeless(&self, slot: u32) -> bool {
-        let hot = self.hot(slot);
-        hot.state() == State::Handshaking && hot.has(flag::BLOCKED)
-    }
-
-    /// The worker whose HELLO it is that waits in the spill.
-    pub(super) fn homeless_worker(&mut self, io: &impl Io, slot: u32) -> Option<u8> {
-        let waiting_bytes = self.spills.bytes(self.hot(slot).spill);
-        let bytes = self.take_scratch(io, slot, Frame::Spill(waiting_bytes));
-        let worker = match edge::split(&bytes, self.cfg.frame_bytes_max) {
-            Ok(Split::Frame { frame, .. }) => Hello::decode(&frame[edge::HEADER_BYTES..]).ok(),
-            _ => None,
-        }
-        .and_then(|hello| self.route_any(hash::routing_hash(hello.key)));
-        self.scratch = bytes;
-        worker
-    }
-
-    /// Waits for the end of a client that is not read.
-    pub(super) fn watch(&mut self, io: &mut impl Io, slot: u32) {
-        // The cancel of its accept may still be on its way, and one of the watch could not follow.
-        if self.hot(slot).ops & bit::CANCEL == 0 {
-            let sock = Sock::Client(slot);
-            self.submit(io, slot, kind::POLL_IN, Op::Poll { sock, interest: Interest::Ended });
-        }
-    }
-
-    fn on_watch(&mut self, io: &mut impl Io, slot: u32, result: i32) {
-        match result {
-            1.. if result & poll_bits::ERR != 0 => {
-                self.set_flag(slot, flag::SHUT);
-                self.close(io, slot, Reason::ClientReset, None);
-            }
-            1.. if result & (poll_bits::RDHUP | poll_bits::HUP) != 0 => {
-                self.close(io, slot, Reason::ClientEof, None);
-            }
-            // Woken for nothing, or out of memory for a moment.
-            _ => self.watch(io, slot),
-        }
-    }
-
-    /// Calls a watch off, so that the connection is read when its poll has ended.
-    fn unwatch(&mut self, io: &mut impl Io, slot: u32) {
-        if self.hot(slot).ops & bit::POLL_IN != 0 {
-            let op = Op::Cancel { sock: Sock::Client(slot), target: self.token(kind::POLL_IN, slot) };
-            self.submit(io, slot, kind::CANCEL, op);
-        }
-    }
-
     /// The frame's bytes in the scratch buffer, which the caller must put back.
-    fn take_scratch(&mut self, io: &impl Io, slot: u32, frame: Frame) -> Vec<u8> {
+    pub(super) fn take_scratch(&mut self, io: &impl Io, slot: u32, frame: Frame) -> Vec<u8> {
         let mut bytes = std::mem::take(&mut self.scratch);
         bytes.clear();
         let mut add = |span: Span| {
@@ -454,7 +343,7 @@ impl ShardCore {
         }
     }
 
-    fn set_blocked(&mut self, slot: u32) {
+    pub(super) fn set_blocked(&mut self, slot: u32) {
         let tick = self.tick();
         let hot = self.table.hot_mut(slot);
         assert!(!hot.has(flag::BLOCKED), "invariant reads-in-one-place: a blocked connection is not read");

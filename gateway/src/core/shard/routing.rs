@@ -18,9 +18,9 @@ use crate::{
 };
 
 /// Slots visited per turn by a failover or a rebalance.
-const VISITS_MAX: u32 = 2048;
+pub(super) const VISITS_MAX: u32 = 2048;
 /// Blocked connections resumed per link and turn.
-const RESUMES_MAX: usize = 256;
+pub(super) const RESUMES_MAX: usize = 256;
 /// Connections whose MOVED is awaited at once.
 const MOVING_MAX: u32 = 1024;
 
@@ -269,47 +269,5 @@ impl ShardCore {
     /// After a failover the list of a worker that is still gone holds connections of others.
     fn can_scatter(&self, index: usize) -> bool {
         self.links[index].session.is_none() && self.links[index].failover.is_none()
-    }
-
-    /// Walks the table once round whenever a link that a HELLO may wait for has credit. A list
-    /// would grow for as long as clients come and go without a worker.
-    fn resume_homeless(&mut self, io: &mut impl Io) -> bool {
-        for link in &mut self.links {
-            if link.awaited && link.has_credit() {
-                link.awaited = false;
-                self.homeless_left = self.table.high_water();
-            }
-        }
-        if self.homeless == 0 {
-            self.homeless_left = 0;
-        }
-        let mut looked_at = 0;
-        for _ in 0..VISITS_MAX.min(self.homeless_left) {
-            self.homeless_left -= 1;
-            let slot = self.homeless_cursor % self.table.high_water();
-            self.homeless_cursor = slot + 1;
-            if !self.is_homeless(slot) {
-                continue;
-            }
-            match self.homeless_worker(io, slot) {
-                Some(worker) if !self.link(worker).has_credit() => {
-                    self.links[usize::from(worker)].awaited = true;
-                }
-                Some(_) => self.resume(io, slot),
-                None => {}
-            }
-            looked_at += 1;
-            if looked_at == RESUMES_MAX {
-                break;
-            }
-        }
-        self.homeless_left > 0
-    }
-
-    /// Who routes where has changed: those that wait for one worker may belong to another now.
-    fn look_at_homeless(&mut self) {
-        for link in &mut self.links {
-            link.awaited = true;
-        }
     }
 }
