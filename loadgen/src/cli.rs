@@ -251,7 +251,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "INDEX", default_value_t = 0)]
     pub first_user: u32,
     /// The routing key of all clients, so that one worker serves them all; not in route, whose
-    /// users are known by their keys [default: each its own, user-<index>].
+    /// users are known by their keys [default: each its own, `user-INDEX`].
     #[arg(long, value_name = "KEY")]
     pub key: Option<String>,
     /// Messages that a client may have outstanding; what is due beyond that is sent late, when a
