@@ -153,7 +153,7 @@ impl Bank {
             Wait::AtMost(timeout) if is_idle && self.fall_asleep() => self.wait(timeout)?,
             Wait::Gather { at_most, gather } if is_idle && self.fall_asleep() => {
                 if !is_pressing {
-                    self.rings[0].ring.gather(Wait::GATHERED, gather.min(at_most))?;
+                    self.rings[0].ring.wait(Wait::GATHERED, gather.min(at_most))?;
                 }
                 if !self.rings[0].ring.has_completions() {
                     self.wait(at_most)?;
@@ -170,7 +170,7 @@ impl Bank {
 
     /// Submits to ring 0, and waits until it has a completion.
     fn wait(&mut self, timeout: std::time::Duration) -> io::Result<()> {
-        let is_timed_out = !self.rings[0].ring.wait(timeout)?;
+        let is_timed_out = !self.rings[0].ring.wait(1, timeout)?;
         if is_timed_out {
             self.audit(self.rings.len());
         }
@@ -189,7 +189,7 @@ impl Bank {
 
     /// Waits for a completion of this ring, which is not handed over. For the end of a bank.
     pub(super) fn wait_for(&mut self, ring: u32, timeout: std::time::Duration) -> io::Result<()> {
-        self.rings[ring as usize].ring.wait(timeout).map(drop)
+        self.rings[ring as usize].ring.wait(1, timeout).map(drop)
     }
 
     /// Closes all rings. What is in their kernel side ends some time later.

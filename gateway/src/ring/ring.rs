@@ -131,32 +131,18 @@ impl Ring {
         }
     }
 
-    /// Like [`Self::submit`], and waits until there is a completion, at most for `timeout`.
-    /// False if the time ran out.
-    pub(super) fn wait(&mut self, timeout: Duration) -> io::Result<bool> {
+    /// Like [`Self::submit`], and waits until there are so many completions, at most for `timeout`.
+    /// False if the time ran out; there may be fewer then.
+    pub(super) fn wait(&mut self, completions: usize, timeout: Duration) -> io::Result<bool> {
         self.refill();
         if !self.backlog.is_empty() {
             return self.submit().map(|()| true);
         }
         let timeout = Timespec::from(timeout);
         let args = SubmitArgs::new().timespec(&timeout);
-        match self.uring.submitter().submit_with_args_and_flags(1, &args, self.wait_flags) {
+        match self.uring.submitter().submit_with_args_and_flags(completions, &args, self.wait_flags) {
             Err(error) if error.raw_os_error() == Some(libc::ETIME) => Ok(false),
             result => tolerate(result).map(|_| true),
-        }
-    }
-
-    /// Like [`Self::wait`], for so many completions. Fewer, or none, when the time runs out.
-    pub(super) fn gather(&mut self, completions: usize, timeout: Duration) -> io::Result<()> {
-        self.refill();
-        if !self.backlog.is_empty() {
-            return self.submit();
-        }
-        let timeout = Timespec::from(timeout);
-        let args = SubmitArgs::new().timespec(&timeout);
-        match self.uring.submitter().submit_with_args_and_flags(completions, &args, self.wait_flags) {
-            Err(error) if error.raw_os_error() == Some(libc::ETIME) => Ok(()),
-            result => tolerate(result).map(drop),
         }
     }
 
