@@ -91,7 +91,7 @@ impl ShardCore {
     }
 
     /// The worker whose HELLO it is that waits in the spill.
-    pub(super) fn homeless_worker(&mut self, io: &impl Io, slot: u32) -> Option<u8> {
+    fn homeless_worker(&mut self, io: &impl Io, slot: u32) -> Option<u8> {
         let waiting_bytes = self.spills.bytes(self.hot(slot).spill);
         let bytes = self.take_scratch(io, slot, Frame::Spill(waiting_bytes));
         let worker = match edge::split(&bytes, self.cfg.frame_bytes_max) {
