@@ -11,6 +11,8 @@ import subprocess
 import tempfile
 import time
 
+from machine import free_port
+
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
@@ -29,12 +31,6 @@ def processes_for(clients, each):
     kernel spreads clients by a hash, so they get room for an uneven share."""
     room = (descriptors() - SPARE) // each
     return 1 if clients <= room else math.ceil(clients / (room * 0.93))
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def children(pid):
@@ -63,7 +59,7 @@ class Peer:
     @classmethod
     def missing(cls):
         """Why it cannot be run, or None."""
-        return None if shutil.which(cls.binary) else f"{cls.binary} is not installed"
+        return None if cls.binary is None or shutil.which(cls.binary) else f"{cls.binary} is not installed"
 
     def __enter__(self):
         try:
@@ -136,10 +132,6 @@ class Peer:
 class Roost(Peer):
     name, what, fans_out = "roost", "one shard, one link to the reference worker", True
 
-    @classmethod
-    def missing(cls):
-        return None
-
     def start(self):
         worker = self.worker()
         self.gateways = [self.spawn(
@@ -150,10 +142,6 @@ class Roost(Peer):
 
 class Tokio(Peer):
     name, what, fans_out = "tokio", "gateway/examples/tokio-gateway, same worker and link protocol", True
-
-    @classmethod
-    def missing(cls):
-        return None
 
     def start(self):
         worker = self.worker()
@@ -198,10 +186,6 @@ class Nginx(Peer):
 
 class Epoll(Peer):
     name, what, fans_out = "epoll", "a plain echo without backend: what the kernel charges; no peer", True
-
-    @classmethod
-    def missing(cls):
-        return None
 
     def start(self):
         # It fans out within a process only.

@@ -1,11 +1,10 @@
 """What the rounds come to: table, ratios, goals, JSON, and a page with plots."""
 
 import json
-import os
 import pathlib
-import platform
 import statistics
 
+import machine
 import peers
 
 OURS = "roost"
@@ -27,18 +26,6 @@ COLUMNS = {
 COLUMNS["neighbours"] = COLUMNS["latency"]
 
 
-def machine():
-    model = "unknown"
-    with open("/proc/cpuinfo") as file:
-        for row in file:
-            if row.startswith("model name"):
-                model = row.split(":", 1)[1].strip()
-                break
-    return {"cpu": model, "cores": os.cpu_count(), "kernel": platform.release(),
-            "memory_mib": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20,
-            "nofile": peers.descriptors()}
-
-
 def line(figures):
     return ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
                      for key, value in figures.items())
@@ -48,7 +35,8 @@ class Book:
     """All rounds: measure -> peer -> list of figures."""
 
     def __init__(self):
-        self.data = {"machine": machine(), "runs": [], "peers": {}, "skipped": {}, "rounds": {}}
+        where = {**machine.describe(), "nofile": peers.descriptors()}
+        self.data = {"machine": where, "runs": [], "peers": {}, "skipped": {}, "rounds": {}}
 
     @classmethod
     def load(cls, path):

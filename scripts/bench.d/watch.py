@@ -5,6 +5,8 @@ import os
 import threading
 import time
 
+from machine import memory_bytes
+
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 EVERY_S = 0.1
 # Reading smaps_rollup walks all pages of a process: seldom.
@@ -36,8 +38,8 @@ def pss_bytes(pids):
     """Their memory in user space; pages that are shared count in parts."""
     total = 0
     for pid in pids:
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup") as file:
-            total += sum(int(line.split()[1]) for line in file if line.startswith("Pss:")) * 1024
+        with contextlib.suppress(OSError):
+            total += memory_bytes(pid)
     return total
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import machine
 import rig as parts
 from rig import ROOT, wait
 
@@ -17,7 +18,7 @@ def kill_gateway(rig):
     serve them again."""
     clients, rate = rig.size(500, 20_000), rig.size(500, 2_000)
     a, b = rig.worker("a"), rig.worker("b")
-    listen = f"127.0.0.1:{parts.free_port()}"
+    listen = f"127.0.0.1:{machine.free_port()}"
     settings = {"listen": listen, "connections_max": clients + 100}
     first = rig.gateway([a, b], **settings)
     asked, pid = rig.directory / "asked", rig.directory / "pid"
@@ -38,7 +39,7 @@ def kill_gateway(rig):
     result = load.finish(600)
     rig.equal("what the generator objects to", result["failures"], [])
     rig.equal("clients held from then on", result["connections_held_min"], clients)
-    rig.check("both workers serve clients", served, "> 0", min(served.values()) > 0)
+    rig.line("both workers serve clients", served, "> 0", min(served.values()) > 0)
     for key in ("lost", "duplicated", "reordered", "misdelivered", "corrupted", "protocol_errors"):
         rig.equal(key.replace("_", " "), result[key], 0)
     storm = result["extra"]["storm"]
@@ -52,7 +53,7 @@ def vanish(rig):
     the idle timeout, others can have them, and those who stayed notice nothing."""
     clients, staying = rig.size(200, 10_000), rig.size(20, 500)
     idle_ms, beat_ms = rig.size(4_000, 20_000), rig.size(1_500, 8_000)
-    address = f"0.0.0.0:{parts.free_port()}"
+    address = f"0.0.0.0:{machine.free_port()}"
     a = rig.worker("a")
     gateway = rig.gateway([a], listen=address, idle_timeout_ms=idle_ms, heartbeat_interval_ms=beat_ms,
                           connections_max=clients + staying)
@@ -73,7 +74,7 @@ def vanish(rig):
     # The clock ticks once a second, and GOAWAY has linger_ms to get through.
     rig.at_most("slots free after (s)", round(took_s, 1), idle_ms / 1000 + rig.size(60, 4))
     closes = {reason: count - before.get(reason, 0) for reason, count in gateway.closes().items()}
-    rig.check("closed as", closes, f"{clients}, for silence",
+    rig.line("closed as", closes, f"{clients}, for silence",
               sum(closes.values()) == clients and not closes.keys() - {"idle_timeout", "client_vanished"})
     again = rig.load("echo", gateway, name="others", connections=clients, rate=rig.size(100, 1_000),
                      first_user=clients + staying, **beats)
@@ -108,7 +109,7 @@ def half_open(rig):
     handshake_ms = rig.size(2_000, 5_000)
     a = rig.worker("a")
     gateway = rig.gateway([a], handshake_timeout_ms=handshake_ms, connections_max=slots)
-    before_bytes = parts.pss_bytes(gateway.pid)
+    before_bytes = machine.memory_bytes(gateway.pid)
     own = flooding(rig, gateway.clients, flood)
     wait("the slots to be taken", lambda: gateway.value("roost_connections") >= slots)
     begin = time.time()
@@ -118,7 +119,7 @@ def half_open(rig):
 
     def all_in():
         nonlocal peak
-        peak = max(peak, parts.pss_bytes(gateway.pid))
+        peak = max(peak, machine.memory_bytes(gateway.pid))
         return gateway.open() == clients
 
     wait("the clients to get in", all_in, within_s=120)
@@ -161,19 +162,19 @@ def syn_flood(rig):
     """SYNs from addresses that never answer, faster than the kernel's queue forgets them: they do
     not reach the gateway, and clients still get in."""
     clients, seconds, per_s = rig.size(50, 1_000), rig.size(2, 10), rig.size(3_000, 20_000)
-    gateway = rig.gateway([rig.worker("a")], listen=f"0.0.0.0:{parts.free_port()}", connections_max=clients + 100)
+    gateway = rig.gateway([rig.worker("a")], listen=f"0.0.0.0:{machine.free_port()}", connections_max=clients + 100)
     far = other_side(rig)
     subprocess.run(f"ip route add {SPOOFED} via {FAR}".split(), check=True)
-    before, before_bytes = parts.netstat(), parts.pss_bytes(gateway.pid)
+    before, before_bytes = parts.netstat(), machine.memory_bytes(gateway.pid)
     flood = rig.spawn(["nsenter", "--target", far, "--net", sys.executable, "-B",
                        ROOT / "scripts/faults.d/syns.py", NEAR, gateway.clients, per_s], "syns.log")
     wait("the queue to overflow", lambda: grown(before, "TCPReqQFullDoCookies", "TCPReqQFullDrop") > 0)
-    at_bytes = parts.pss_bytes(gateway.pid)
+    at_bytes = machine.memory_bytes(gateway.pid)
     load = rig.load("echo", gateway, connections=clients, rate=clients, duration=3_600, heartbeat_s=rig.size(3, 60))
     wait("the clients to get in", lambda: gateway.open() == clients)
     time.sleep(seconds)
     held = gateway.value("roost_connections")
-    rig.check("the flood went on meanwhile", flood.poll() is None, "= True", flood.poll() is None)
+    rig.line("the flood went on meanwhile", flood.poll() is None, "= True", flood.poll() is None)
     result = load.end()
     flood.terminate()
     rig.equal("connections that the gateway has", held, clients)
@@ -201,7 +202,7 @@ def stop_reading(rig):
     wait("all neighbours", lambda: gateway.open() == clients)
     time.sleep(1 + calm_s)
     quiet = time.time() - calm_s, time.time()
-    spans, peaks, closed_s = {"quiet": quiet}, {"quiet": parts.pss_bytes(gateway.pid)}, None
+    spans, peaks, closed_s = {"quiet": quiet}, {"quiet": machine.memory_bytes(gateway.pid)}, None
     for name, reads in (("reading", True), ("stopped", False)):
         before = gateway.value("roost_closes_total", reason="slow_consumer")
         log = f"pour-{name}.log"
@@ -209,7 +210,7 @@ def stop_reading(rig):
         pour = rig.spawn([sys.executable, "-B", ROOT / "scripts/faults.d/pour.py", gateway.clients,
                           "reads" if reads else "stops", size_bytes, per_s], log)
         while pour.poll() is None:
-            peak = max(peak, parts.pss_bytes(gateway.pid))
+            peak = max(peak, machine.memory_bytes(gateway.pid))
             if closed_s is None and gateway.value("roost_closes_total", reason="slow_consumer") > before:
                 closed_s = time.time() - begin
             time.sleep(0.05)
@@ -217,7 +218,7 @@ def stop_reading(rig):
                 raise parts.Failed("pouring takes too long")
         spans[name], peaks[name] = (begin, time.time()), peak
         said = rig.log(log)
-        rig.check(f"poured while it {'reads' if reads else 'does not'}", said.strip().splitlines()[-1:],
+        rig.line(f"poured while it {'reads' if reads else 'does not'}", said.strip().splitlines()[-1:],
                   f"{size_bytes} bytes", pour.returncode == 0 and f"sent {size_bytes}" in said)
         rig.equal(f"slow consumers closed while it {'reads' if reads else 'does not'}",
                   gateway.value("roost_closes_total", reason="slow_consumer") - before, 0 if reads else 1)
@@ -228,7 +229,7 @@ def stop_reading(rig):
     # One outbox; what comes on the links of both shards (4 blocks of 256 KiB each), which is touched
     # in a hurry or not at all, so a reader is no measure of it; and the pages around them.
     rig.at_most("memory beyond that of quiet neighbours (KiB)",
-                (peaks["stopped"] - peaks["quiet"]) // 1024, (1 + 2 * 4 // 4 + 1) * 1024)
+                (peaks["stopped"] - peaks["quiet"]) // 1024, 1024 + 2 * 4 * 256 + 1024)
     rig.figure("memory peaks (MiB)", {name: round(peak / 2**20, 1) for name, peak in peaks.items()})
     parts.clean(rig, load.end(), who="neighbours")
     p99 = {name: load.latency(*span).percentile(99) for name, span in spans.items()}

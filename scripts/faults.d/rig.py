@@ -4,57 +4,26 @@ import contextlib
 import dataclasses
 import json
 import os
-import platform
-import random
 import re
 import signal
-import socket
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
 from pathlib import Path
 
+import gateway as lib
+import hlog
+import link_codec
+from machine import free_port
+from verdict import Verdict
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "scripts/lib"), str(ROOT / "docs/examples")]
-
-import gateway as lib  # noqa: E402
-import hlog  # noqa: E402
-import link_codec  # noqa: E402
-
 PATIENCE_S = 90
 
 
 class Failed(Exception):
     """A case cannot go on; args[0] says why."""
-
-
-BINARIES = ("roost-gateway", "roost-router", "roost-loadgen")
-
-
-def build(release):
-    """Builds the three binaries and says where each is."""
-    # For tests as the tests themselves are built, so that nothing is built twice.
-    which = ["--release", *(f"--package={name}" for name in BINARIES)] if release else ["--workspace", "--all-features"]
-    command = ["cargo", "build", "--quiet", "--bins", "--message-format", "json", *which]
-    out = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
-    found = re.findall(r'"executable":"([^"]+/(roost-[a-z]+))"', out)
-    return {name: path for path, name in found}
-
-
-def machine():
-    """Which machine this is, for reports."""
-    def line(path, pattern):
-        with contextlib.suppress(OSError):
-            found = re.search(pattern, Path(path).read_text(encoding="utf-8"), re.M)
-            return found and found[1].strip()
-
-    memory = line("/proc/meminfo", r"^MemTotal: +(\d+)")
-    return {
-        "kernel": platform.release(), "architecture": platform.machine(), "cores": os.cpu_count(),
-        "cpu": line("/proc/cpuinfo", r"^model name\s*:(.*)"), "memory_mib": memory and int(memory) // 1024,
-    }
 
 
 def wait(what, ready, within_s=PATIENCE_S, every_s=0.05):
@@ -69,36 +38,9 @@ def wait(what, ready, within_s=PATIENCE_S, every_s=0.05):
         time.sleep(every_s)
 
 
-def free_port():
-    """A port that nobody has, and none that the kernel gives to clients: one that connects to it
-    while nobody listens would have itself at the other end, and keep the port."""
-    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()[0])
-    for _ in range(1_000):
-        port = random.randrange(max(lowest // 2, 1_024), max(lowest, 1_025))
-        if is_free(port):
-            return port
-    raise Failed("no port is free")
-
-
-def is_free(port):
-    """Whether one could listen there."""
-    with socket.socket() as one, contextlib.suppress(OSError):
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        one.bind(("0.0.0.0", port))
-        one.listen()
-        return True
-    return False
-
-
 def fetch(url):
     with urllib.request.urlopen(url, timeout=30) as answer:
         return answer.read().decode()
-
-
-def pss_bytes(pid):
-    """What a process has of the memory, shared pages in parts."""
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
-    return int(re.search(r"^Pss: +(\d+)", text, re.M)[1]) * 1024
 
 
 def netstat():
@@ -224,12 +166,13 @@ class Load:
         return hlog.Span(hlog.read(self.hlog), start, end, whole)
 
 
-class Rig:
+class Rig(Verdict):
     """One case's processes, folder and verdict. What it started ends with it."""
 
     def __init__(self, case, binaries, small):
+        super().__init__()
         self.case, self.binaries, self.small = case, binaries, small
-        self.checks, self.figures = [], {}
+        self.figures = {}
         self.stack = contextlib.ExitStack()
 
     def __enter__(self):
@@ -242,27 +185,10 @@ class Rig:
     def size(self, small, full):
         return small if self.small else full
 
-    def check(self, what, value, limit, ok):
-        """A line of the verdict."""
-        self.checks.append({"what": what, "value": value, "limit": limit, "ok": bool(ok)})
-        print(f"{'ok ' if ok else 'NOT'} {what:<62} {value!s:>14}   {limit}", flush=True)
-
-    def equal(self, what, value, wanted):
-        self.check(what, value, f"= {wanted}", value == wanted)
-
-    def at_most(self, what, value, limit, unit=""):
-        self.check(what, value, f"<= {limit}{unit}", value is not None and value <= limit)
-
-    def at_least(self, what, value, limit, unit=""):
-        self.check(what, value, f">= {limit}{unit}", value is not None and value >= limit)
-
     def figure(self, name, value):
         """A number for the report that has no limit."""
         self.figures[name] = value
         print(f"    {name}: {value}", flush=True)
-
-    def say(self, text):
-        print(f"    {text}", flush=True)
 
     # --- processes ---
 
@@ -319,8 +245,7 @@ def clean(rig, result, failover=False, who="clients"):
     rig.equal(f"{who} held throughout", result["connections_held_min"], result["connections_requested"])
     rig.equal(f"{who} cut off", sum(result["disconnected"].values()), 0)
     rig.at_least(f"messages of {who} sent", result["messages_sent"], 1)
-    for key in ("lost", "duplicated", "reordered", "misdelivered", "corrupted"):
-        rig.equal(f"messages of {who} {key}", result[key], 0)
+    rig.replies(result, f"of {who} ")
     rig.equal(f"protocol errors of {who}", result["protocol_errors"], 0)
     beats = result["heartbeats"]
     rig.equal(f"heartbeats of {who} answered", beats["answered"] + beats["cut_off"], beats["sent"])

@@ -4,6 +4,7 @@ import signal
 import statistics
 import time
 
+import machine
 import proxy
 import rig as parts
 from rig import wait
@@ -22,7 +23,7 @@ def kill_worker(rig):
     )
     wait("all clients", lambda: gateway.open() == clients)
     shares = gateway.by_worker("roost_link_connections")
-    rig.check("both workers have clients", shares, "> 0", min(shares.values()) > 0)
+    rig.line("both workers have clients", shares, "> 0", min(shares.values()) > 0)
     time.sleep(settle_s)
     killed, full_service, rebalanced = [], [], []
     for number in range(1, kills + 1):
@@ -62,7 +63,7 @@ def kill_worker(rig):
         rig.figure(f"full service after a kill, restarted {name}: p50, max (s)",
                    [round(statistics.median(each), 3), round(max(each), 3)])
     limit_s = failover_ms / 1000 + rig.size(60, 5)
-    rig.check("full service after every kill (s)", round(max(full_service), 3), f"<= {limit_s}",
+    rig.line("full service after every kill (s)", round(max(full_service), 3), f"<= {limit_s}",
               max(full_service) <= limit_s)
     rig.figure("rebalanced after a restart: p50, max (s)",
                [round(statistics.median(rebalanced), 3), round(max(rebalanced), 3)])
@@ -132,7 +133,7 @@ def cut_link(rig):
     """The TCP connections of links are reset in the midst of a frame, in either direction, over
     and over; then they go dead without an end. Sessions go on: nothing lost, nothing twice."""
     clients, rate, cuts = rig.size(60, 5_000), rig.size(300, 2_000), rig.size(6, 40)
-    a = rig.worker("a", listen=f"127.0.0.1:{parts.free_port()}")
+    a = rig.worker("a", listen=f"127.0.0.1:{machine.free_port()}")
     with proxy.Proxy(a.address) as between:
         gateway = rig.gateway([parts.At("a", between.address)], connections_max=clients + 100,
                               link_keepalive_ms=1_000, link_failover_ms=600_000)

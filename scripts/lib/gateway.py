@@ -10,15 +10,6 @@ import tempfile
 import time
 import urllib.request
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-
-
-def build():
-    """Builds the gateway and finds the binary, wherever cargo puts it."""
-    command = ["cargo", "build", "--quiet", "--package", "roost-gateway", "--message-format", "json"]
-    out = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return re.findall(r'"executable":"([^"]+/roost-gateway)"', out)[-1]
-
 
 class Gateway:
     """A gateway, with its worker inside unless `flags` name one."""
