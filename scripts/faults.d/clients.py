@@ -71,8 +71,9 @@ def vanish(rig):
     gone.process.kill()
     wait("the slots to be free", lambda: gateway.value("roost_connections") == staying, within_s=idle_ms / 1000 + 60)
     took_s = time.time() - cut_at
-    # The clock ticks once a second, and GOAWAY has linger_ms to get through.
-    rig.at_most("slots free after (s)", round(took_s, 1), idle_ms / 1000 + rig.size(60, 4))
+    # Either wait, idle_timeout_ms and then linger_ms (1 s) for the GOAWAY, is counted in ticks of a
+    # second and noticed by a sweep that comes round once a second; and one second to find out here.
+    rig.at_most("slots free after (s)", round(took_s, 1), idle_ms / 1000 + 1 + rig.size(60, 2 * 2))
     closes = {reason: count - before.get(reason, 0) for reason, count in gateway.closes().items()}
     rig.line("closed as", closes, f"{clients}, for silence",
               sum(closes.values()) == clients and not closes.keys() - {"idle_timeout", "client_vanished"})
