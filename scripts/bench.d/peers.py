@@ -52,7 +52,7 @@ class Peer:
     def __init__(self, core, load_cores, clients, handler):
         self.core, self.load_cores, self.clients, self.handler = core, load_cores, clients, handler
         self.port = free_port()
-        self.directory = pathlib.Path(tempfile.mkdtemp(prefix="roost-bench-"))
+        self.directory = None
         self.started = []
         self.processes = 1
 
@@ -63,6 +63,7 @@ class Peer:
 
     def __enter__(self):
         try:
+            self.directory = pathlib.Path(tempfile.mkdtemp(prefix="roost-bench-"))
             self.start()
             self.wait_for(self.port)
         except BaseException:
@@ -81,7 +82,8 @@ class Peer:
                 # A drain that would wait for clients, or a proxy that would.
                 process.kill()
                 process.wait()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        if self.directory:
+            shutil.rmtree(self.directory, ignore_errors=True)
 
     def spawn(self, command, cores, **environment):
         log = open(self.directory / f"{len(self.started)}.log", "w")
