@@ -15,6 +15,10 @@ DISTURBED = 0.1
 SATURATED = 0.95
 
 
+# Messages of a fan-out that a figure is taken from, at least.
+FANOUTS_MIN = 4
+
+
 class Failed(Exception):
     """A run that gives no figures, and why."""
 
@@ -114,10 +118,21 @@ def at_rate(options, kind, clients, rate, active):
 
 def broadcast(options, kind, clients):
     """One message in, one to each client out."""
-    rate = max(1, options.deliveries_per_s // clients)
+    return fan_out(options, kind, clients, "broadcast", clients)
+
+
+def multicast(options, kind, clients, receivers):
+    """One message in, one to each of some clients out."""
+    return fan_out(options, kind, clients, "multicast", receivers, "--receivers", receivers)
+
+
+def fan_out(options, kind, clients, scenario, receivers, *flags):
+    rate = options.deliveries_per_s / receivers
+    # At least a few of them, however long that takes.
+    seconds = max(options.seconds, FANOUTS_MIN / rate)
     run = Run(options, kind, clients,
-              ["--rate", rate, "--payload", 100, "--warmup", 0, "--duration", options.seconds],
-              "broadcast", "fanout")
+              ["--rate", rate, "--payload", 100, "--warmup", 0, "--duration", seconds, *flags],
+              scenario, "fanout")
     hold, extra = run.phase("hold"), run.result["extra"]
     # All of them, up to the last delivery: they come in bursts.
     end = max(phase["end_s"] for phase in run.result["phases"] if phase["name"] in ("hold", "drain"))

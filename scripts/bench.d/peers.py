@@ -45,8 +45,9 @@ class Peer:
     name = None
     # What it is, for the report.
     what = None
-    # Whether it can send one message to many by itself.
-    fans_out = False
+    # Whether it can send one message to many by itself, and to some of them as a worker says.
+    fans_out = has_worker = False
+    measures = ("echo", "latency", "accept", "idle", "broadcast", "multicast", "neighbours")
     binary = None
 
     def __init__(self, core, load_cores, clients, handler):
@@ -132,18 +133,30 @@ class Peer:
 
 
 class Roost(Peer):
-    name, what, fans_out = "roost", "one shard, one link to the reference worker", True
+    name, what, fans_out, has_worker = "roost", "one shard, one link to the reference worker", True, True
+    flags = ()
 
     def start(self):
         worker = self.worker()
         self.gateways = [self.spawn(
             [TARGET / "roost-gateway", "--shards", 1, "--listen", f"127.0.0.1:{self.port}",
              "--admin-listen", f"127.0.0.1:{free_port()}", "--worker", f"127.0.0.1:{worker}",
-             "--connections-max", self.clients + 2000], {self.core})]
+             "--connections-max", self.clients + 2000, *self.flags], {self.core})]
+
+
+class Bank(Roost):
+    """The clients on as many rings as a million of them would take, the least slots a ring permitting."""
+
+    name, what = "bank", "roost, its clients spread over up to 62 rings, as for a million slots"
+    measures = ("echo", "latency")
+
+    def start(self):
+        self.flags = ("--ring-slots-max", max(64, math.ceil(self.clients / 62)))
+        super().start()
 
 
 class Tokio(Peer):
-    name, what, fans_out = "tokio", "gateway/examples/tokio-gateway, same worker and link protocol", True
+    name, what, fans_out, has_worker = "tokio", "gateway/examples/tokio-gateway, same worker and link protocol", True, True
 
     def start(self):
         worker = self.worker()
@@ -190,14 +203,13 @@ class Epoll(Peer):
     name, what, fans_out = "epoll", "a plain echo without backend: what the kernel charges; no peer", True
 
     def start(self):
-        # It fans out within a process only.
         self.processes = processes_for(self.clients, 1)
         flags = ["--fanout"] if self.handler == "fanout" else []
         self.gateways = [self.spawn(
             [TARGET / "epoll_echo", self.port, "--processes", self.processes, *flags], {self.core})]
 
 
-ALL = [Roost, Tokio, HaProxy, Nginx, Epoll]
+ALL = [Roost, Bank, Tokio, HaProxy, Nginx, Epoll]
 
 
 def install(names):

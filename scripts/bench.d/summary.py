@@ -23,6 +23,7 @@ COLUMNS = {
     "broadcast": [("deliveries_per_cpu_s", "per CPU-second", True, 0), ("cpu_s_per_million", "CPU s/M", False, 2),
                   ("user_s_per_million", "user s/M", False, 2)],
 }
+COLUMNS["multicast"] = COLUMNS["broadcast"]
 COLUMNS["neighbours"] = COLUMNS["latency"]
 
 

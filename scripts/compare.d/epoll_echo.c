@@ -6,8 +6,8 @@
  * (protocol/SPEC.md, part 1); it trusts its peer otherwise. One read, at most one write per wake.
  * With --processes the port is shared by SO_REUSEPORT, for more clients than one process may have
  * descriptors. With --fanout a MESSAGE that begins with 'A' or 'B' is not echoed: its other bytes go
- * to all clients of the process, by one plain send() each, as the reference worker's handler of that
- * name would have it. */
+ * to all clients, by one plain send() each, as the reference worker's handler of that name would have
+ * it; with several processes, each sends to its own. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -31,6 +31,8 @@ struct rest { size_t used; unsigned char bytes[]; };
 static struct rest **rests;
 static unsigned char *open_fds;
 static int fds_max, fanout, descriptors_end;
+/* Of each process: what others have for its clients. */
+static int (*inboxes)[2], processes = 1, own;
 
 static void die(const char *what) { perror(what); exit(1); }
 
@@ -51,6 +53,12 @@ static int listen_on(int port) {
     return fd;
 }
 
+static void send_to_all(const unsigned char *frame, size_t bytes) {
+    /* One that does not take it is a case that is not measured here; loadgen would miss it. */
+    for (int fd = 0; fd < descriptors_end; fd++)
+        if (open_fds[fd]) send(fd, frame, bytes, MSG_NOSIGNAL);
+}
+
 static void broadcast(const unsigned char *body, size_t bytes) {
     static unsigned char frame[HEADER + BUFFER];
     frame[0] = MESSAGE;
@@ -58,9 +66,15 @@ static void broadcast(const unsigned char *body, size_t bytes) {
     frame[2] = (unsigned char)(bytes >> 8);
     frame[3] = (unsigned char)bytes;
     memcpy(frame + HEADER, body, bytes);
-    /* One that does not take it is a case that is not measured here; loadgen would miss it. */
-    for (int fd = 0; fd < descriptors_end; fd++)
-        if (open_fds[fd]) send(fd, frame, HEADER + bytes, MSG_NOSIGNAL);
+    for (int i = 0; i < processes; i++)
+        if (i != own) send(inboxes[i][1], frame, HEADER + bytes, MSG_NOSIGNAL);
+    send_to_all(frame, HEADER + bytes);
+}
+
+static void take_from_inbox(void) {
+    static unsigned char frame[HEADER + BUFFER];
+    ssize_t got = recv(inboxes[own][0], frame, sizeof frame, 0);
+    if (got > 0) send_to_all(frame, (size_t)got);
 }
 
 /* Turns whole frames in `in` into their answers, in place where they are echoed. Returns bytes
@@ -129,11 +143,14 @@ static void run(int port) {
     int listener = listen_on(port), epoll = epoll_create1(EPOLL_CLOEXEC);
     struct epoll_event event = { .events = EPOLLIN, .data.fd = listener }, events[EVENTS];
     if (epoll < 0 || epoll_ctl(epoll, EPOLL_CTL_ADD, listener, &event)) die("epoll");
+    event.data.fd = inboxes[own][0];
+    if (epoll_ctl(epoll, EPOLL_CTL_ADD, inboxes[own][0], &event)) die("epoll_ctl");
     for (;;) {
         int ready = epoll_wait(epoll, events, EVENTS, -1);
         if (ready < 0 && errno != EINTR) die("epoll_wait");
         for (int i = 0; i < ready; i++) {
             int fd = events[i].data.fd;
+            if (fd == inboxes[own][0]) { take_from_inbox(); continue; }
             if (fd != listener) { serve(fd); continue; }
             for (int n = 0; n < 64; n++) {
                 int client = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
@@ -149,7 +166,6 @@ static void run(int port) {
 }
 
 int main(int count, char **args) {
-    int processes = 1;
     if (count < 2) { fprintf(stderr, "usage: %s PORT [--processes N] [--fanout]\n", args[0]); return 2; }
     for (int i = 2; i < count; i++) {
         if (!strcmp(args[i], "--fanout")) fanout = 1;
@@ -163,11 +179,15 @@ int main(int count, char **args) {
     fds_max = limit.rlim_cur > 1 << 20 ? 1 << 20 : (int)limit.rlim_cur;
     rests = calloc((size_t)fds_max, sizeof *rests);
     open_fds = calloc((size_t)fds_max, 1);
+    inboxes = calloc((size_t)processes, sizeof *inboxes);
+    for (int i = 0; i < processes; i++)
+        if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, inboxes[i])) die("socketpair");
     pid_t parent = getpid();
     for (int i = 1; i < processes; i++)
         if (fork() == 0) {
             prctl(PR_SET_PDEATHSIG, SIGKILL);
             if (getppid() != parent) return 0;
+            own = i;
             break;
         }
     run(atoi(args[1]));
