@@ -2,18 +2,18 @@
 
 use std::{fs, io};
 
-/// Why there is no driver.
+/// Why there is no driver. No variant has a `source`: the kernel's reply is part of its own line.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kernel or a policy refuses io_uring as such.
-    #[error("io_uring is not available: {cause}; {remedy} ({source})")]
+    #[error("io_uring is not available: {cause}; {remedy} ({reply})")]
     Refused {
         /// What refuses it.
         cause: &'static str,
         /// What to do.
         remedy: &'static str,
         /// What io_uring_setup(2) said.
-        source: io::Error,
+        reply: io::Error,
     },
     /// io_uring is there, but lacks something that every tier needs.
     #[error(
@@ -41,32 +41,32 @@ pub enum Error {
         nofile: u64,
     },
     /// A system call of the set-up failed for another reason.
-    #[error("cannot {action}: {source}{}", hint(source))]
+    #[error("cannot {action}: {reply}{}", hint(reply))]
     System {
         /// What was attempted.
         action: &'static str,
         /// What the kernel said.
-        source: io::Error,
+        reply: io::Error,
     },
 }
 
 impl Error {
     /// Explains a failed io_uring_setup(2).
-    pub(super) fn from_setup(source: io::Error) -> Self {
+    pub(super) fn from_setup(reply: io::Error) -> Self {
         let sysctl = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok();
-        explain(source, sysctl.as_deref().map(str::trim))
+        explain(reply, sysctl.as_deref().map(str::trim))
     }
 
     /// For use in `map_err`.
     pub(super) fn system<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> Self {
-        move |source| Self::System { action, source: source.into() }
+        move |error| Self::System { action, reply: error.into() }
     }
 }
 
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         let kind = match &error {
-            Error::Refused { source, .. } | Error::System { source, .. } => source.kind(),
+            Error::Refused { reply, .. } | Error::System { reply, .. } => reply.kind(),
             Error::FileTable { .. } => io::ErrorKind::QuotaExceeded,
             Error::Missing { .. } | Error::Masked => io::ErrorKind::Unsupported,
         };
@@ -76,8 +76,8 @@ impl From<Error> for io::Error {
 
 /// What io_uring_setup(2) meant, given the text of `kernel.io_uring_disabled` (kernel.org,
 /// admin-guide/sysctl/kernel; absent before 6.6 except where backported).
-fn explain(source: io::Error, disabled: Option<&str>) -> Error {
-    let (cause, remedy) = match (source.raw_os_error(), disabled) {
+fn explain(reply: io::Error, disabled: Option<&str>) -> Error {
+    let (cause, remedy) = match (reply.raw_os_error(), disabled) {
         (Some(libc::EPERM), Some("2")) => (
             "kernel.io_uring_disabled is 2",
             "set it to 0 with sysctl, or to 1 and run in the group kernel.io_uring_group names",
@@ -105,12 +105,12 @@ fn explain(source: io::Error, disabled: Option<&str>) -> Error {
         }
         _ => ("io_uring_setup failed", "check the kernel's version and limits"),
     };
-    Error::Refused { cause, remedy, source }
+    Error::Refused { cause, remedy, reply }
 }
 
 /// The remedy for limits that any step of the set-up can run into.
-fn hint(source: &io::Error) -> &'static str {
-    match source.raw_os_error() {
+fn hint(reply: &io::Error) -> &'static str {
+    match reply.raw_os_error() {
         Some(libc::EMFILE) => "; raise RLIMIT_NOFILE (ulimit -n)",
         Some(libc::ENFILE) => "; raise fs.file-max",
         Some(libc::ENOMEM) => "; free memory, or raise the memory or memlock limit",
@@ -124,6 +124,16 @@ mod tests {
 
     fn line(errno: i32, disabled: Option<&str>) -> String {
         explain(io::Error::from_raw_os_error(errno), disabled).to_string()
+    }
+
+    /// Whoever prints an error with its causes would print the kernel's reply twice.
+    #[test]
+    fn the_reply_of_the_kernel_is_said_once() {
+        let reply = || io::Error::from_raw_os_error(libc::EPERM);
+        for error in [explain(reply(), None), Error::system("try")(reply())] {
+            let line = format!("{:#}", anyhow::Error::new(error));
+            assert_eq!(line.matches("os error 1").count(), 1, "{line}");
+        }
     }
 
     #[test]

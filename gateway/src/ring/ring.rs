@@ -54,12 +54,12 @@ impl Ring {
         builder.setup_clamp().setup_cqsize(sizes.cq_entries.max(sizes.sq_entries)).dontfork();
         let uring = builder.build(sizes.sq_entries).map_err(Error::from_setup)?;
         if sizes.files > 0 {
-            uring.submitter().register_files_sparse(sizes.files).map_err(|source| {
-                match (source.raw_os_error(), nofile()) {
+            uring.submitter().register_files_sparse(sizes.files).map_err(|reply| {
+                match (reply.raw_os_error(), nofile()) {
                     (Some(libc::EMFILE), Some(nofile)) if u64::from(sizes.files) > nofile => {
                         Error::FileTable { slots: sizes.files, nofile }
                     }
-                    _ => Error::System { action: "register a table of direct descriptors", source },
+                    _ => Error::System { action: "register a table of direct descriptors", reply },
                 }
             })?;
         }
