@@ -7,19 +7,31 @@ use roost_protocol::{
     edge::{FrameType, Goaway},
 };
 
-use crate::support::{Client, End, Gateway, Neighbour, frame};
+use crate::support::{Client, DEBUG, End, Gateway, Neighbour, frame};
 
-/// Runs `attack` beside a neighbour; the reason must be on the wire and in its counter.
+/// Runs `attack` beside a neighbour; the reason must be on the wire, in its counter and in the log.
 fn refused(reason: Reason, arguments: &[&str], attack: impl FnOnce(&Gateway) -> Client) {
-    let gateway = Gateway::start(arguments);
+    beside_a_neighbour(arguments, |gateway| {
+        let retry_after_ms = attack(gateway).expect_goaway(reason);
+        let expected = if reason.invites_back() { 1_000..=5_000 } else { 0..=0 };
+        assert!(expected.contains(&retry_after_ms), "{reason}: {retry_after_ms}");
+        told(gateway, reason, 1);
+    });
+}
+
+/// Runs `attack` while the traffic of another client goes on, every reply of it checked.
+fn beside_a_neighbour(arguments: &[&str], attack: impl FnOnce(&Gateway)) {
+    let gateway = Gateway::start(&[&DEBUG, arguments].concat());
     let neighbour = Neighbour::start(&gateway);
-    let mut client = attack(&gateway);
-    let retry_after_ms = client.expect_goaway(reason);
-    let expected = if reason.invites_back() { 1_000..=5_000 } else { 0..=0 };
-    assert!(expected.contains(&retry_after_ms), "{reason}: {retry_after_ms}");
-    gateway.await_closes(reason, 1);
+    attack(&gateway);
     neighbour.finish();
     gateway.stop();
+}
+
+/// So many closes for this reason are counted and logged.
+fn told(gateway: &Gateway, reason: Reason, count: usize) {
+    gateway.await_closes(reason, count as u64);
+    gateway.await_logged_closes(reason, count);
 }
 
 #[test]
@@ -107,7 +119,9 @@ fn an_idle_client_times_out() {
 
 #[test]
 fn a_flood_of_messages_is_cut_by_its_limit() {
-    let gateway = Gateway::start(&["--set", "messages_per_s_max=50"]);
+    // The limit holds for the neighbour too: it is one that only stays.
+    let gateway = Gateway::start(&[&DEBUG[..], &["--set", "messages_per_s_max=50"]].concat());
+    let mut bystander = gateway.welcome("bystander");
     let mut client = gateway.welcome("a");
     let message = frame(FrameType::Message, b"x");
     for _ in 0..500 {
@@ -124,7 +138,8 @@ fn a_flood_of_messages_is_cut_by_its_limit() {
     let goaway = Goaway::decode(&goaway.payload).unwrap();
     assert_eq!(goaway.reason, Reason::RateLimited);
     assert!((1_000..=5_000).contains(&goaway.retry_after_ms), "{goaway:?}");
-    gateway.await_closes(Reason::RateLimited, 1);
+    told(&gateway, Reason::RateLimited, 1);
+    bystander.echo(b"not I");
     gateway.stop();
 }
 
@@ -159,47 +174,44 @@ fn payload(index: u32, bytes: usize) -> Vec<u8> {
 
 #[test]
 fn a_reset_in_mid_frame_is_cleaned_up() {
-    let gateway = Gateway::start(&[]);
-    let neighbour = Neighbour::start(&gateway);
-    for _ in 0..20 {
-        let mut client = gateway.welcome("a");
-        client.send(&frame(FrameType::Message, &[7; 5000])[..2500]);
-        client.reset();
-    }
-    gateway.await_closes(Reason::ClientReset, 20);
-    crate::support::wait("the half frames to go", || {
-        (gateway.metric("roost_spills", &[]) == 0).then_some(())
+    beside_a_neighbour(&[], |gateway| {
+        for _ in 0..20 {
+            let mut client = gateway.welcome("a");
+            client.send(&frame(FrameType::Message, &[7; 5000])[..2500]);
+            client.reset();
+        }
+        told(gateway, Reason::ClientReset, 20);
+        crate::support::wait("the half frames to go", || {
+            (gateway.metric("roost_spills", &[]) == 0).then_some(())
+        });
     });
-    neighbour.finish();
-    gateway.stop();
 }
 
 #[test]
 fn a_half_close_ends_the_session() {
-    let gateway = Gateway::start(&[]);
-    let neighbour = Neighbour::start(&gateway);
-    let mut client = gateway.welcome("a");
-    client.echo(b"before");
-    client.shut();
-    assert_eq!(client.receive(), Err(End::Fin));
-    gateway.await_closes(Reason::ClientEof, 1);
-    neighbour.finish();
-    gateway.stop();
+    beside_a_neighbour(&[], |gateway| {
+        let mut client = gateway.welcome("a");
+        client.echo(b"before");
+        client.shut();
+        assert_eq!(client.receive(), Err(End::Fin));
+        told(gateway, Reason::ClientEof, 1);
+    });
 }
 
 #[test]
 fn a_close_is_answered_by_the_end() {
-    let gateway = Gateway::start(&[]);
-    let mut client = gateway.welcome("a");
-    client.send(&frame(FrameType::Close, &[]));
-    assert_eq!(client.receive(), Err(End::Fin));
-    gateway.await_closes(Reason::ClientClosed, 1);
-    gateway.stop();
+    beside_a_neighbour(&[], |gateway| {
+        let mut client = gateway.welcome("a");
+        client.send(&frame(FrameType::Close, &[]));
+        assert_eq!(client.receive(), Err(End::Fin));
+        told(gateway, Reason::ClientClosed, 1);
+    });
 }
 
 #[test]
 fn a_client_that_never_reads_is_cut_off() {
-    let gateway = Gateway::start(&["--set", "outbox_bytes_max=131072", "--set", "write_timeout_ms=5000"]);
+    let settings = ["--set", "outbox_bytes_max=131072", "--set", "write_timeout_ms=5000"];
+    let gateway = Gateway::start(&[&DEBUG[..], &settings].concat());
     let neighbour = Neighbour::start(&gateway);
     let mut client = gateway.welcome("a");
     client.stream.set_write_timeout(Some(crate::support::PATIENCE)).unwrap();
@@ -219,7 +231,7 @@ fn a_client_that_never_reads_is_cut_off() {
         }
         assert!(sent < 1 << 30, "it was never cut off");
     }
-    gateway.await_closes(Reason::SlowConsumer, 1);
+    told(&gateway, Reason::SlowConsumer, 1);
     crate::support::wait("its backlog to go", || {
         (gateway.metric("roost_outbox_bytes", &[]) < 131_072).then_some(())
     });
@@ -244,32 +256,38 @@ fn beyond_the_last_slot_clients_wait_in_the_backlog() {
 
 #[test]
 fn beyond_the_last_connection_clients_are_told_when_to_return() {
-    let gateway = Gateway::start(&["--connections-max", "4", "--full", "refuse"]);
+    let gateway = Gateway::start(&[&DEBUG[..], &["--connections-max", "4", "--full", "refuse"]].concat());
     // Shards take clients as they come, so one may be full before the other.
     let mut clients: Vec<Client> = (0..12).map(|_| gateway.connect()).collect();
     for client in &mut clients {
         client.send_hello("user");
     }
-    let mut welcome = 0;
-    for client in &mut clients {
+    let mut welcome = Vec::new();
+    for mut client in clients {
         match client.receive().expect("an answer").frame_type {
-            FrameType::Welcome => welcome += 1,
+            FrameType::Welcome => welcome.push(client),
             FrameType::Goaway => {}
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(welcome, 4);
-    gateway.await_closes(Reason::Full, 8);
+    assert_eq!(welcome.len(), 4);
+    told(&gateway, Reason::Full, 8);
+    for client in &mut welcome {
+        client.echo(b"still here");
+    }
     gateway.stop();
 }
 
 #[test]
 fn an_address_with_too_many_connections_is_told_so() {
-    let gateway = Gateway::start(&["--set", "per_ip_max=2", "--set", "per_ip_loopback=true"]);
+    let settings = ["--set", "per_ip_max=2", "--set", "per_ip_loopback=true"];
+    let gateway = Gateway::start(&[&DEBUG[..], &settings].concat());
     let first = gateway.welcome("a");
-    let _second = gateway.welcome("b");
+    let mut second = gateway.welcome("b");
     let mut third = gateway.connect();
     assert!(third.expect_goaway(Reason::PerIpLimit) >= 1000);
+    told(&gateway, Reason::PerIpLimit, 1);
+    second.echo(b"still here");
     drop(first);
     gateway.await_closes(Reason::ClientEof, 1);
     gateway.welcome("c").echo(b"there is room again");

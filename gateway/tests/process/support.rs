@@ -21,6 +21,9 @@ use roost_protocol::{
 /// How long anything may take before a test gives up. Generous: the machine may be slow.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Arguments for a log that tells of single connections.
+pub(crate) const DEBUG: [&str; 2] = ["--set", "log_level=debug"];
+
 /// A running gateway; killed when dropped.
 pub(crate) struct Gateway {
     child: Child,
@@ -63,6 +66,16 @@ impl Gateway {
         let line = self.wait_for_line(text);
         let rest = &line[line.find(text).unwrap() + text.len()..];
         rest.split([' ', ',']).next().unwrap().parse().expect("an address")
+    }
+
+    /// Waits until so many closes for this reason stand in the log. Each is a line at level debug:
+    /// see [`DEBUG`].
+    pub(crate) fn await_logged_closes(&self, reason: Reason, count: usize) {
+        let field = format!("reason={reason}");
+        let is_close = |line: &&String| line.contains("closed") && line.split(' ').any(|word| word == field);
+        wait(&format!("{count} lines about {reason}"), || {
+            (self.log().iter().filter(is_close).count() >= count).then_some(())
+        });
     }
 
     pub(crate) fn wait_for_line(&mut self, text: &str) -> String {
