@@ -64,8 +64,8 @@ echo_run() {
         --features-max "$1" --drain-ms 1000 ${3:+--worker "$3"} > "$dir/gateway.log" 2>&1 &
     gateway=$!
     wait_ready
-    # --force: the guest is smaller than what the generator wants left over.
-    roost-loadgen echo --force --target 127.0.0.1:7400 --connections 300 --active 100 --rate 100 --payload 64 \
+    # The guest is smaller than what the generator keeps free by default.
+    roost-loadgen echo --memory-floor-mib 128 --target 127.0.0.1:7400 --connections 300 --active 100 --rate 100 --payload 64 \
         --duration 6 --heartbeat-s 3 --warmup 100 --json "$dir/result.json" > "$dir/loadgen.log" 2>&1 ||
         fail "roost-loadgen: exit code $?"
     tail -n 30 "$dir/loadgen.log"
