@@ -33,6 +33,7 @@ pub const INVARIANTS: &[(&str, &str)] = &[
     ("whole-frames", "a frame arrives whole or not at all, with the bytes that were written"),
     ("goaway-last", "nothing follows GOAWAY"),
     ("close-reason", "a client hears the reason of what it did"),
+    ("rate-limit", "nobody is cut off for sending too fast who has not sent that much at all"),
     ("clients-stay", "who gives no cause keeps its connection through all troubles of workers"),
     ("edge-protocol", "clients hear only what the edge protocol allows"),
     ("link-protocol", "workers hear only what the link protocol allows, in an order that it allows"),

@@ -146,6 +146,8 @@ pub struct Ledger {
     pub handled_resent: u64,
     /// Messages of workers that arrived at clients.
     pub delivered: u64,
+    /// The strictest limit on a client's messages per second that was ever in force; none: no limit.
+    messages_per_s_min: Option<u32>,
     records: BTreeMap<u32, Record>,
     tenures: u32,
     sessions: u32,
@@ -167,6 +169,22 @@ pub struct Tenure {
 }
 
 impl Ledger {
+    /// Notes a limit on messages per second that is in force from now on; 0: none.
+    pub fn on_rate_limit(&mut self, messages_per_s_max: u32) {
+        if messages_per_s_max > 0 {
+            let strictest = self.messages_per_s_min.unwrap_or(u32::MAX);
+            self.messages_per_s_min = Some(strictest.min(messages_per_s_max));
+        }
+    }
+
+    /// A client that has sent `sent` messages in all hears that it sent too many per second.
+    pub fn on_rate_limited(&mut self, client: u32, sent: u32) {
+        let allowed = self.messages_per_s_min.unwrap_or(u32::MAX);
+        if sent <= allowed {
+            self.violation(format!("invariant rate-limit: client {client} is cut off after {sent} messages"));
+        }
+    }
+
     /// A connection comes to a worker by OPEN (`fresh`) or REOPEN.
     pub fn begin_tenure(&mut self, client: u32, fresh: bool) -> Tenure {
         self.tenures += 1;

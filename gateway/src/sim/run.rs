@@ -131,6 +131,7 @@ impl Run {
         }
         let clients = scenario.clients();
         let mut cast = Cast::new(clients, workers, scenario.chaos.clone(), scenario.fork());
+        cast.ledger.on_rate_limit(scenario.config.messages_per_s_max);
         cast.start(&mut world);
         let world = Rc::new(RefCell::new(world));
         let cast = Rc::new(RefCell::new(cast));
@@ -296,6 +297,7 @@ impl Run {
         if !self.scenario.comfortable {
             config.idle_timeout_ms = self.rng.log_range(1_000, 60_000) as u32;
             config.messages_per_s_max = self.rng.below(20) as u32;
+            self.cast.borrow_mut().ledger.on_rate_limit(config.messages_per_s_max);
         }
         config
     }

@@ -236,9 +236,10 @@ impl ShardCore {
         let peer = self.peer(slot);
         self.clear_flag(slot, flag::PEER_V4 | flag::PEER_V6);
         self.table.hot_mut(slot).session = 0;
+        let (tick, full) = (self.tick(), self.allowance_per_tick());
         let cold = self.table.cold_mut(slot);
         let listener = cold.rate_tick;
-        (cold.routing_hash, cold.rate_left, cold.rate_tick) = (0, 0, 0);
+        (cold.routing_hash, cold.rate_left, cold.rate_tick) = (0, full, tick);
         (peer, listener)
     }
 }

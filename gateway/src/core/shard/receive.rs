@@ -308,18 +308,26 @@ impl ShardCore {
 
     /// A token bucket of one second's messages, refilled every tick.
     fn take_allowance(&mut self, slot: u32) -> bool {
-        let tick = self.tick();
-        let full = self.cfg.messages_per_s_max.min(u32::from(u16::MAX)) as u16;
+        let (tick, full) = (self.tick(), self.allowance_per_tick());
         let cold = self.table.cold_mut(slot);
         if cold.rate_tick != tick {
             (cold.rate_tick, cold.rate_left) = (tick, full);
         }
-        match cold.rate_left.checked_sub(1) {
+        // A limit that was lowered meanwhile holds at once.
+        match cold.rate_left.min(full).checked_sub(1) {
             Some(left) => {
                 cold.rate_left = left;
                 true
             }
             None => false,
+        }
+    }
+
+    /// The messages that a connection may send in a tick; all that can be counted if no limit is set.
+    pub(super) fn allowance_per_tick(&self) -> u16 {
+        match u16::try_from(self.cfg.messages_per_s_max) {
+            Ok(0) | Err(_) => u16::MAX,
+            Ok(limit) => limit,
         }
     }
 

@@ -91,6 +91,11 @@ impl Client {
             FrameType::Goaway => {
                 let goaway = Goaway::decode(payload).expect("the gateway's GOAWAY decodes");
                 self.goaway = Some(goaway.reason);
+                // The others also send messages that are not counted.
+                let counted = !matches!(self.profile, Profile::Breaker | Profile::Noise);
+                if goaway.reason == Reason::RateLimited && counted {
+                    ledger.on_rate_limited(id, self.sent);
+                }
                 if let Some(expected) = self.expected
                     && self.profile == Profile::Breaker
                     && matches!(
