@@ -3,6 +3,7 @@
 import json
 import pathlib
 import statistics
+import subprocess
 
 import machine
 import peers
@@ -32,6 +33,13 @@ def line(figures):
                      for key, value in figures.items())
 
 
+def commit():
+    """Of which tree the rounds are; None outside of git."""
+    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=peers.ROOT, capture_output=True,
+                          text=True, check=False)
+    return done.stdout.strip() or None
+
+
 class Book:
     """All rounds: measure -> peer -> list of figures."""
 
@@ -53,8 +61,9 @@ class Book:
         path.write_text(json.dumps(self.data, indent=1) + "\n")
 
     def note(self, options, kinds, skipped):
-        self.data["runs"].append({key: str(value) if isinstance(value, (pathlib.Path, set)) else value
-                                  for key, value in vars(options).items() if key != "json"})
+        run = {key: str(value) if isinstance(value, (pathlib.Path, set)) else value
+               for key, value in vars(options).items() if key != "json"}
+        self.data["runs"].append({"commit": commit(), **run})
         self.data["peers"].update({kind.name: kind.what for kind in kinds})
         self.data["skipped"] = skipped
 
