@@ -25,7 +25,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use super::{
     Error, Features,
     ring::{Ring, Sizes},
-    sqe,
+    sqe::{self, Bare},
 };
 use crate::op::{Token, Wait, Waker};
 
@@ -138,6 +138,12 @@ impl Bank {
         // SAFETY: passed on to the caller.
         unsafe { self.rings[ring as usize].ring.push(entry) };
         self.make_ready(ring);
+    }
+
+    /// Queues an entry that refers to no memory.
+    pub(super) fn push_bare(&mut self, ring: u32, entry: Bare, user_data: u64) {
+        // SAFETY: there is no memory that could become invalid.
+        unsafe { self.push(ring, &entry.with(user_data)) };
     }
 
     /// Submits what is queued, waits if there is nothing else to do, and hands over what has

@@ -19,7 +19,7 @@ use super::{
     memory::Memory,
     ring::{Sizes, nofile},
     sockets::Sockets,
-    sqe::{self, Descriptor},
+    sqe::{self, Bare, Descriptor},
 };
 use crate::op::{Block, Completion, Driver, Io, LinkAddress, Op, PoolSpec, Sock, Token, Wait, Waker};
 
@@ -137,10 +137,8 @@ impl UringDriver {
         }
     }
 
-    /// Queues an op that refers to no memory.
-    fn push(&mut self, ring: u32, token: Token, entry: squeue::Entry) {
-        // SAFETY: no memory is involved.
-        unsafe { self.push_as(ring, token.to_bits(), entry) };
+    fn push(&mut self, ring: u32, token: Token, entry: Bare) {
+        self.bank.push_bare(ring, entry, token.to_bits());
     }
 
     /// Queues an op whose memory is released when its completion finds the record.
@@ -149,13 +147,6 @@ impl UringDriver {
     /// What `held` names must keep the memory in `entry` valid until then.
     unsafe fn push_held(&mut self, ring: u32, token: Token, held: Held, entry: squeue::Entry) {
         let user_data = self.state.in_flight.insert(Record { token, ring, held });
-        // SAFETY: passed on to the caller.
-        unsafe { self.push_as(ring, user_data, entry) };
-    }
-
-    /// # Safety
-    /// As [`Bank::push`].
-    unsafe fn push_as(&mut self, ring: u32, user_data: u64, entry: squeue::Entry) {
         // SAFETY: passed on to the caller.
         unsafe { self.bank.push(ring, &entry.user_data(user_data)) };
     }

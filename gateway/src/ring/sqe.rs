@@ -9,6 +9,17 @@ use libc::{sockaddr, socklen_t};
 
 use crate::op::Interest;
 
+/// An entry that refers to no memory, so that any may be given to the kernel at any time. Made in
+/// this module only.
+pub(super) struct Bare(Entry);
+
+impl Bare {
+    /// The entry, to be completed with this `user_data`.
+    pub(super) fn with(self, user_data: u64) -> Entry {
+        self.0.user_data(user_data)
+    }
+}
+
 /// What stands behind a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Descriptor {
@@ -40,7 +51,7 @@ macro_rules! on {
 }
 
 /// One-shot; errors and hang-ups are reported in any case (poll(2)).
-pub(super) fn poll(descriptor: Descriptor, interest: Interest) -> Entry {
+pub(super) fn poll(descriptor: Descriptor, interest: Interest) -> Bare {
     const READABLE: u32 = (libc::POLLIN | libc::POLLRDHUP) as u32;
     const WRITABLE: u32 = libc::POLLOUT as u32;
     const ENDED: u32 = libc::POLLRDHUP as u32;
@@ -49,7 +60,7 @@ pub(super) fn poll(descriptor: Descriptor, interest: Interest) -> Entry {
         Interest::Writable => WRITABLE,
         Interest::Ended => ENDED,
     };
-    on!(descriptor, |fd| PollAdd::new(fd, bits).build())
+    Bare(on!(descriptor, |fd| PollAdd::new(fd, bits).build()))
 }
 
 /// With `wait` false the request is not armed inside the kernel, but answers `-EAGAIN`.
@@ -89,17 +100,17 @@ pub(super) fn connect(descriptor: Descriptor, address: *const sockaddr, len: soc
 }
 
 /// Shuts down the sending side.
-pub(super) fn shutdown(descriptor: Descriptor) -> Entry {
-    on!(descriptor, |fd| Shutdown::new(fd, libc::SHUT_WR).build())
+pub(super) fn shutdown(descriptor: Descriptor) -> Bare {
+    Bare(on!(descriptor, |fd| Shutdown::new(fd, libc::SHUT_WR).build()))
 }
 
-pub(super) fn close(descriptor: Descriptor) -> Entry {
-    on!(descriptor, |fd| Close::new(fd).build())
+pub(super) fn close(descriptor: Descriptor) -> Bare {
+    Bare(on!(descriptor, |fd| Close::new(fd).build()))
 }
 
 /// By user_data: any other way scans every request of the ring.
-pub(super) fn cancel(user_data: u64) -> Entry {
-    AsyncCancel::new(user_data).build()
+pub(super) fn cancel(user_data: u64) -> Bare {
+    Bare(AsyncCancel::new(user_data).build())
 }
 
 /// Waits for an eventfd and resets it in one go; `sink` takes the 8 bytes of its counter.

@@ -49,9 +49,7 @@ impl UringDriver {
         let mut ignored = Vec::new();
         let targets: Vec<_> = self.state.in_flight.all().collect();
         for (ring, target) in targets {
-            let entry = sqe::cancel(target).user_data(Token::new(IGNORED, 0, 0).to_bits());
-            // SAFETY: no memory is involved.
-            unsafe { self.bank.push(ring, &entry) };
+            self.bank.push_bare(ring, sqe::cancel(target), Token::new(IGNORED, 0, 0).to_bits());
         }
         loop {
             let Self { bank, state, .. } = self;
