@@ -1,7 +1,7 @@
 //! Bounded send queues of clients that have something unsent.
 //!
-//! An outbox is a chain of segments; the first one is what is being sent. A segment refers to
-//! bytes in a block: a chunk of the outbox pool, a broadcast's shared payload, or, only while its
+//! An outbox is a chain of segments; the first one is what is being sent, and stands in the outbox
+//! itself, since most outboxes never have a second one. A segment refers to bytes in a block: a chunk of the outbox pool, a broadcast's shared payload, or, only while its
 //! first send is in the kernel, the link's receive buffer: what the socket does not take at once
 //! is copied ([`Outboxes::detach`]), so that no slow client pins a link buffer.
 
@@ -36,7 +36,10 @@ struct Segment {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Outbox {
-    head: u32,
+    /// The first segment: what is being sent.
+    front: Span,
+    /// Handles of the second segment and of the last; 0: there is only the first.
+    next: u32,
     tail: u32,
     bytes: u32,
     /// Tick at which the client last took something, or the outbox was made.
@@ -66,11 +69,11 @@ impl Outboxes {
 
     /// A new outbox whose only content is `span`; the caller's hold on the block goes to it.
     pub(crate) fn open(&mut self, slot: u32, span: Span, tick: u16) -> u32 {
-        let segment = self.segments.insert(Segment { span, next: 0 });
         self.bytes += u64::from(span.len);
         self.outboxes.insert(Outbox {
-            head: segment,
-            tail: segment,
+            front: span,
+            next: 0,
+            tail: 0,
             bytes: span.len,
             progress_tick: tick,
             slot,
@@ -79,7 +82,7 @@ impl Outboxes {
 
     /// What is to be sent next.
     pub(crate) fn front(&self, handle: u32) -> Span {
-        self.segments.get(self.outboxes.get(handle).head).span
+        self.outboxes.get(handle).front
     }
 
     pub(crate) fn bytes(&self, handle: u32) -> u32 {
@@ -101,9 +104,12 @@ impl Outboxes {
 
     /// Segments that keep a link's receive buffer from being reused. Walks the whole outbox.
     pub(crate) fn link_buffers(&self, handle: u32) -> usize {
-        let next = |&at: &u32| Some(self.segments.get(at).next).filter(|&next| next != 0);
-        std::iter::successors(Some(self.outboxes.get(handle).head), next)
-            .filter(|&at| self.segments.get(at).span.block.class() == Class::LinkRx as usize)
+        let outbox = self.outboxes.get(handle);
+        let some = |at: u32| (at != 0).then_some(at);
+        let others = std::iter::successors(some(outbox.next), |&at| some(self.segments.get(at).next));
+        std::iter::once(outbox.front)
+            .chain(others.map(|at| self.segments.get(at).span))
+            .filter(|span| span.block.class() == Class::LinkRx as usize)
             .count()
     }
 
@@ -149,24 +155,27 @@ impl Outboxes {
     /// is then gone.
     pub(crate) fn advance(&mut self, pools: &mut Pools, handle: u32, sent: u32, tick: u16) -> bool {
         let outbox = self.outboxes.get_mut(handle);
-        let segment = self.segments.get_mut(outbox.head);
-        assert!(sent <= segment.span.len, "invariant outbox-sums: more was sent than offered");
+        assert!(sent <= outbox.front.len, "invariant outbox-sums: more was sent than offered");
         outbox.bytes -= sent;
         self.bytes -= u64::from(sent);
         if sent > 0 {
             outbox.progress_tick = tick;
         }
-        segment.span.offset += sent;
-        segment.span.len -= sent;
-        if segment.span.len == 0 {
-            let done = self.segments.remove(outbox.head);
-            pools.release(done.span.block);
-            outbox.head = done.next;
-            if done.next == 0 {
-                assert_eq!(outbox.bytes, 0, "invariant outbox-sums: bytes are the sum of the segments");
-                self.outboxes.remove(handle);
-                return true;
-            }
+        outbox.front.offset += sent;
+        outbox.front.len -= sent;
+        if outbox.front.len > 0 {
+            return false;
+        }
+        pools.release(outbox.front.block);
+        if outbox.next == 0 {
+            assert_eq!(outbox.bytes, 0, "invariant outbox-sums: bytes are the sum of the segments");
+            self.outboxes.remove(handle);
+            return true;
+        }
+        let second = self.segments.remove(outbox.next);
+        (outbox.front, outbox.next) = (second.span, second.next);
+        if outbox.next == 0 {
+            outbox.tail = 0;
         }
         false
     }
@@ -179,8 +188,7 @@ impl Outboxes {
         pools: &mut Pools,
         handle: u32,
     ) -> Result<(), Exhausted> {
-        let outbox = *self.outboxes.get(handle);
-        let Segment { span, next } = *self.segments.get(outbox.head);
+        let Outbox { front: span, next, .. } = *self.outboxes.get(handle);
         if span.block.class() != Class::LinkRx as usize {
             return Ok(());
         }
@@ -188,23 +196,23 @@ impl Outboxes {
         if pools.available(Class::Outbox) < span.len.div_ceil(chunk_bytes) {
             return Err(Exhausted);
         }
-        let (mut done, mut after) = (0, outbox.head);
+        // 0 stands for the front.
+        let (mut done, mut after) = (0, 0);
         while done < span.len {
             let block = pools.alloc(Class::Outbox).expect("checked above");
             let len = chunk_bytes.min(span.len - done);
             io.copy(span.block, span.offset + done, len, block, 0);
             let piece = Span { block, offset: 0, len };
             if done == 0 {
-                self.segments.get_mut(after).span = piece;
+                self.outboxes.get_mut(handle).front = piece;
             } else {
-                let segment = self.segments.insert(Segment { span: piece, next: 0 });
-                self.segments.get_mut(after).next = segment;
+                let segment = self.segments.insert(Segment { span: piece, next });
+                self.set_next(handle, after, segment);
                 after = segment;
             }
             done += len;
         }
-        self.segments.get_mut(after).next = next;
-        if outbox.tail == outbox.head {
+        if next == 0 {
             self.outboxes.get_mut(handle).tail = after;
         }
         pools.release(span.block);
@@ -215,7 +223,8 @@ impl Outboxes {
     pub(crate) fn discard(&mut self, pools: &mut Pools, handle: u32) {
         let outbox = self.outboxes.remove(handle);
         self.bytes -= u64::from(outbox.bytes);
-        let mut next = outbox.head;
+        pools.release(outbox.front.block);
+        let mut next = outbox.next;
         while next != 0 {
             let segment = self.segments.remove(next);
             pools.release(segment.span.block);
@@ -247,8 +256,7 @@ impl Outboxes {
         mut put: impl FnMut(Block, u32, u32),
     ) -> Result<(), Exhausted> {
         let chunk_bytes = pools.block_bytes(Class::Outbox);
-        let tail_handle = self.outboxes.get(handle).tail;
-        let tail = self.segments.get(tail_handle).span;
+        let tail = *self.tail_mut(handle);
         let own_chunk = tail.block.class() == Class::Outbox as usize && pools.holders(tail.block) == 1;
         let room = if own_chunk { chunk_bytes - tail.offset - tail.len } else { 0 };
         let in_tail = room.min(len);
@@ -257,7 +265,7 @@ impl Outboxes {
         }
         if in_tail > 0 {
             put(tail.block, tail.offset + tail.len, in_tail);
-            self.segments.get_mut(tail_handle).span.len += in_tail;
+            self.tail_mut(handle).len += in_tail;
         }
         let mut done = in_tail;
         while done < len {
@@ -273,9 +281,26 @@ impl Outboxes {
 
     fn append(&mut self, handle: u32, span: Span) {
         let segment = self.segments.insert(Segment { span, next: 0 });
+        let tail = self.outboxes.get(handle).tail;
+        self.set_next(handle, tail, segment);
+        self.outboxes.get_mut(handle).tail = segment;
+    }
+
+    /// Says what comes behind a segment; 0 stands for the front.
+    fn set_next(&mut self, handle: u32, segment: u32, next: u32) {
+        match segment {
+            0 => self.outboxes.get_mut(handle).next = next,
+            _ => self.segments.get_mut(segment).next = next,
+        }
+    }
+
+    /// The last segment's bytes.
+    fn tail_mut(&mut self, handle: u32) -> &mut Span {
         let outbox = self.outboxes.get_mut(handle);
-        self.segments.get_mut(outbox.tail).next = segment;
-        outbox.tail = segment;
+        match outbox.tail {
+            0 => &mut outbox.front,
+            tail => &mut self.segments.get_mut(tail).span,
+        }
     }
 
     fn grow(&mut self, handle: u32, len: u32) {

@@ -34,6 +34,8 @@ pub(crate) struct TxQueue {
     sent: u64,
     /// Offset behind the last byte.
     tail: u64,
+    /// Bytes of the last block behind `tail`; 0 without a block.
+    tail_room: u32,
     /// Length and marks of every frame from `head` to `tail`.
     frames: VecDeque<u32>,
     /// Of those, how many TCP has taken whole.
@@ -128,17 +130,18 @@ impl TxQueue {
             .expect("invariant whole-frames: a frame has the length it was begun with");
         let mut left = len;
         while left > 0 {
-            let end = self.base + self.blocks.len() as u64 * u64::from(self.block_bytes);
-            if self.tail == end {
+            if self.tail_room == 0 {
                 // The pool covers every window and all that may come on top (pool::specs).
                 let block =
                     pools.alloc(Class::LinkTx).expect("invariant bounded-memory: link queues are bounded");
                 self.blocks.push_back(block);
+                self.tail_room = self.block_bytes;
             }
-            let offset = ((self.tail - self.base) % u64::from(self.block_bytes)) as u32;
-            let piece = left.min(self.block_bytes - offset);
-            copy(*self.blocks.back().expect("just ensured"), offset, piece);
+            let piece = left.min(self.tail_room);
+            let block = *self.blocks.back().expect("just ensured");
+            copy(block, self.block_bytes - self.tail_room, piece);
             self.tail += u64::from(piece);
+            self.tail_room -= piece;
             left -= piece;
         }
     }
@@ -283,6 +286,7 @@ impl TxQueue {
             self.base += block_bytes;
             if self.blocks.is_empty() {
                 self.base = self.head;
+                self.tail_room = 0;
             }
         }
         if self.frames.is_empty() && self.frames.capacity() > 4096 {
