@@ -304,6 +304,10 @@ impl Io for UringDriver {
         self.state.memory.write(block, offset, bytes);
     }
 
+    fn copy(&mut self, from: Block, from_offset: u32, len: u32, to: Block, to_offset: u32) {
+        self.state.memory.copy(from, from_offset, len, to, to_offset);
+    }
+
     fn accepted_peer(&self, slot: u32) -> Option<SocketAddr> {
         self.state.accepts.recall(slot)
     }

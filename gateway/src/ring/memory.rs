@@ -137,6 +137,21 @@ impl Memory {
         // since the kernel reads through its own mapping.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target.as_ptr(), bytes.len()) };
     }
+
+    /// Copies between blocks, or within one; under the rules of [`Self::bytes`] for `from` and of
+    /// [`Self::write`] for `to`.
+    pub(super) fn copy(&mut self, from: Block, from_offset: u32, len: u32, to: Block, to_offset: u32) {
+        for block in [from, to] {
+            let users = self.classes[block.class()].users[block.index() as usize];
+            assert!(users != RECEIVING, "copied while the kernel is receiving");
+        }
+        let source = self.classes[from.class()].range(from, from_offset, len);
+        let target = self.classes[to.class()].range(to, to_offset, len);
+        // SAFETY: both in bounds by `range` and initialised by their mappings; the copy allows for
+        // an overlap. `&mut self` excludes references into blocks, and no receive writes to either.
+        // The kernel may be sending other bytes of `to`, as in `write`.
+        unsafe { std::ptr::copy(source.as_ptr(), target.as_ptr(), len as usize) };
+    }
 }
 
 impl Class {
@@ -181,6 +196,32 @@ mod tests {
         memory.end(BLOCK);
         memory.end(BLOCK);
         memory.bytes_mut(BLOCK)[0] = 1;
+    }
+
+    #[test]
+    fn bytes_are_copied_between_blocks_and_within_one() {
+        let mut memory = memory();
+        memory.write(BLOCK, 0, b"0123456789");
+        memory.start_send(BLOCK, 0, 10);
+        memory.copy(BLOCK, 2, 4, Block::new(0, 1), 60);
+        assert_eq!(&memory.bytes(Block::new(0, 1))[56..], b"\0\0\0\x002345");
+        memory.copy(BLOCK, 4, 6, BLOCK, 12);
+        memory.copy(BLOCK, 12, 6, BLOCK, 14);
+        assert_eq!(&memory.bytes(BLOCK)[..20], b"0123456789\0\x0045456789");
+    }
+
+    #[test]
+    #[should_panic(expected = "copied while the kernel is receiving")]
+    fn nothing_is_copied_from_where_the_kernel_receives() {
+        let mut memory = memory();
+        memory.start_receive(BLOCK, 0, 8);
+        memory.copy(BLOCK, 16, 4, Block::new(1, 1), 0);
+    }
+
+    #[test]
+    #[should_panic(expected = "outside the block")]
+    fn no_copy_reaches_into_the_next_block() {
+        memory().copy(BLOCK, 0, 65, Block::new(0, 0), 0);
     }
 
     #[test]
