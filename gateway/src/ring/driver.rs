@@ -209,6 +209,9 @@ impl Layout {
 
     /// The ring of a client's slot, and which of its entries the slot is.
     fn locate(&self, slot: u32) -> (u32, u32) {
+        if slot < self.slots_per_ring {
+            return (0, slot);
+        }
         (slot / self.slots_per_ring, slot % self.slots_per_ring)
     }
 

@@ -36,18 +36,21 @@ pub(super) struct Record {
 pub(super) struct InFlight {
     records: Vec<Option<Record>>,
     free: Vec<u32>,
-    /// Records per token kind, so that cancelling a poll need not look for a record.
-    by_kind: Vec<u32>,
+    /// The token kinds that ever had a record, one bit each, so that cancelling a poll need not
+    /// look for one.
+    kinds: [u64; 4],
 }
 
 impl InFlight {
     pub(super) fn new() -> Self {
-        Self { by_kind: vec![0; 256], ..Self::default() }
+        Self::default()
     }
 
     /// Notes an op and returns its `user_data`.
+    #[inline]
     pub(super) fn insert(&mut self, record: Record) -> u64 {
-        self.by_kind[usize::from(record.token.kind())] += 1;
+        let (word, bit) = kind_bit(record.token);
+        self.kinds[word] |= bit;
         let index = self.free.pop().unwrap_or_else(|| {
             let index = u32::try_from(self.records.len()).expect("fewer ops than memory has bytes");
             self.records.push(None);
@@ -58,22 +61,23 @@ impl InFlight {
     }
 
     /// Takes the record that a completion is for. Panics if there is none.
+    #[inline]
     pub(super) fn remove(&mut self, user_data: u64) -> Record {
         let token = Token::from_bits(user_data);
         assert_eq!(token.kind(), RECORD_KIND, "{token:?} is nobody's");
         let index = token.generation();
         let record = self.records[index as usize].take().expect("one completion per op");
-        self.by_kind[usize::from(record.token.kind())] -= 1;
         self.free.push(index);
         record
     }
 
     /// The `user_data` under which the op of this token runs.
     ///
-    /// Looks through the records only if an op of that kind has one: polls, which are cancelled
-    /// in bulk, never do as long as their kind is their own.
+    /// Looks through the records only if an op of that kind ever had one: polls, which are
+    /// cancelled in bulk, never do as long as their kind is their own.
     pub(super) fn user_data_of(&self, token: Token) -> u64 {
-        if self.by_kind[usize::from(token.kind())] == 0 {
+        let (word, bit) = kind_bit(token);
+        if self.kinds[word] & bit == 0 {
             return token.to_bits();
         }
         let is_target = |record: &Option<Record>| record.is_some_and(|record| record.token == token);
@@ -95,6 +99,11 @@ impl InFlight {
     fn is_empty(&self) -> bool {
         self.free.len() == self.records.len()
     }
+}
+
+/// Where the bit of a token's kind is.
+fn kind_bit(token: Token) -> (usize, u64) {
+    (usize::from(token.kind() >> 6), 1 << (token.kind() & 63))
 }
 
 fn user_data(index: u32) -> u64 {
