@@ -3,7 +3,7 @@
     pour.py PORT reads|stops BYTES BYTES_PER_S
 
 The last line says how many bytes were sent, how many came, and how many were said to be
-undeliverable.
+undeliverable; before it stands when the first of those was, in seconds since the first was sent.
 """
 
 import socket
@@ -39,7 +39,7 @@ class Receipts(threading.Thread):
 
     def __init__(self, one):
         super().__init__(daemon=True)
-        self.socket, self.by_status = one, {}
+        self.socket, self.by_status, self.refused_at = one, {}, None
         self.start()
 
     def run(self):
@@ -48,6 +48,8 @@ class Receipts(threading.Thread):
             for kind, payload in decoder.feed(data):
                 if kind == "MESSAGE" and payload[0] == OP_RECEIPT:
                     self.by_status[payload[1]] = self.by_status.get(payload[1], 0) + 1
+                    if payload[1] != DELIVERED and self.refused_at is None:
+                        self.refused_at = time.monotonic()
 
     def count(self):
         return sum(self.by_status.values())
@@ -95,6 +97,8 @@ def main():
     while (told.count() < count or heard and heard.messages() < count) and time.monotonic() < until:
         time.sleep(0.02)
     came = heard.messages() if heard else 0
+    if told.refused_at is not None:
+        print(f"refused after {told.refused_at - begin:.2f}")
     print(f"sent {count * BODY_BYTES}, received {came * BODY_BYTES}, receipts {told.by_status}")
     refused = sum(number for status, number in told.by_status.items() if status != DELIVERED)
     # Of a client that is closed, the worker says that it is gone.

@@ -140,7 +140,8 @@ def stop_worker(rig):
                    max(other.latency(*span).max() for span in catching_up[name]))
         if not rig.small:
             median_before, median_during = map(statistics.median, p99)
-            rig.at_most(f"median p99 of {name} stops, of that before them", round(median_during / median_before, 2), 1.5)
+            rig.at_most(f"median p99 of {name} stops, of that before them",
+                        round(median_during / median_before, 2), 1.5)
 
 
 def cut_link(rig):
