@@ -75,13 +75,24 @@ impl Heartbeat {
         Some(self.beats / clients * self.interval_ns + within as u64)
     }
 
-    /// Takes the next beat if it is due: client and round.
-    pub fn take(&mut self, now_ns: u64) -> Option<(u32, u32)> {
-        self.next_due_ns().filter(|&due_ns| due_ns <= now_ns)?;
-        let beat = self.beats;
+    /// Takes the next beat if it is due.
+    pub fn take(&mut self, now_ns: u64) -> Option<Beat> {
+        let due_ns = self.next_due_ns().filter(|&due_ns| due_ns <= now_ns)?;
+        let (beat, clients) = (self.beats, u64::from(self.clients));
         self.beats += 1;
-        Some(((beat % u64::from(self.clients)) as u32, (beat / u64::from(self.clients)) as u32))
+        Some(Beat { client: (beat % clients) as u32, round: (beat / clients) as u32, due_ns })
     }
+}
+
+/// A heartbeat that is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beat {
+    /// Whose.
+    pub client: u32,
+    /// Which of the client's, from 0.
+    pub round: u32,
+    /// When it was due.
+    pub due_ns: u64,
 }
 
 #[cfg(test)]
@@ -105,11 +116,14 @@ mod tests {
         let mut heartbeat = Heartbeat::new(1000, 4);
         let mut beats = Vec::new();
         for now_ns in 0..2000 {
-            while let Some((client, round)) = heartbeat.take(now_ns) {
-                beats.push((now_ns, client, round));
+            while let Some(beat) = heartbeat.take(now_ns) {
+                assert_eq!(beat.due_ns, now_ns);
+                beats.push(beat);
             }
         }
-        let expected: Vec<_> = (0..8).map(|beat| (u64::from(beat) * 250, beat % 4, beat / 4)).collect();
+        let expected: Vec<_> = (0..8)
+            .map(|beat| Beat { client: beat % 4, round: beat / 4, due_ns: u64::from(beat) * 250 })
+            .collect();
         assert_eq!(beats, expected);
         assert_eq!(Heartbeat::new(0, 4).take(u64::MAX), None);
     }

@@ -32,6 +32,8 @@ pub struct Tally {
     pub heartbeats_due: u64,
     /// PING frames sent.
     pub heartbeats_sent: u64,
+    /// How late the latest of them was sent, in nanoseconds.
+    pub heartbeat_late_ns_max: u64,
     /// PONG frames with the right content.
     pub heartbeats_answered: u64,
     /// PINGs outstanding when the client left on purpose.
@@ -89,6 +91,7 @@ impl Tally {
             scheduled_sent,
             heartbeats_due,
             heartbeats_sent,
+            heartbeat_late_ns_max,
             heartbeats_answered,
             heartbeats_cut_off,
             lost,
@@ -103,6 +106,7 @@ impl Tally {
             acknowledged,
             protocol_errors,
         } = self;
+        *heartbeat_late_ns_max = other.heartbeat_late_ns_max.max(*heartbeat_late_ns_max);
         for (into, from) in [
             (refused_without_retry_after, other.refused_without_retry_after),
             (left, other.left),

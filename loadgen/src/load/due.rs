@@ -2,8 +2,8 @@
 
 use std::cmp::Reverse;
 
-use super::{Departure, FAREWELL_NS, Load, PER_TURN, flights::Times};
-use crate::{client::State, exchange::Exchange, transport::Close};
+use super::{Departure, FAREWELL_NS, LOOKS_PER_TURN, Load, PER_TURN, SENDS_PER_TURN, flights::Times};
+use crate::{client::State, exchange::Exchange, schedule::Beat, transport::Close};
 
 impl Load {
     /// Does what is due, a bounded number of each kind; true if more is due.
@@ -44,9 +44,12 @@ impl Load {
         self.transport.connect(client);
     }
 
+    /// Clients that are away cost a look and no more: however many there are in a storm, those that
+    /// are back get their heartbeats when these are due, and none are made up for in a flood later.
     fn heartbeat_due(&mut self, now_ns: u64) -> bool {
-        for _ in 0..PER_TURN {
-            let Some((client, round)) = self.heartbeat.take(now_ns) else { return false };
+        let mut left = SENDS_PER_TURN;
+        for _ in 0..LOOKS_PER_TURN {
+            let Some(Beat { client, round, due_ns }) = self.heartbeat.take(now_ns) else { return false };
             // Who is meant to be connected owes a heartbeat, connected or not.
             if client >= self.connects.next || !self.holding && self.clients.state(client) != State::Open {
                 continue;
@@ -59,14 +62,19 @@ impl Load {
             if self.clients.ping(client, round, &mut self.out) {
                 self.transport.send(client, &self.out);
                 self.tally.heartbeats_sent += 1;
+                self.tally.heartbeat_late_ns_max = self.tally.heartbeat_late_ns_max.max(now_ns - due_ns);
                 self.live.pinged += 1;
+                left -= 1;
+                if left == 0 {
+                    break;
+                }
             }
         }
         true
     }
 
     fn send_scheduled(&mut self) -> bool {
-        for _ in 0..PER_TURN {
+        for _ in 0..SENDS_PER_TURN {
             let now_ns = self.now_ns();
             let Some((number, intended_ns)) = self.traffic.pacer.take(now_ns) else { return false };
             let spec = self.traffic.spec;

@@ -4,6 +4,8 @@ mod command;
 mod due;
 mod event;
 mod flights;
+#[cfg(test)]
+mod tests;
 mod told;
 
 use std::{
@@ -159,6 +161,11 @@ struct Churning {
 
 /// Things done per turn and kind, so that a schedule is never starved by another.
 const PER_TURN: usize = 256;
+/// Messages and heartbeats per turn: as many as a poll brings events at the most. What the schedule
+/// of a busy generator lags behind would come as a flood when it has time again.
+const SENDS_PER_TURN: usize = 4_096;
+/// Places of the heartbeats' schedule looked at per turn.
+const LOOKS_PER_TURN: usize = 65_536;
 /// How long a turn may wait: how late a command can be noticed.
 const WAIT_MAX_NS: u64 = 20_000_000;
 /// How long a client that said CLOSE waits for the peer's FIN.

@@ -75,6 +75,8 @@ pub struct Heartbeats {
     pub due: u64,
     pub sent: u64,
     pub answered: u64,
+    /// How late the generator sent the latest of them, in microseconds.
+    pub late_us_max: u64,
     /// PINGs of clients that left on purpose before the PONG.
     pub cut_off: u64,
     /// Clients at the end that have had at least one answer.
@@ -234,6 +236,7 @@ impl RunResult {
                 due: tally.heartbeats_due,
                 sent: tally.heartbeats_sent,
                 answered: tally.heartbeats_answered,
+                late_us_max: tally.heartbeat_late_ns_max / 1_000,
                 cut_off: tally.heartbeats_cut_off,
                 clients_answered: found.last.heard,
                 clients_answered_before_figures: found.heard_at_figures,
