@@ -57,6 +57,12 @@ fn a_refusal_without_retry_after_fails_a_storm_and_one_with_it_is_waited_for() {
         let (code, json) = run(&server, dir.path(), "storm", &[]);
         assert_eq!((code, &json["refused"]["full"]), (expected, &1.into()), "{json:#}");
         assert_eq!(json["opened"], 80, "{json:#}");
+        let storm = &json["extra"]["storm"];
+        let told = u64::from(retry_after_ms > 0);
+        assert_eq!(storm["since_listening"]["told_when_to_come_back"], told, "{json:#}");
+        // It may not come back before the time that it was told.
+        let all_back_s = storm["all_connected_s"].as_f64().unwrap();
+        assert!(all_back_s >= f64::from(retry_after_ms) / 1e3, "{json:#}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! `storm`: all clients lose their connections at once and come back at once.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -33,7 +33,7 @@ pub(super) fn run(run: &mut Run) -> anyhow::Result<()> {
 fn storm(run: &mut Run, restart_command: Option<&str>, limit: Duration) -> anyhow::Result<()> {
     let clients = u64::from(run.plan.connections);
     let before = run.look("storm")?;
-    let begin = run.fleet.now();
+    let (begin, killed_at) = (run.fleet.now(), Instant::now());
     let memory = MemoryPeak::begin(run);
     let (listening_at, listening) = match restart_command {
         // It never stops.
@@ -43,7 +43,11 @@ fn storm(run: &mut Run, restart_command: Option<&str>, limit: Duration) -> anyho
         }
         Some(command) => restart(run, command, &before, limit)?,
     };
+    let mut all_ended = None;
     run.wait("storm", limit, |now| {
+        if all_ended.is_none() && now.disconnected - before.disconnected >= clients {
+            all_ended = Some((killed_at.elapsed(), now.opened - before.opened));
+        }
         now.open == clients && now.opened - before.opened >= clients && now.leaving == 0
     })?;
     let (all_at, back) = (run.fleet.now(), run.found.last);
@@ -66,6 +70,9 @@ fn storm(run: &mut Run, restart_command: Option<&str>, limit: Duration) -> anyho
         "all_connected_s": (back.open == clients).then(|| (all_at - begin).as_secs_f64()),
         "all_connected_since_listening_s": (back.open == clients).then_some(since.as_secs_f64()),
         "connections_per_s_since_listening": opened as f64 / since.as_secs_f64().max(1e-3),
+        // How long the kernel took to end the old connections, and how many were back by then.
+        "old_ended_s": all_ended.map(|(after, _)| after.as_secs_f64()),
+        "back_when_old_ended": all_ended.map(|(_, back)| back),
         "gateway_pss_peak_bytes": peak_bytes,
         "machine_memory_before_bytes": machine_before,
         "machine_memory_peak_bytes": machine_peak,
@@ -76,6 +83,7 @@ fn storm(run: &mut Run, restart_command: Option<&str>, limit: Duration) -> anyho
         "since_listening": {
             "connect_failed": back.connect_failed - listening.connect_failed,
             "refused": back.refused - listening.refused,
+            "told_when_to_come_back": back.refused - listening.refused - refused_without,
             "refused_without_retry_after": refused_without,
         },
     });
