@@ -77,7 +77,7 @@ pub(crate) struct Rx {
     pub(crate) filled: u32,
     /// Of those, handled.
     pub(crate) handled: u32,
-    /// Frames stand in the block, but handling waits (for a broadcast to end).
+    /// Frames stand in the block, but handling waits (for a broadcast to end, or for its turn).
     pub(crate) stalled: bool,
 }
 

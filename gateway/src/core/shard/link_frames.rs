@@ -29,6 +29,10 @@ enum Handled {
 /// Answers to PINGs that a link may hold unsent, in bytes, before further ones are left out.
 const PONGS_BYTES_MAX: usize = 16 * 1024;
 
+/// Frames of a link handled at a stretch. A block holds more than ten thousand small ones: a worker
+/// that says at once what it had held back would keep all other links and clients waiting.
+const FRAMES_MAX: u32 = 256;
+
 impl ShardCore {
     pub(super) fn on_link_recv(&mut self, io: &mut impl Io, index: usize, result: i32) {
         match result {
@@ -37,6 +41,7 @@ impl ShardCore {
                 let link = &mut self.links[index];
                 link.rx.filled += result.cast_unsigned();
                 link.heard_at_ms = self.now_ms;
+                // What is left stays for the end of the turn.
                 self.handle_link_bytes(io, index);
             }
             _ if matches!(-result, errno::EINTR | errno::EAGAIN) => self.receive_link(io, index),
@@ -45,7 +50,9 @@ impl ShardCore {
     }
 
     /// Goes on with links whose frames had to wait, and with those that had no receive block.
-    pub(super) fn run_stalled_links(&mut self, io: &mut impl Io) {
+    /// Returns whether frames are left that wait for nothing but their turn.
+    pub(super) fn run_stalled_links(&mut self, io: &mut impl Io) -> bool {
+        let mut busy = false;
         for index in 0..self.links.len() {
             let link = &self.links[index];
             if !matches!(link.state, LinkState::Handshaking | LinkState::Up) {
@@ -53,23 +60,35 @@ impl ShardCore {
             }
             if link.rx.stalled {
                 self.links[index].rx.stalled = false;
-                self.handle_link_bytes(io, index);
+                busy |= self.handle_link_bytes(io, index);
             } else if link.ops & crate::core::link::link_bit::RECV == 0 && link.rx.block.is_none() {
                 self.receive_link(io, index);
             }
         }
+        busy
     }
 
-    fn handle_link_bytes(&mut self, io: &mut impl Io, index: usize) {
+    /// Handles what stands in the link's block, and receives behind it. Returns whether there is
+    /// more than is handled at a stretch: then `run_stalled_links` goes on.
+    fn handle_link_bytes(&mut self, io: &mut impl Io, index: usize) -> bool {
         let payload_bytes_max = self.cfg.link_payload_bytes_max();
+        let mut frames = 0;
         loop {
+            if frames == FRAMES_MAX {
+                self.links[index].rx.stalled = true;
+                return true;
+            }
+            frames += 1;
             let rx = &self.links[index].rx;
             let block = rx.block.expect("frames stand in a block");
             let bytes = &io.block(block)[rx.handled as usize..rx.filled as usize];
             let (header, frame_bytes) = match link::split(bytes, payload_bytes_max) {
                 Ok(Split::Frame { header, .. }) => (header, header.frame_bytes() as u32),
                 Ok(Split::Need { .. }) => break,
-                Err(error) => return self.on_link_error(io, index, error),
+                Err(error) => {
+                    self.on_link_error(io, index, error);
+                    return false;
+                }
             };
             let offset = rx.handled + header::HEADER_BYTES as u32;
             let payload = Span { block, offset, len: header.payload_bytes };
@@ -77,25 +96,31 @@ impl ShardCore {
                 Ok(Handled::Done) => {}
                 Ok(Handled::Stalled) => {
                     self.links[index].rx.stalled = true;
-                    return;
+                    return false;
                 }
-                Err(error) => return self.on_link_error(io, index, error),
+                Err(error) => {
+                    self.on_link_error(io, index, error);
+                    return false;
+                }
             }
             let link = &mut self.links[index];
             if link.state == LinkState::Closing {
-                return;
+                return false;
             }
             link.rx.handled += frame_bytes;
             if let Some(session) = &mut link.session {
                 session.received += u64::from(header.link_type.is_sequenced());
             }
         }
-        self.recycle_link_block(io, index);
-        self.receive_link(io, index);
+        if self.recycle_link_block(io, index) {
+            self.receive_link(io, index);
+        }
+        false
     }
 
-    /// Moves the incomplete rest to the front of a block that no send is using.
-    fn recycle_link_block(&mut self, io: &mut impl Io, index: usize) {
+    /// Moves the incomplete rest to the front of a block that no send is using. Returns whether
+    /// there was one.
+    fn recycle_link_block(&mut self, io: &mut impl Io, index: usize) -> bool {
         let rx = &mut self.links[index].rx;
         let block = rx.block.expect("frames stand in a block");
         let (from, len) = (rx.handled, rx.filled - rx.handled);
@@ -113,9 +138,10 @@ impl ShardCore {
         } else {
             // Every block is being sent from: the sends end with this turn, then it goes on.
             rx.stalled = true;
-            return;
+            return false;
         }
         (rx.handled, rx.filled) = (0, len);
+        true
     }
 
     fn on_link_error(&mut self, io: &mut impl Io, index: usize, error: LinkError) {

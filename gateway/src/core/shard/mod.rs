@@ -236,7 +236,7 @@ impl ShardCore {
         busy |= self.run_routing(io);
         busy |= self.run_fanouts(io);
         busy |= self.run_drain(io);
-        self.run_stalled_links(io);
+        busy |= self.run_stalled_links(io);
         self.dial_due(io);
         self.fill_accepts(io);
         let sweep_at = self.run_sweep(io);

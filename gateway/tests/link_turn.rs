@@ -1,0 +1,77 @@
+//! A worker that says much at once is heard a bounded part at a stretch.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use roost_gateway::{
+    core::{
+        CoreConfig, Next, ShardCore,
+        config::WorkerConfig,
+        pool::specs,
+        stats::{ShardStats, Stat},
+    },
+    op::{Op, Sock},
+    sim::Hands,
+};
+use roost_protocol::{
+    ConnectionId, InstanceId,
+    edge::{self, FrameType},
+    link::{Header, LinkType, LinkWelcome, handshake},
+};
+
+const MESSAGES: u64 = 2_000;
+/// What one turn may handle of a link, at most.
+const AT_A_STRETCH: u64 = 512;
+
+/// The worker writes; the gateway receives as much as it takes.
+fn deliver(core: &mut ShardCore, hands: &mut Hands, bytes: &[u8]) {
+    let receives = |op: Op| matches!(op, Op::Recv { sock: Sock::Link(0), .. });
+    let op = hands.take(|_, op| receives(op)).expect("the link is read");
+    let (completion, taken) = hands.end_recv(op, bytes);
+    assert_eq!(taken, bytes.len(), "one receive takes it all");
+    core.on_completion(hands, completion);
+}
+
+#[test]
+fn a_full_receive_buffer_does_not_take_a_whole_turn() {
+    let config = CoreConfig::lone(4, vec![WorkerConfig { name: "worker".into(), secret: None }]);
+    let mut hands = Hands::new(&specs(&config));
+    let stats = Arc::new(ShardStats::default());
+    let mut core = ShardCore::new(config, 4, Arc::clone(&stats), Box::new(|bytes| bytes.fill(3)));
+    core.start(&mut hands, 0, 4);
+    let connect = hands.take(|_, op| matches!(op, Op::Connect { .. })).expect("the worker is dialled");
+    let connected = hands.end(connect, 0);
+    core.on_completion(&mut hands, connected);
+    let welcome = LinkWelcome {
+        resumed: false,
+        window_bytes: 65_536,
+        worker: InstanceId([2; 16]),
+        nonce: [9; handshake::NONCE_BYTES],
+        received_position: 0,
+        proof: None,
+    };
+    let mut bytes = Vec::new();
+    handshake::encode_frame(LinkType::LinkWelcome, &welcome.encode_payload(), &mut bytes);
+    deliver(&mut core, &mut hands, &bytes);
+    core.end_turn(&mut hands);
+
+    // Messages for nobody are counted, too.
+    let mut message = Vec::new();
+    edge::encode_frame(FrameType::Message, b"word", &mut message);
+    let header = Header::new(LinkType::Data, ConnectionId::from_bits(0), message.len() as u32);
+    let frame = [&header.encode()[..], &message].concat();
+    core.begin_turn(1);
+    deliver(&mut core, &mut hands, &frame.repeat(MESSAGES as usize));
+
+    let mut turns = 1;
+    while core.end_turn(&mut hands) == Next::Busy {
+        let handled = stats.get(Stat::LinkFramesStale);
+        assert!(handled <= turns * AT_A_STRETCH && handled < MESSAGES, "{handled} in {turns} turns");
+        assert!(!hands.ops().any(|(_, op)| matches!(op, Op::Recv { .. })), "read on before its turn");
+        turns += 1;
+        core.begin_turn(turns);
+    }
+    assert!(turns >= MESSAGES / AT_A_STRETCH, "{turns} turns");
+    assert_eq!(stats.get(Stat::LinkFramesStale), MESSAGES);
+    assert!(hands.ops().any(|(_, op)| matches!(op, Op::Recv { sock: Sock::Link(0), .. })), "and is read on");
+}
