@@ -70,6 +70,8 @@ pub struct CoreConfig {
     pub linger_ms: u32,
     /// Largest payload of a MESSAGE.
     pub frame_bytes_max: u32,
+    /// Receive buffers for clients: how many receives can be in the kernel at once.
+    pub rx_blocks: u32,
     /// Largest backlog of one client.
     pub outbox_bytes_max: u32,
     /// Memory for all backlogs of the shard.
@@ -95,8 +97,8 @@ impl CoreConfig {
     pub const WORKERS_SPARE: usize = 8;
     /// Bytes of a client receive buffer.
     pub const RX_BLOCK_BYTES: u32 = 16 * 1024;
-    /// Client receive buffers per shard: what a turn can receive at once. A burst touches a page of
-    /// each, and what is touched counts per connection.
+    /// What the gateway has of client receive buffers per shard. A burst touches a page of each, and
+    /// what is touched counts per connection.
     pub const RX_BLOCKS: u32 = 64;
     /// Bytes of a chunk of an outbox or a spill.
     pub const CHUNK_BYTES: u32 = 2 * 1024;
@@ -127,6 +129,7 @@ impl CoreConfig {
             write_timeout_ms: 20_000,
             linger_ms: 1_000,
             frame_bytes_max: edge::FRAME_BYTES_MAX_DEFAULT,
+            rx_blocks: Self::RX_BLOCKS,
             outbox_bytes_max: 1024 * 1024,
             outbox_bytes_total: 64 * 1024 * 1024,
             spill_bytes_total: 64 * 1024 * 1024,

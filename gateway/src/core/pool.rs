@@ -45,13 +45,13 @@ pub fn specs(config: &CoreConfig) -> Vec<PoolSpec> {
     // frames of receive buffers already filled (an empty MESSAGE grows from 4 to 20 bytes), OPEN
     // or REOPEN and CLOSED of every slot, and another link's frames after a failover.
     let tx_bytes = 2 * links * u64::from(config.link_window_bytes)
-        + 6 * u64::from(CoreConfig::RX_BLOCKS * CoreConfig::RX_BLOCK_BYTES)
+        + 6 * u64::from(config.rx_blocks * CoreConfig::RX_BLOCK_BYTES)
         + 64 * u64::from(config.slots_max)
         + 2 * links * u64::from(frame);
     CLASSES
         .iter()
         .map(|class| match class {
-            Class::Rx => PoolSpec { block_bytes: CoreConfig::RX_BLOCK_BYTES, blocks: CoreConfig::RX_BLOCKS },
+            Class::Rx => PoolSpec { block_bytes: CoreConfig::RX_BLOCK_BYTES, blocks: config.rx_blocks },
             Class::Outbox => PoolSpec {
                 block_bytes: CoreConfig::CHUNK_BYTES,
                 blocks: count(config.outbox_bytes_total, CoreConfig::CHUNK_BYTES),

@@ -195,6 +195,7 @@ fn core_config(config: &Config, shards: u16, connections_max: u32, workers: &[Wo
         write_timeout_ms: config.write_timeout_ms,
         linger_ms: config.linger_ms,
         frame_bytes_max: config.frame_bytes_max,
+        rx_blocks: CoreConfig::RX_BLOCKS,
         outbox_bytes_max: config.outbox_bytes_max,
         outbox_bytes_total: share(config.outbox_bytes_total),
         spill_bytes_total: share(config.spill_bytes_total),

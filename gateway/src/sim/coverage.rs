@@ -7,7 +7,12 @@ use std::{
 
 use roost_protocol::Reason;
 
-use crate::core::{link::LinkState, record::State, stats::Stat};
+use crate::core::{
+    link::LinkState,
+    record::{State, bit, flag},
+    shard::inspect::SlotView,
+    stats::Stat,
+};
 
 /// What has been reached.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +31,8 @@ pub struct Coverage {
     pub states: BTreeSet<u8>,
     /// Transitions of connections between two looks at the end of a turn.
     pub transitions: BTreeMap<(u8, u8), u64>,
+    /// How often a connection came into one of [`SITUATIONS`].
+    pub situations: BTreeMap<&'static str, u64>,
     /// Transitions of links.
     pub link_transitions: BTreeMap<(u8, u8), u64>,
     /// Closes by reason.
@@ -47,6 +54,7 @@ impl Coverage {
         self.delivered += other.delivered;
         self.states.extend(&other.states);
         add(&mut self.transitions, &other.transitions);
+        add(&mut self.situations, &other.situations);
         add(&mut self.link_transitions, &other.link_transitions);
         add(&mut self.reasons, &other.reasons);
         add(&mut self.faults, &other.faults);
@@ -62,15 +70,17 @@ impl Coverage {
             self.link_transitions.contains_key(&(from as u8, to as u8))
         };
         let link_transitions = LINK_TRANSITIONS.iter().filter(seen).count();
+        let situations = SITUATIONS.iter().filter(|(name, _)| self.situations.contains_key(name)).count();
         let reachable = || Reason::ALL.iter().filter(|reason| !UNREACHABLE.contains(reason));
         let reasons = reachable().filter(|reason| self.reasons.contains_key(&reason.code())).count();
         let (distinct, faults) = (self.faults.len(), self.faults.values().sum::<u64>());
         format!(
             "reached: {states} of {} states, {transitions} of {} transitions, {link_transitions} of {} link \
-             transitions, {reasons} of {} close reasons\ninjected: {distinct} distinct faults, {faults} in all",
+             transitions, {situations} of {} situations, {reasons} of {} close reasons\ninjected: {distinct} distinct faults, {faults} in all",
             State::ALL.len(),
             TRANSITIONS.len(),
             LINK_TRANSITIONS.len(),
+            SITUATIONS.len(),
             reachable().count(),
         )
     }
@@ -91,6 +101,11 @@ impl Coverage {
         for (from, to) in LINK_TRANSITIONS {
             if !self.link_transitions.contains_key(&(from as u8, to as u8)) {
                 missing.push(format!("link transition {from:?} -> {to:?}"));
+            }
+        }
+        for (name, _) in SITUATIONS {
+            if !self.situations.contains_key(name) {
+                missing.push(format!("situation: {name}"));
             }
         }
         for stat in COUNTERS {
@@ -138,6 +153,30 @@ pub const LINK_TRANSITIONS: [(LinkState, LinkState); 7] = [
     (LinkState::Closing, LinkState::Down),
 ];
 
+/// What a connection's state alone does not tell, and where it takes several things at once to go
+/// wrong. Each must be seen at the end of a turn.
+pub const SITUATIONS: [Situation; 8] = [
+    ("no buffer, before HELLO", |view| starves(view) && view.state == State::Handshaking),
+    ("no buffer, open", |view| starves(view) && view.state == State::Open),
+    ("no buffer, sent away", |view| starves(view) && view.state == State::Draining),
+    ("no buffer, being shut", |view| starves(view) && view.ops & bit::SHUTDOWN != 0),
+    ("blocked, before HELLO", |view| blocked(view) && view.state == State::Handshaking),
+    ("blocked, open", |view| blocked(view) && view.state == State::Open),
+    ("blocked, moving", |view| blocked(view) && view.flags & flag::MOVING != 0),
+    ("unread, to be sent to", |view| blocked(view) && view.outbox_bytes > 0),
+];
+
+/// Its name, and whether a connection is in it.
+pub type Situation = (&'static str, fn(&SlotView) -> bool);
+
+const fn starves(view: &SlotView) -> bool {
+    view.flags & flag::RX_WAIT != 0
+}
+
+const fn blocked(view: &SlotView) -> bool {
+    view.flags & flag::BLOCKED != 0
+}
+
 /// What must have happened at least once.
 pub const COUNTERS: [Stat; 12] = [
     Stat::AcceptErrors,
@@ -184,6 +223,10 @@ impl fmt::Display for Coverage {
         writeln!(f, "transitions:")?;
         for (&(from, to), count) in &self.transitions {
             writeln!(f, "  {:<12} -> {:<12} {count:>9}", name(from), name(to))?;
+        }
+        writeln!(f, "situations:")?;
+        for (name, count) in &self.situations {
+            writeln!(f, "  {name:<28} {count:>9}")?;
         }
         writeln!(f, "link transitions:")?;
         for (&(from, to), count) in &self.link_transitions {

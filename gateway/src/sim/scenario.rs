@@ -95,6 +95,15 @@ impl Scenario {
             (faults.completion_late, faults.completion_delay_us, faults.reap_max) = (1_000, 20_000, 256);
             calm_at_us = calm_at_us.min(1_000_000);
         }
+        // A stream of its own, so that all other seeds stay as they were.
+        let mut starving = Rng::new(!seed);
+        if starving.chance(250) {
+            // Hardly a receive buffer for all, and each held for as long as its completion is late.
+            config.rx_blocks = starving.log_range(1, 4) as u32;
+            faults.completion_late = faults.completion_late.max(300);
+            faults.completion_delay_us = faults.completion_delay_us.max(starving.log_range(500, 20_000));
+            faults.shutdown_delay_us = faults.shutdown_delay_us.max(20_000);
+        }
         let manners = Manners {
             frame_bytes_max: config.frame_bytes_max,
             think_us: (rng.log_range(50, 5_000), rng.log_range(10_000, 1_000_000)),
@@ -108,7 +117,12 @@ impl Scenario {
             worker.secret.clone_from(&secret);
         }
         let habits = config.workers.iter().map(|_| draw_habits(&mut rng, comfortable, &secret)).collect();
-        let asks = draw_asks(&mut rng, comfortable, calm_at_us);
+        let mut asks = draw_asks(&mut rng, comfortable, calm_at_us);
+        if config.rx_blocks < CoreConfig::RX_BLOCKS && starving.chance(500) {
+            // Sent away while they speak, and while others hold the buffers.
+            asks.push((starving.below(calm_at_us), Ask::Drain(starving.below(1_000) as u32)));
+            asks.sort_by_key(|&(at, _)| at);
+        }
         let small = |rng: &mut Rng| (rng.log_range(64, 4_096), rng.log_range(4_096, 262_144));
         Self {
             seed,

@@ -7,7 +7,11 @@ use roost_protocol::Reason;
 use crate::{
     core::{ShardCore, link::LinkState, record::State, shard::inspect::SlotView, stats::Stat},
     op::Token,
-    sim::{coverage::Coverage, kernel::World, net::ConnId},
+    sim::{
+        coverage::{Coverage, SITUATIONS},
+        kernel::World,
+        net::ConnId,
+    },
 };
 
 /// Ops that one turn may submit: a constant, some per completion, some per slot.
@@ -81,7 +85,13 @@ impl Shadow {
             if slot >= self.slots.len() {
                 self.slots.push(None);
             }
-            let before = self.slots[slot].replace(view).map_or(State::Free, |before| before.state);
+            let last = self.slots[slot].replace(view);
+            for (name, applies) in SITUATIONS {
+                if applies(&view) && !last.as_ref().is_some_and(applies) {
+                    *self.coverage.situations.entry(name).or_default() += 1;
+                }
+            }
+            let before = last.map_or(State::Free, |before| before.state);
             if before != view.state {
                 *self.coverage.transitions.entry((before as u8, view.state as u8)).or_default() += 1;
             }

@@ -115,5 +115,10 @@ impl ShardCore {
                 "invariant reads-in-one-place: slot {slot} waits for input nowhere, or twice"
             );
         }
+        // One that is sent away need not wait before its sending side is shut.
+        assert!(
+            hot.state() != State::Draining || !(in_kernel && waits),
+            "invariant reads-in-one-place: slot {slot} is sent away and waits for input twice"
+        );
     }
 }
