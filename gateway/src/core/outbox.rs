@@ -1,9 +1,10 @@
 //! Bounded send queues of clients that have something unsent.
 //!
 //! An outbox is a chain of segments; the first one is what is being sent, and stands in the outbox
-//! itself, since most outboxes never have a second one. A segment refers to bytes in a block: a chunk of the outbox pool, a broadcast's shared payload, or, only while its
-//! first send is in the kernel, the link's receive buffer: what the socket does not take at once
-//! is copied ([`Outboxes::detach`]), so that no slow client pins a link buffer.
+//! itself, since most outboxes never have a second one. A segment refers to bytes in a block: a chunk
+//! of the outbox pool, a broadcast's shared payload, or, only while its first send is in the kernel,
+//! the link's receive buffer: what the socket does not take at once is copied
+//! ([`Outboxes::detach`]), so that no slow client pins a link buffer.
 
 use crate::{
     core::{

@@ -71,51 +71,44 @@ impl ShardCore {
     /// Handles what stands in the link's block, and receives behind it. Returns whether there is
     /// more than is handled at a stretch: then `run_stalled_links` goes on.
     fn handle_link_bytes(&mut self, io: &mut impl Io, index: usize) -> bool {
+        self.handle_link_frames(io, index).unwrap_or_else(|error| {
+            self.on_link_error(io, index, error);
+            false
+        })
+    }
+
+    fn handle_link_frames(&mut self, io: &mut impl Io, index: usize) -> Result<bool, LinkError> {
         let payload_bytes_max = self.cfg.link_payload_bytes_max();
-        let mut frames = 0;
-        loop {
-            if frames == FRAMES_MAX {
-                self.links[index].rx.stalled = true;
-                return true;
-            }
-            frames += 1;
+        for _ in 0..FRAMES_MAX {
             let rx = &self.links[index].rx;
             let block = rx.block.expect("frames stand in a block");
             let bytes = &io.block(block)[rx.handled as usize..rx.filled as usize];
-            let (header, frame_bytes) = match link::split(bytes, payload_bytes_max) {
-                Ok(Split::Frame { header, .. }) => (header, header.frame_bytes() as u32),
-                Ok(Split::Need { .. }) => break,
-                Err(error) => {
-                    self.on_link_error(io, index, error);
-                    return false;
+            let (header, frame_bytes) = match link::split(bytes, payload_bytes_max)? {
+                Split::Frame { header, .. } => (header, header.frame_bytes() as u32),
+                Split::Need { .. } => {
+                    if self.recycle_link_block(io, index) {
+                        self.receive_link(io, index);
+                    }
+                    return Ok(false);
                 }
             };
             let offset = rx.handled + header::HEADER_BYTES as u32;
             let payload = Span { block, offset, len: header.payload_bytes };
-            match self.handle_link_frame(io, index, header, payload) {
-                Ok(Handled::Done) => {}
-                Ok(Handled::Stalled) => {
-                    self.links[index].rx.stalled = true;
-                    return false;
-                }
-                Err(error) => {
-                    self.on_link_error(io, index, error);
-                    return false;
-                }
+            if let Handled::Stalled = self.handle_link_frame(io, index, header, payload)? {
+                self.links[index].rx.stalled = true;
+                return Ok(false);
             }
             let link = &mut self.links[index];
             if link.state == LinkState::Closing {
-                return false;
+                return Ok(false);
             }
             link.rx.handled += frame_bytes;
             if let Some(session) = &mut link.session {
                 session.received += u64::from(header.link_type.is_sequenced());
             }
         }
-        if self.recycle_link_block(io, index) {
-            self.receive_link(io, index);
-        }
-        false
+        self.links[index].rx.stalled = true;
+        Ok(true)
     }
 
     /// Moves the incomplete rest to the front of a block that no send is using. Returns whether
