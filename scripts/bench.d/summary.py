@@ -3,10 +3,10 @@
 import json
 import pathlib
 import statistics
-import subprocess
 
 import machine
 import peers
+from programs import commit
 
 OURS = "roost"
 # Shown and compared per measure: key, title, whether more is better, digits.
@@ -33,13 +33,6 @@ def line(figures):
                      for key, value in figures.items())
 
 
-def commit():
-    """Of which tree the rounds are; None outside of git."""
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=peers.ROOT, capture_output=True,
-                          text=True, check=False)
-    return done.stdout.strip() or None
-
-
 class Book:
     """All rounds: measure -> peer -> list of figures."""
 
@@ -63,7 +56,7 @@ class Book:
     def note(self, options, kinds, skipped):
         run = {key: str(value) if isinstance(value, (pathlib.Path, set)) else value
                for key, value in vars(options).items() if key != "json"}
-        self.data["runs"].append({"commit": commit(), **run})
+        self.data["runs"].append({"commit": commit("scripts/bench", "scripts/bench.d", "scripts/compare.d"), **run})
         self.data["peers"].update({kind.name: kind.what for kind in kinds})
         self.data["skipped"] = skipped
 

@@ -2,23 +2,12 @@
 
 import json
 import os
-import subprocess
 import time
 from pathlib import Path
 
 from table import Counts, count
 
-# What decides what a result means; a result in docs/ does not make its own commit a dirty one.
-SOURCES = ["gateway", "loadgen", "protocol", "router", "scripts/kernel-matrix", "scripts/kernel-matrix.d", "Cargo.lock"]
 TIERS = ["base", "deferred", "direct"]
-
-
-def commit(repository):
-    def git(*words):
-        return subprocess.run(["git", *words], cwd=repository, capture_output=True, text=True).stdout.strip()
-
-    changed = git("status", "--porcelain", "--", *SOURCES)
-    return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
 
 
 def load(path):

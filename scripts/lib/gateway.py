@@ -63,13 +63,17 @@ class Gateway:
         return f"http://127.0.0.1:{self.admin}/{path}"
 
     def metrics(self):
-        """Series name -> list of (labels, value)."""
-        with urllib.request.urlopen(self.url("metrics"), timeout=30) as answer:
-            text = answer.read().decode()
-        series = {}
-        for line in text.splitlines():
-            match = re.fullmatch(r"([a-z_]+)(?:\{(.*)\})? (\S+)", line)
-            if match:
-                labels = dict(re.findall(r'([a-z_]+)="((?:[^"\\]|\\.)*)"', match[2] or ""))
-                series.setdefault(match[1], []).append((labels, float(match[3])))
-        return series
+        return metrics(self.url())
+
+
+def metrics(page):
+    """What the gateway with this page counts: series name -> list of (labels, value)."""
+    with urllib.request.urlopen(f"{page}metrics", timeout=30) as answer:
+        text = answer.read().decode()
+    series = {}
+    for line in text.splitlines():
+        match = re.fullmatch(r"([a-z_]+)(?:\{(.*)\})? (\S+)", line)
+        if match:
+            labels = dict(re.findall(r'([a-z_]+)="((?:[^"\\]|\\.)*)"', match[2] or ""))
+            series.setdefault(match[1], []).append((labels, float(match[3])))
+    return series

@@ -6,6 +6,7 @@ import subprocess
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 NAMES = ("roost-gateway", "roost-router", "roost-loadgen")
+SOURCES = ("gateway", "loadgen", "protocol", "router", "Cargo.lock")
 
 
 def build(release=False, examples=()):
@@ -16,3 +17,13 @@ def build(release=False, examples=()):
     command = ["cargo", "build", "--quiet", "--message-format", "json", *which, *targets]
     out = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
     return {name: path for path, name in re.findall(r'"executable":"([^"]+/([a-z-]+))"', out)}
+
+
+def commit(*scripts):
+    """Which commit the programs and these paths are of, `-dirty` if they have changed since: a result
+    in docs/ does not make its own commit a dirty one. Empty outside of git."""
+    def git(*words):
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", *SOURCES, *scripts)
+    return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
