@@ -53,6 +53,14 @@ pub struct Chaos {
     pub absence_us: (u64, u64),
 }
 
+impl Chaos {
+    /// Nothing ever happens, at this pace.
+    pub const fn none(pace_us: (u64, u64)) -> Self {
+        let (kills, cuts, pauses, forgets, garbage, drains, unreachable) = (0, 0, 0, 0, 0, 0, 0);
+        Self { pace_us, kills, cuts, pauses, forgets, garbage, drains, unreachable, absence_us: (1, 1) }
+    }
+}
+
 /// Everybody.
 #[derive(Debug)]
 pub struct Cast {

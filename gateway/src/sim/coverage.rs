@@ -10,7 +10,7 @@ use roost_protocol::Reason;
 use crate::core::{
     link::LinkState,
     record::{State, bit, flag},
-    shard::inspect::SlotView,
+    shard::inspect::{LinkView, SlotView},
     stats::Stat,
 };
 
@@ -31,7 +31,8 @@ pub struct Coverage {
     pub states: BTreeSet<u8>,
     /// Transitions of connections between two looks at the end of a turn.
     pub transitions: BTreeMap<(u8, u8), u64>,
-    /// How often a connection came into one of [`SITUATIONS`].
+    /// How often a connection came into one of [`SITUATIONS`], or a link into one of
+    /// [`LINK_SITUATIONS`].
     pub situations: BTreeMap<&'static str, u64>,
     /// Transitions of links.
     pub link_transitions: BTreeMap<(u8, u8), u64>,
@@ -70,7 +71,7 @@ impl Coverage {
             self.link_transitions.contains_key(&(from as u8, to as u8))
         };
         let link_transitions = LINK_TRANSITIONS.iter().filter(seen).count();
-        let situations = SITUATIONS.iter().filter(|(name, _)| self.situations.contains_key(name)).count();
+        let situations = situation_names().filter(|name| self.situations.contains_key(name)).count();
         let reachable = || Reason::ALL.iter().filter(|reason| !UNREACHABLE.contains(reason));
         let reasons = reachable().filter(|reason| self.reasons.contains_key(&reason.code())).count();
         let (distinct, faults) = (self.faults.len(), self.faults.values().sum::<u64>());
@@ -80,7 +81,7 @@ impl Coverage {
             State::ALL.len(),
             TRANSITIONS.len(),
             LINK_TRANSITIONS.len(),
-            SITUATIONS.len(),
+            situation_names().count(),
             reachable().count(),
         )
     }
@@ -103,7 +104,7 @@ impl Coverage {
                 missing.push(format!("link transition {from:?} -> {to:?}"));
             }
         }
-        for (name, _) in SITUATIONS {
+        for name in situation_names() {
             if !self.situations.contains_key(name) {
                 missing.push(format!("situation: {name}"));
             }
@@ -155,7 +156,7 @@ pub const LINK_TRANSITIONS: [(LinkState, LinkState); 7] = [
 
 /// What a connection's state alone does not tell, and where it takes several things at once to go
 /// wrong. Each must be seen at the end of a turn.
-pub const SITUATIONS: [Situation; 8] = [
+pub const SITUATIONS: [Situation<SlotView>; 8] = [
     ("no buffer, before HELLO", |view| starves(view) && view.state == State::Handshaking),
     ("no buffer, open", |view| starves(view) && view.state == State::Open),
     ("no buffer, sent away", |view| starves(view) && view.state == State::Draining),
@@ -166,8 +167,17 @@ pub const SITUATIONS: [Situation; 8] = [
     ("unread, to be sent to", |view| blocked(view) && view.outbox_bytes > 0),
 ];
 
-/// Its name, and whether a connection is in it.
-pub type Situation = (&'static str, fn(&SlotView) -> bool);
+/// The same for links.
+pub const LINK_SITUATIONS: [Situation<LinkView>; 1] = [("given up, being sent to", |view| {
+    view.state == LinkState::Closing && view.session.is_some() && view.is_gone && view.is_sending
+})];
+
+/// Its name, and whether a connection, or a link, is in it.
+pub type Situation<View> = (&'static str, fn(&View) -> bool);
+
+fn situation_names() -> impl Iterator<Item = &'static str> {
+    SITUATIONS.iter().map(|(name, _)| *name).chain(LINK_SITUATIONS.iter().map(|(name, _)| *name))
+}
 
 const fn starves(view: &SlotView) -> bool {
     view.flags & flag::RX_WAIT != 0

@@ -104,7 +104,7 @@ impl Scenario {
             faults.completion_delay_us = faults.completion_delay_us.max(starving.log_range(500, 20_000));
             faults.shutdown_delay_us = faults.shutdown_delay_us.max(20_000);
         }
-        let manners = Manners {
+        let mut manners = Manners {
             frame_bytes_max: config.frame_bytes_max,
             think_us: (rng.log_range(50, 5_000), rng.log_range(10_000, 1_000_000)),
             ping_us: rng.log_range(50_000, 20_000_000),
@@ -124,17 +124,35 @@ impl Scenario {
             asks.sort_by_key(|&(at, _)| at);
         }
         let small = |rng: &mut Rng| (rng.log_range(64, 4_096), rng.log_range(4_096, 262_144));
+        let slots_per_ring = rng.log_range(2, 64).min(u64::from(config.slots_max)) as u32;
+        let mut chaos = draw_chaos(&mut rng);
+        let mut stopping = Rng::new(seed.rotate_left(32) ^ !0);
+        let stopped_full = stopping.chance(100);
+        if stopped_full {
+            // Workers are stopped (SIGSTOP) until they are given up, and with more to read than
+            // their sockets take: the kernel still sends what the session retains. No probe may
+            // find the link dead before that.
+            config.link_failover_ms = stopping.log_range(200, 1_000) as u32;
+            config.link_keepalive_ms = 0;
+            manners.think_us = (50, 20_000);
+            calm_at_us = calm_at_us.max(5_000_000);
+            // And nothing else may break it first.
+            chaos = Chaos { pauses: 500, absence_us: (1_500_000, 5_000_000), ..Chaos::none(chaos.pace_us) };
+        }
         Self {
             seed,
             comfortable,
-            slots_per_ring: rng.log_range(2, 64).min(u64::from(config.slots_max)) as u32,
+            slots_per_ring,
             faults,
             habits,
-            chaos: draw_chaos(&mut rng),
+            chaos,
             calm_at_us,
             asks,
             client_buffers: [small(&mut rng), small(&mut rng)],
-            link_buffers: [small(&mut rng), small(&mut rng)],
+            link_buffers: [
+                small(&mut rng),
+                if stopped_full { (64, stopping.log_range(65, 512)) } else { small(&mut rng) },
+            ],
             latency_us: (rng.log_range(1, 50), rng.log_range(50, 50_000)),
             backlog_max: if crowd { 512 } else { rng.log_range(1, 64) as usize },
             manners,

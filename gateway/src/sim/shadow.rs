@@ -5,10 +5,16 @@ use std::collections::BTreeMap;
 use roost_protocol::Reason;
 
 use crate::{
-    core::{ShardCore, link::LinkState, record::State, shard::inspect::SlotView, stats::Stat},
+    core::{
+        ShardCore,
+        link::LinkState,
+        record::State,
+        shard::inspect::{LinkView, SlotView},
+        stats::Stat,
+    },
     op::Token,
     sim::{
-        coverage::{Coverage, SITUATIONS},
+        coverage::{Coverage, LINK_SITUATIONS, SITUATIONS},
         kernel::World,
         net::ConnId,
     },
@@ -23,7 +29,7 @@ pub struct Shadow {
     /// What has been reached.
     pub coverage: Coverage,
     slots: Vec<Option<SlotView>>,
-    links: Vec<LinkState>,
+    links: Vec<Option<LinkView>>,
     /// The last socket in each slot, and the generation of its connection.
     sockets: BTreeMap<u32, (ConnId, u32)>,
     ops_submitted: u64,
@@ -128,9 +134,15 @@ impl Shadow {
                 view.retained_bytes
             );
             if index >= self.links.len() {
-                self.links.push(LinkState::Down);
+                self.links.push(None);
             }
-            let before = std::mem::replace(&mut self.links[index], view.state);
+            let last = self.links[index].replace(view);
+            for (name, applies) in LINK_SITUATIONS {
+                if applies(&view) && !last.as_ref().is_some_and(applies) {
+                    *self.coverage.situations.entry(name).or_default() += 1;
+                }
+            }
+            let before = last.map_or(LinkState::Down, |last| last.state);
             if before != view.state {
                 *self.coverage.link_transitions.entry((before as u8, view.state as u8)).or_default() += 1;
             }

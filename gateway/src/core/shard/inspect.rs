@@ -38,8 +38,12 @@ pub struct SlotView {
 pub struct LinkView {
     /// Where its TCP connection is in its life.
     pub state: LinkState,
+    /// A send is in the kernel.
+    pub is_sending: bool,
     /// The worker of its session.
     pub session: Option<InstanceId>,
+    /// The worker has been silent too long, or is hopeless: its session is to be given up.
+    pub is_gone: bool,
     /// A failed session's connections are being moved.
     pub failing_over: bool,
     /// Queued or not yet acknowledged, in bytes.
@@ -109,7 +113,9 @@ impl ShardCore {
     pub fn link_views(&self) -> impl Iterator<Item = LinkView> {
         self.links.iter().map(|link| LinkView {
             state: link.state,
+            is_sending: link.ops & link_bit::SEND != 0,
             session: link.session.map(|session| session.worker),
+            is_gone: self.is_gone(link),
             failing_over: link.failover.is_some(),
             retained_bytes: link.tx.retained_bytes(),
             lag_frames: link.tx.lag_frames(),

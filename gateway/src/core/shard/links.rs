@@ -71,11 +71,17 @@ impl ShardCore {
         }
     }
 
+    /// Whether a link's worker is to be given up.
+    pub(super) fn is_gone(&self, link: &Link) -> bool {
+        let silent_ms = self.now_ms.saturating_sub(link.heard_at_ms);
+        silent_ms >= u64::from(self.cfg.link_failover_ms) || link.hopeless
+    }
+
     /// Dials the workers whose turn it is, probes silent links, and gives up the dead.
     pub(super) fn dial_due(&mut self, io: &mut impl Io) {
         for index in 0..self.links.len() {
             let silent_ms = self.now_ms.saturating_sub(self.links[index].heard_at_ms);
-            let gone = silent_ms >= u64::from(self.cfg.link_failover_ms) || self.links[index].hopeless;
+            let gone = self.is_gone(&self.links[index]);
             if self.links[index].session.is_some() && gone {
                 // Fencing: what a worker that was only stopped says later must not be heard. And
                 // the kernel may still be sending from what the session retains: join first.
