@@ -102,9 +102,9 @@ keys! {
     /// Slots of one ring's file table; more connections than that take more rings.
     Start ring_slots_max: u32 = 16_384, in 64..=1 << 20;
     /// How long a shard that has hardly any time to spare lets events gather before it acts on
-    /// them, at most, in microseconds: fewer, larger turns cost less. The less time to spare, the
-    /// longer; below 60% of its core not at all. 0: never.
-    Start gather_us_max: u32 = 200, in 0..=10_000;
+    /// them, at most, in microseconds: fewer, larger turns cost less, and messages wait. The less
+    /// time to spare, the longer; below 60% of its core not at all. 0: never.
+    Start gather_us_max: u32 = 0, in 0..=10_000;
     /// The best kernel feature tier to use, to try a lower one on a newer kernel; `auto`: all.
     Start features_max: Auto<String> = Auto::Auto;
     /// Memory this process and its sockets in the kernel may take, for `connections_max = "auto"`
