@@ -38,6 +38,16 @@ pub(super) fn connect(run: &mut Run, clients: u32) -> anyhow::Result<()> {
     let limit = run.plan.grace + 3 * time_for(clients, run.plan.connect_rate);
     run.wait("connect", limit, |now| now.connecting == 0)?;
     let after = run.look("connect")?;
+    if after.connecting > 0 {
+        // What follows then counts clients that come in the middle of it, and may take what they
+        // are told of earlier messages for duplicates. The cause must stand before that.
+        run.found.broken_rules.push(format!(
+            "{} of {clients} connects had no WELCOME within {:.0} s: connect more slowly, or give the \
+             listener a longer backlog (net.core.somaxconn)",
+            after.connecting,
+            limit.as_secs_f64()
+        ));
+    }
     let (cpu_ns, opened) = run.found.ramp_cpu.unwrap_or_default();
     run.found.ramp_cpu = Some((cpu_ns + after.cpu_ns - before.cpu_ns, opened + after.opened - before.opened));
     Ok(())
