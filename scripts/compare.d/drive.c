@@ -9,25 +9,20 @@
  * length. Prints a line of JSON per target and slice. Processor time is the server's own
  * (schedstat: nanoseconds run, all its threads) and the busy time of core 0 without steal. */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
 #include <dirent.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { HEADER = 4, WELCOME_BYTES = 22, EVENTS = 256, CLIENTS_PER_ADDRESS = 8192 };
+#include "echo.h"
+
+enum { EVENTS = 256, CLIENTS_PER_ADDRESS = 8192 };
 static const double WARM_UP_S = 0.06, PATIENCE_S = 10;
 
 struct target { const char *name; int port, pid, epoll, *fds; };
 struct times { double core, steal, ran, user, system, generator; };
-
-static void die(const char *what) { perror(what); exit(1); }
 
 static double seconds(clockid_t clock) {
     struct timespec time;
@@ -91,13 +86,13 @@ static void join(struct target *target, int clients) {
         at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
         at.sin_port = htons(target->port);
         if (connect(fd, (void *)&at, sizeof at)) die("connect");
-        unsigned char key[16], hello[64] = { 1, 0, 0, 0, 1, 0, 0 }, welcome[WELCOME_BYTES];
+        unsigned char key[16], hello[64] = { 1, 0, 0, 0, 1, 0, 0 }, answer[WELCOME_BYTES];
         int bytes = snprintf((char *)key, sizeof key, "u%d", i);
         hello[3] = 6 + bytes;
         hello[7] = bytes;
         memcpy(hello + 8, key, bytes);
         if (write(fd, hello, 10 + bytes) != 10 + bytes) die("HELLO");
-        read_all(fd, welcome, sizeof welcome);
+        read_all(fd, answer, sizeof answer);
         struct epoll_event event = { .events = EPOLLIN, .data.u32 = i };
         epoll_ctl(target->epoll, EPOLL_CTL_ADD, fd, &event);
     }

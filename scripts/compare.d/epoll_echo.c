@@ -9,21 +9,16 @@
  * to all clients, by one plain send() each, as the reference worker's handler of that name would have
  * it; with several processes, each sends to its own. */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
 #include <errno.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <signal.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
-enum { HELLO = 1, WELCOME, MESSAGE, PING, PONG, GOAWAY, CLOSE };
-enum { HEADER = 4, BUFFER = 65536, EVENTS = 1024 };
+#include "echo.h"
+
+enum { BUFFER = 65536, EVENTS = 1024 };
 
 /* The part of a frame that a read cut off; rare, so it is allocated only then. */
 struct rest { size_t used; unsigned char bytes[]; };
@@ -34,23 +29,11 @@ static int fds_max, fanout, descriptors_end;
 /* Of each process: what others have for its clients. */
 static int (*inboxes)[2], processes = 1, own;
 
-static void die(const char *what) { perror(what); exit(1); }
-
 static void drop(int fd) {
     free(rests[fd]);
     rests[fd] = NULL;
     open_fds[fd] = 0;
     close(fd);
-}
-
-static int listen_on(int port) {
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), one = 1;
-    struct sockaddr_in at = { .sin_family = AF_INET, .sin_port = htons(port),
-                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one);
-    if (bind(fd, (void *)&at, sizeof at) || listen(fd, 65535)) die("listen");
-    return fd;
 }
 
 static void send_to_all(const unsigned char *frame, size_t bytes) {
@@ -80,12 +63,10 @@ static void take_from_inbox(void) {
 /* Turns whole frames in `in` into their answers, in place where they are echoed. Returns bytes
  * consumed; *out_used grows. -1: the client said CLOSE. */
 static long answer(const unsigned char *in, size_t used, unsigned char *out, size_t *out_used) {
-    static const unsigned char welcome[HEADER + 18] = {
-        WELCOME, 0, 0, 18, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0 };
     size_t at = 0;
     while (used - at >= HEADER) {
         const unsigned char *frame = in + at;
-        size_t bytes = HEADER + ((size_t)frame[1] << 16 | frame[2] << 8 | frame[3]);
+        size_t bytes = HEADER + payload_bytes(frame);
         if (used - at < bytes) break;
         switch (frame[0]) {
         case HELLO:
@@ -140,7 +121,7 @@ static void serve(int fd) {
 }
 
 static void run(int port) {
-    int listener = listen_on(port), epoll = epoll_create1(EPOLL_CLOEXEC);
+    int listener = listen_on(port, SOCK_NONBLOCK), epoll = epoll_create1(EPOLL_CLOEXEC);
     struct epoll_event event = { .events = EPOLLIN, .data.fd = listener }, events[EVENTS];
     if (epoll < 0 || epoll_ctl(epoll, EPOLL_CTL_ADD, listener, &event)) die("epoll");
     event.data.fd = inboxes[own][0];
@@ -172,11 +153,7 @@ int main(int count, char **args) {
         else if (!strcmp(args[i], "--processes") && i + 1 < count) processes = atoi(args[++i]);
         else { fprintf(stderr, "unknown argument %s\n", args[i]); return 2; }
     }
-    struct rlimit limit;
-    getrlimit(RLIMIT_NOFILE, &limit);
-    limit.rlim_cur = limit.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &limit);
-    fds_max = limit.rlim_cur > 1 << 20 ? 1 << 20 : (int)limit.rlim_cur;
+    fds_max = raise_nofile(1 << 20);
     rests = calloc((size_t)fds_max, sizeof *rests);
     open_fds = calloc((size_t)fds_max, 1);
     inboxes = calloc((size_t)processes, sizeof *inboxes);

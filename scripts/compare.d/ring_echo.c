@@ -8,23 +8,17 @@
  * own, `select` in one that takes a buffer when something comes (5.19), `multishot` in one that also
  * stays (6.0). With busy it never sleeps. One ring, direct descriptors, DEFER_TASKRUN (6.1). */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
 #include <errno.h>
 #include <linux/io_uring.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { HELLO = 1, WELCOME, HEADER = 4 };
+#include "echo.h"
+
 enum { ENTRIES = 1024, COMPLETIONS = 8192, BUFFERS = 4096, BUFFER = 2048, GROUP = 1 };
 enum kind { ACCEPT = 1, PARK, RECV, SEND };
 static enum { POLL, HELD, SELECT, MULTISHOT } way;
@@ -36,8 +30,6 @@ static struct io_uring_cqe *cqes;
 static unsigned char *buffers;
 static struct io_uring_buf_ring *given;
 static unsigned short given_tail, free_count, free_list[BUFFERS];
-
-static void die(const char *what) { perror(what); exit(1); }
 
 static void enter(unsigned wait) {
     unsigned queued = local_tail - __atomic_load_n(sq_head, __ATOMIC_ACQUIRE);
@@ -76,11 +68,7 @@ static void set_up(void) {
     cq_tail = (void *)(at + params.cq_off.tail);
     cq_mask = params.cq_entries - 1;
     cqes = (void *)(at + params.cq_off.cqes);
-    struct rlimit limit;
-    getrlimit(RLIMIT_NOFILE, &limit);
-    limit.rlim_cur = limit.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &limit);
-    struct io_uring_rsrc_register files = { .nr = limit.rlim_max > 16384 ? 16384 : (unsigned)limit.rlim_max,
+    struct io_uring_rsrc_register files = { .nr = (unsigned)raise_nofile(16384),
                                             .flags = IORING_RSRC_REGISTER_SPARSE };
     if (syscall(__NR_io_uring_register, ring, IORING_REGISTER_FILES2, &files, sizeof files)) die("files");
     buffers = mmap(NULL, (size_t)BUFFERS * BUFFER, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -102,13 +90,14 @@ static void give_back(unsigned buffer) {
     __atomic_store_n(&given->tail, ++given_tail, __ATOMIC_RELEASE);
 }
 
-static void receive(unsigned slot, int flags) {
+static struct io_uring_sqe *receive(unsigned slot, int flags) {
     if (!free_count) { fprintf(stderr, "no buffer left\n"); exit(1); }
     unsigned buffer = free_list[--free_count];
     struct io_uring_sqe *sqe = entry(IORING_OP_RECV, RECV, buffer, slot);
     sqe->addr = (uint64_t)(buffers + (size_t)buffer * BUFFER);
     sqe->len = BUFFER;
     sqe->msg_flags = (uint32_t)flags;
+    return sqe;
 }
 
 static void park(unsigned slot) {
@@ -119,9 +108,9 @@ static void park(unsigned slot) {
         sqe->poll32_events = POLLIN | POLLRDHUP;
         break;
     case HELD:
-        receive(slot, 0);
+        sqe = receive(slot, 0);
         /* Nothing is there yet: without this the kernel tries first. */
-        sqes[(local_tail - 1) & sq_mask].ioprio = IORING_RECVSEND_POLL_FIRST;
+        sqe->ioprio = IORING_RECVSEND_POLL_FIRST;
         break;
     default:
         sqe = entry(IORING_OP_RECV, RECV, 0, slot);
@@ -132,10 +121,9 @@ static void park(unsigned slot) {
 }
 
 static void answer(unsigned slot, unsigned buffer, int got) {
-    static const unsigned char welcome[HEADER + 18] = { WELCOME, 0, 0, 18, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0 };
     unsigned char *bytes = buffers + (size_t)buffer * BUFFER;
     int used = 0;
-    while (got - used >= HEADER) used += HEADER + (bytes[used + 1] << 16 | bytes[used + 2] << 8 | bytes[used + 3]);
+    while (got - used >= HEADER) used += HEADER + (int)payload_bytes(bytes + used);
     if (used != got) { fprintf(stderr, "a frame was cut off\n"); exit(1); }
     if (bytes[0] == HELLO) {
         memcpy(bytes, welcome, sizeof welcome);
@@ -179,11 +167,7 @@ int main(int count, char **args) {
     for (way = 0; count > 2 && way <= MULTISHOT && strcmp(args[2], ways[way]);) way++;
     if (count < 3 || way > MULTISHOT) { fprintf(stderr, "usage: %s PORT poll|held|select|multishot [busy]\n", args[0]); return 2; }
     busy = count > 3 && !strcmp(args[3], "busy");
-    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
-    struct sockaddr_in at = { .sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(args[1])),
-                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    if (bind(listener, (void *)&at, sizeof at) || listen(listener, 65535)) die("listen");
+    int listener = listen_on(atoi(args[1]), 0);
     set_up();
     for (unsigned i = 0; i < BUFFERS; i++) give_back(i);
     struct io_uring_sqe *sqe = entry(IORING_OP_ACCEPT, ACCEPT, 0, (unsigned)listener);
