@@ -99,6 +99,12 @@ impl Table {
         &mut self.hot[slot as usize]
     }
 
+    /// Something of the slot's record, to have it in the cache; of a slot that is not there, nothing.
+    #[inline]
+    pub(crate) fn touch(&self, slot: u32) -> u32 {
+        self.hot.get(slot as usize).map_or(0, |hot| hot.generation)
+    }
+
     pub(crate) fn cold(&self, slot: u32) -> &Cold {
         &self.cold[slot as usize]
     }

@@ -129,6 +129,7 @@ impl<D: Driver, C: Clock> Shard<D, C> {
         self.core.begin_turn(began_ns / 1_000_000);
         let mut running = Running::Yes;
         self.core.stats().add(crate::core::stats::Stat::Completions, self.completions.len() as u64);
+        self.core.fetch_records(&self.completions);
         for completion in self.completions.drain(..) {
             if completion.token == Token::WAKE {
                 continue;
