@@ -15,7 +15,7 @@ use crate::{
 
 /// How long a round over the table takes, at most: what a deadline may be late by.
 const ROUND_MS: u64 = 1_000;
-/// Slots visited per slice.
+/// Slots visited per slice, unless a round of one slice per millisecond would take longer.
 const SLICE: u32 = 2_048;
 
 /// Where the round is.
@@ -30,6 +30,13 @@ impl Sweep {
     pub(super) fn start(&mut self, now_ms: u64) {
         self.due_ms = now_ms + ROUND_MS;
     }
+
+    /// Slots per slice, and milliseconds from one slice to the next, in a table with so many used.
+    fn pace(high_water: u32) -> (u32, u64) {
+        let slice = SLICE.max(high_water.div_ceil(ROUND_MS as u32));
+        let slices = u64::from(high_water.div_ceil(slice).max(1));
+        (slice, ROUND_MS / slices)
+    }
 }
 
 impl ShardCore {
@@ -39,14 +46,14 @@ impl ShardCore {
             return self.next_deadline();
         }
         let high_water = self.table.high_water();
+        let (slice, pause_ms) = Sweep::pace(high_water);
         let from = self.sweep.cursor;
-        let to = (from + SLICE).min(high_water);
+        let to = (from + slice).min(high_water);
         for slot in from..to {
             self.visit(io, slot);
         }
         self.sweep.cursor = if to == high_water { 0 } else { to };
-        let slices = u64::from(high_water.div_ceil(SLICE).max(1));
-        self.sweep.due_ms = self.now_ms + (ROUND_MS / slices).max(1);
+        self.sweep.due_ms = self.now_ms + pause_ms;
         self.next_deadline()
     }
 
@@ -111,6 +118,21 @@ impl ShardCore {
             self.table.hot_mut(slot).mark_tick = tick;
             let header = edge::Header { frame_type: FrameType::Pong, payload_bytes: 0 };
             self.queue_bytes(io, slot, &header.encode());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_takes_a_second_at_most_however_large_the_table() {
+        for high_water in [0, 1, SLICE, SLICE + 1, 1_000_000, 2_048_000, 2_048_001, 5_000_000, 1 << 24] {
+            let (slice, pause_ms) = Sweep::pace(high_water);
+            let round_ms = u64::from(high_water.div_ceil(slice)) * pause_ms;
+            assert!(pause_ms > 0, "{high_water} slots: the loop would spin");
+            assert!(round_ms <= ROUND_MS, "{high_water} slots: a round takes {round_ms} ms");
         }
     }
 }
