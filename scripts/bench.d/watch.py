@@ -11,6 +11,9 @@ TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 EVERY_S = 0.1
 # Reading smaps_rollup walks all pages of a process: seldom.
 PSS_EVERY_S = 0.5
+RELEASE_S = 180
+# What a machine with nothing to do opens and closes by itself; its count is not exact either.
+RELEASE_SLACK = 500
 
 
 def core_busy_s(core):
@@ -41,6 +44,20 @@ def pss_bytes(pids):
         with contextlib.suppress(OSError):
             total += memory_bytes(pid)
     return total
+
+
+def open_files():
+    """Open files of the whole machine, sockets and direct descriptors included (proc(5), file-nr)."""
+    with open("/proc/sys/fs/file-nr") as file:
+        return int(file.read().split()[0])
+
+
+def await_release(files):
+    """Waits until about so few files are open. A kernel closes a million sockets long after the process
+    that had them is gone, and whoever runs meanwhile pays for it."""
+    until = time.time() + RELEASE_S
+    while open_files() > files + RELEASE_SLACK and time.time() < until:
+        time.sleep(EVERY_S)
 
 
 class Watch(threading.Thread):
