@@ -124,11 +124,9 @@ impl ShardCore {
             }
             _ => {
                 self.pools.release(block);
-                match -result {
+                match result {
                     0 => self.close(io, slot, Reason::ClientEof, None),
-                    errno::EAGAIN | errno::EINTR | errno::ENOBUFS | errno::ENOMEM | errno::ECANCELED => {
-                        self.park(io, slot);
-                    }
+                    _ if is_passing(result) => self.park(io, slot),
                     _ => {
                         self.set_flag(slot, flag::SHUT);
                         self.close(io, slot, reason_of(result), None);
@@ -401,8 +399,14 @@ impl ShardCore {
                     self.park(io, slot);
                 }
             }
-            _ if -result == errno::EAGAIN => self.park(io, slot),
+            // Closing with something unread would reset, and destroy the GOAWAY.
+            _ if is_passing(result) => self.park(io, slot),
             _ => self.stop(io, slot),
         }
     }
+}
+
+/// Whether a receive failed for a reason that says nothing about the connection.
+fn is_passing(result: i32) -> bool {
+    matches!(-result, errno::EAGAIN | errno::EINTR | errno::ENOBUFS | errno::ENOMEM | errno::ECANCELED)
 }
