@@ -1,10 +1,11 @@
 /* A plain io_uring echo: what each way to receive charges. No worker, no outboxes, no limits.
  *
- *   ring_echo PORT poll|held|select|multishot [busy]
+ *   ring_echo PORT poll|stay|held|select|multishot [busy]
  *
  * Answers HELLO with WELCOME and sends other frames back as they came, and trusts its clients: a frame
  * that a receive cut off ends it. `poll` is what the gateway does: a poll parks the client, and what it
- * says is received into a buffer shared by all. `held` parks it in a receive that has a buffer of its
+ * says is received into a buffer shared by all. `stay` does so with a poll that stays armed (5.13): it
+ * tells once of what arrives, and something more may be there after it. `held` parks it in a receive that has a buffer of its
  * own, `select` in one that takes a buffer when something comes (5.19), `multishot` in one that also
  * stays (6.0). With busy it never sleeps. One ring, direct descriptors, DEFER_TASKRUN (6.1). */
 #define _GNU_SOURCE
@@ -20,8 +21,8 @@
 #include "echo.h"
 
 enum { ENTRIES = 1024, COMPLETIONS = 8192, BUFFERS = 4096, BUFFER = 2048, GROUP = 1 };
-enum kind { ACCEPT = 1, PARK, RECV, SEND };
-static enum { POLL, HELD, SELECT, MULTISHOT } way;
+enum kind { ACCEPT = 1, PARK, RECV, SEND, REMOVE };
+static enum { POLL, STAY, HELD, SELECT, MULTISHOT } way;
 
 static int ring, busy;
 static unsigned *sq_tail, *sq_head, sq_mask, local_tail, *cq_head, *cq_tail, cq_mask;
@@ -104,7 +105,9 @@ static void park(unsigned slot) {
     struct io_uring_sqe *sqe;
     switch (way) {
     case POLL:
+    case STAY:
         sqe = entry(IORING_OP_POLL_ADD, PARK, 0, slot);
+        sqe->len = way == STAY ? IORING_POLL_ADD_MULTI : 0;
         sqe->poll32_events = POLLIN | POLLRDHUP;
         break;
     case HELD:
@@ -143,14 +146,24 @@ static void complete(const struct io_uring_cqe *cqe) {
         park((unsigned)cqe->res);
         break;
     case PARK:
+        if (cqe->res == -ECANCELED) break;
+        if (way == STAY && !(cqe->flags & IORING_CQE_F_MORE)) park(slot);
         receive(slot, MSG_DONTWAIT);
         break;
     case RECV:
+        /* Told of twice, or of what another receive has taken. */
+        if (way == STAY && cqe->res == -EAGAIN) { give_back(buffer); break; }
         if (cqe->flags & IORING_CQE_F_BUFFER) buffer = cqe->flags >> IORING_CQE_BUFFER_SHIFT;
         if (cqe->res > 0) answer(slot, buffer, cqe->res);
         else if (way < SELECT || cqe->flags & IORING_CQE_F_BUFFER) give_back(buffer);
-        if (cqe->res > 0 && !(cqe->flags & IORING_CQE_F_MORE)) park(slot);
+        if (cqe->res > 0 && way != STAY && !(cqe->flags & IORING_CQE_F_MORE)) park(slot);
         else if (cqe->res <= 0) {
+            if (way == STAY) {
+                /* An armed poll would keep the socket open. */
+                struct io_uring_sqe *removal = entry(IORING_OP_POLL_REMOVE, REMOVE, 0, 0);
+                removal->flags = 0;
+                removal->addr = (uint64_t)PARK << 56 | slot;
+            }
             /* A direct descriptor is closed by its number plus one. */
             struct io_uring_sqe *sqe = entry(IORING_OP_CLOSE, 0, 0, 0);
             sqe->flags = 0;
@@ -163,9 +176,9 @@ static void complete(const struct io_uring_cqe *cqe) {
 }
 
 int main(int count, char **args) {
-    static const char *ways[] = { "poll", "held", "select", "multishot" };
+    static const char *ways[] = { "poll", "stay", "held", "select", "multishot" };
     for (way = 0; count > 2 && way <= MULTISHOT && strcmp(args[2], ways[way]);) way++;
-    if (count < 3 || way > MULTISHOT) { fprintf(stderr, "usage: %s PORT poll|held|select|multishot [busy]\n", args[0]); return 2; }
+    if (count < 3 || way > MULTISHOT) { fprintf(stderr, "usage: %s PORT poll|stay|held|select|multishot [busy]\n", args[0]); return 2; }
     busy = count > 3 && !strcmp(args[3], "busy");
     int listener = listen_on(atoi(args[1]), 0);
     set_up();
