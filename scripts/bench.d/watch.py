@@ -54,10 +54,14 @@ def open_files():
 
 def await_release(files):
     """Waits until about so few files are open. A kernel closes a million sockets long after the process
-    that had them is gone, and whoever runs meanwhile pays for it."""
+    that had them is gone, and whoever runs meanwhile pays for it. Returns how many there still are when
+    it has waited long enough; 0: none."""
     until = time.time() + RELEASE_S
-    while open_files() > files + RELEASE_SLACK and time.time() < until:
+    while (left := open_files() - files) > RELEASE_SLACK:
+        if time.time() > until:
+            return left
         time.sleep(EVERY_S)
+    return 0
 
 
 class Watch(threading.Thread):
