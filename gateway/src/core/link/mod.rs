@@ -53,10 +53,51 @@ pub(crate) struct Session {
     pub(crate) received: u64,
     /// Of those, acknowledged on this connection.
     pub(crate) acked: u64,
+    /// Bytes of the others.
+    pub(crate) unacked_bytes: u64,
+    /// When the first of the others was handled, if there are any.
+    pub(crate) unacked_since_ms: u64,
     /// The worker has said something in it, so it knows of it.
     pub(crate) confirmed: bool,
     /// What the worker grants.
     pub(crate) window_bytes: u32,
+}
+
+impl Session {
+    /// A session in which nothing has been said yet.
+    pub(crate) fn new(worker: InstanceId, window_bytes: u32) -> Self {
+        Self {
+            worker,
+            received: 0,
+            acked: 0,
+            unacked_bytes: 0,
+            unacked_since_ms: 0,
+            confirmed: false,
+            window_bytes,
+        }
+    }
+
+    /// A sequenced frame has been handled.
+    #[inline]
+    pub(crate) fn handled(&mut self, frame_bytes: u32, now_ms: u64) {
+        if !self.owes_ack() {
+            self.unacked_since_ms = now_ms;
+        }
+        self.received += 1;
+        self.unacked_bytes += u64::from(frame_bytes);
+    }
+
+    /// Whether frames have been handled and not acknowledged.
+    #[inline]
+    pub(crate) fn owes_ack(&self) -> bool {
+        self.acked < self.received
+    }
+
+    /// The peer has been told of all frames that have been handled.
+    pub(crate) fn acknowledged(&mut self) {
+        self.acked = self.received;
+        self.unacked_bytes = 0;
+    }
 }
 
 /// A failed session's connections being moved to other workers, and its frames re-sent.

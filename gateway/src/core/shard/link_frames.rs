@@ -103,8 +103,10 @@ impl ShardCore {
                 return Ok(false);
             }
             link.rx.handled += frame_bytes;
-            if let Some(session) = &mut link.session {
-                session.received += u64::from(header.link_type.is_sequenced());
+            if let Some(session) = &mut link.session
+                && header.link_type.is_sequenced()
+            {
+                session.handled(frame_bytes, self.now_ms);
             }
         }
         self.links[index].rx.stalled = true;

@@ -23,7 +23,12 @@ use crate::{
     op::{Io, Op, Sock, Token},
 };
 
-/// Bytes of a handshake frame that is still awaited or read, generously.
+/// How long an acknowledgement waits for data to ride on: alone it is a send for us and a wake-up
+/// for the worker, per message if those come one at a time. SPEC.md 3.4 allows 20.
+const ACK_DELAY_MS: u64 = 5;
+/// It does not wait once this part of the window is handled and not acknowledged.
+const ACK_WINDOW_SHARE: u32 = 4;
+
 const NO_CONNECTION: roost_protocol::ConnectionId = roost_protocol::ConnectionId::from_bits(0);
 
 impl ShardCore {
@@ -142,7 +147,7 @@ impl ShardCore {
         let keepalive_ms = u64::from(self.keepalive_ms());
         let failover_ms = u64::from(self.cfg.link_failover_ms);
         let mut at = u64::MAX;
-        for link in &self.links {
+        for (index, link) in self.links.iter().enumerate() {
             at = at.min(match link.state {
                 LinkState::Down if link.retired && link.session.is_none() => u64::MAX,
                 LinkState::Down => link.retry_at_ms,
@@ -154,6 +159,11 @@ impl ShardCore {
             });
             if link.session.is_some() && link.state != LinkState::Closing {
                 at = at.min(link.heard_at_ms + failover_ms);
+            }
+            // With a send in the kernel, or one to come before it, its completion is waited for.
+            let sends = link.ops & link_bit::SEND != 0 || link.tx.holds_unsequenced();
+            if link.state == LinkState::Up && !sends {
+                at = at.min(self.ack_due_ms(index).unwrap_or(u64::MAX));
             }
         }
         at.max(self.now_ms + 1)
@@ -236,7 +246,7 @@ impl ShardCore {
             let Some(session) = link.session.as_mut().filter(|_| same) else {
                 return Err(LinkError::Malformed);
             };
-            session.acked = session.received;
+            session.acknowledged();
             session.window_bytes = welcome.window_bytes;
             link.tx.resume(&mut self.pools, welcome.received_position)?;
             self.stats.inc(Stat::LinkResumes);
@@ -246,13 +256,7 @@ impl ShardCore {
                 // Another instance, or one that has forgotten: its connections must be reopened.
                 self.fail_session(io, index);
             }
-            self.links[index].session = Some(Session {
-                worker: welcome.worker,
-                received: 0,
-                acked: 0,
-                confirmed: false,
-                window_bytes: welcome.window_bytes,
-            });
+            self.links[index].session = Some(Session::new(welcome.worker, welcome.window_bytes));
             self.stats.inc(Stat::LinkSessionsStarted);
             self.events.push(Event::LinkUp { worker: index as u8, resumed: false });
             self.start_rebalance();
@@ -303,8 +307,9 @@ impl ShardCore {
 
     /// Acknowledges what has been handled, in order with earlier acknowledgements.
     fn acknowledge(&mut self, io: &mut impl Io, index: usize) {
+        let due = self.ack_due_ms(index).is_some_and(|due_ms| self.now_ms >= due_ms);
         let link = &mut self.links[index];
-        let Some(session) = link.session.as_mut().filter(|session| session.acked < session.received) else {
+        let Some(session) = link.session.as_mut().filter(|session| session.owes_ack()) else {
             return;
         };
         let header = Header::new(LinkType::Ack, NO_CONNECTION, 8);
@@ -317,14 +322,24 @@ impl ShardCore {
         if rides && (link.tx.holds_unsequenced() || !control_waits) {
             link.tx.begin(io, &mut self.pools, header);
             link.tx.put_bytes(io, &mut self.pools, &position);
-        } else if !link.tx.holds_unsequenced() {
+        } else if !link.tx.holds_unsequenced() && (due || control_waits) {
             link.control.extend(header.encode());
             link.control.extend(position);
         } else {
-            // An older one is on its way in the queue, and must not be overtaken.
+            // It may wait for data to ride on; or an older one is on its way in the queue, and must
+            // not be overtaken.
             return;
         }
-        session.acked = session.received;
+        session.acknowledged();
+    }
+
+    /// When what a link has handled is to be acknowledged at the latest, with nothing to ride on;
+    /// none if the worker knows of everything.
+    fn ack_due_ms(&self, index: usize) -> Option<u64> {
+        let session = self.links[index].session.filter(Session::owes_ack)?;
+        // A worker must not have to wait for credit because of us.
+        let much = session.unacked_bytes >= u64::from(self.cfg.link_window_bytes / ACK_WINDOW_SHARE);
+        Some(if much { 0 } else { session.unacked_since_ms + ACK_DELAY_MS })
     }
 
     fn on_link_sent(&mut self, index: usize, result: i32) {
