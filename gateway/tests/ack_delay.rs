@@ -9,9 +9,9 @@ use roost_gateway::{
     sim::Hands,
 };
 use roost_protocol::{
-    ConnectionId, InstanceId,
+    ConnectionId,
     edge::{self, FrameType, Hello},
-    link::{self, Header, LinkType, LinkWelcome, Split, handshake},
+    link::{self, Header, LinkType, Split},
 };
 
 /// SPEC.md 3.4.
@@ -34,22 +34,7 @@ impl Bench {
         let core = ShardCore::new(config, 4, Arc::default(), Box::new(|bytes| bytes.fill(3)));
         let mut bench = Self { core, hands, window_bytes };
         bench.core.start(&mut bench.hands, 0, 4);
-        let connect =
-            bench.hands.take(|_, op| matches!(op, Op::Connect { .. })).expect("the worker is dialled");
-        let connected = bench.hands.end(connect, 0);
-        bench.core.on_completion(&mut bench.hands, connected);
-        let welcome = LinkWelcome {
-            resumed: false,
-            window_bytes: 65_536,
-            worker: InstanceId([2; 16]),
-            nonce: [9; handshake::NONCE_BYTES],
-            received_position: 0,
-            proof: None,
-        };
-        let mut bytes = Vec::new();
-        handshake::encode_frame(LinkType::LinkWelcome, &welcome.encode_payload(), &mut bytes);
-        bench.core.end_turn(&mut bench.hands);
-        bench.say(&bytes);
+        bench.hands.welcome_link(&mut bench.core, 65_536);
         assert_eq!(bench.turn(0).0, [LinkType::LinkHello, LinkType::LinkProof]);
         bench
     }

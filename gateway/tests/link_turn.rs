@@ -14,9 +14,9 @@ use roost_gateway::{
     sim::Hands,
 };
 use roost_protocol::{
-    ConnectionId, InstanceId,
+    ConnectionId,
     edge::{self, FrameType},
-    link::{Header, LinkType, LinkWelcome, handshake},
+    link::{Header, LinkType},
 };
 
 const MESSAGES: u64 = 2_000;
@@ -39,20 +39,7 @@ fn a_full_receive_buffer_does_not_take_a_whole_turn() {
     let stats = Arc::new(ShardStats::default());
     let mut core = ShardCore::new(config, 4, Arc::clone(&stats), Box::new(|bytes| bytes.fill(3)));
     core.start(&mut hands, 0, 4);
-    let connect = hands.take(|_, op| matches!(op, Op::Connect { .. })).expect("the worker is dialled");
-    let connected = hands.end(connect, 0);
-    core.on_completion(&mut hands, connected);
-    let welcome = LinkWelcome {
-        resumed: false,
-        window_bytes: 65_536,
-        worker: InstanceId([2; 16]),
-        nonce: [9; handshake::NONCE_BYTES],
-        received_position: 0,
-        proof: None,
-    };
-    let mut bytes = Vec::new();
-    handshake::encode_frame(LinkType::LinkWelcome, &welcome.encode_payload(), &mut bytes);
-    deliver(&mut core, &mut hands, &bytes);
+    hands.welcome_link(&mut core, 65_536);
     core.end_turn(&mut hands);
 
     // Messages for nobody are counted, too.

@@ -3,8 +3,14 @@
 
 use std::net::SocketAddr;
 
+use roost_protocol::{
+    InstanceId,
+    link::{LinkType, LinkWelcome, handshake},
+};
+
 use crate::{
-    op::{Block, Completion, Io, Op, PoolSpec, Token},
+    core::ShardCore,
+    op::{Block, Completion, Io, Op, PoolSpec, Sock, Token},
     sim::memory::Memory,
 };
 
@@ -40,6 +46,28 @@ impl Hands {
             _ => {}
         }
         Completion { token, result }
+    }
+
+    /// The only worker is reached, and welcomes a new session in which it grants this window.
+    pub fn welcome_link(&mut self, core: &mut ShardCore, window_bytes: u32) {
+        let connect = self.take(|_, op| matches!(op, Op::Connect { .. })).expect("the worker is dialled");
+        let connected = self.end(connect, 0);
+        core.on_completion(self, connected);
+        let welcome = LinkWelcome {
+            resumed: false,
+            window_bytes,
+            worker: InstanceId([2; 16]),
+            nonce: [9; handshake::NONCE_BYTES],
+            received_position: 0,
+            proof: None,
+        };
+        let mut bytes = Vec::new();
+        handshake::encode_frame(LinkType::LinkWelcome, &welcome.encode_payload(), &mut bytes);
+        let receives = |op: Op| matches!(op, Op::Recv { sock: Sock::Link(0), .. });
+        let receive = self.take(|_, op| receives(op)).expect("the link is read");
+        let (received, taken) = self.end_recv(receive, &bytes);
+        assert_eq!(taken, bytes.len(), "one receive takes it all");
+        core.on_completion(self, received);
     }
 
     /// Ends a receive with as much of `bytes` as it takes; says how much that is.

@@ -147,7 +147,7 @@ impl ShardCore {
         let keepalive_ms = u64::from(self.keepalive_ms());
         let failover_ms = u64::from(self.cfg.link_failover_ms);
         let mut at = u64::MAX;
-        for (index, link) in self.links.iter().enumerate() {
+        for link in &self.links {
             at = at.min(match link.state {
                 LinkState::Down if link.retired && link.session.is_none() => u64::MAX,
                 LinkState::Down => link.retry_at_ms,
@@ -163,7 +163,7 @@ impl ShardCore {
             // With a send in the kernel, or one to come before it, its completion is waited for.
             let sends = link.ops & link_bit::SEND != 0 || link.tx.holds_unsequenced();
             if link.state == LinkState::Up && !sends {
-                at = at.min(self.ack_due_ms(index).unwrap_or(u64::MAX));
+                at = at.min(self.ack_due_ms(link).unwrap_or(u64::MAX));
             }
         }
         at.max(self.now_ms + 1)
@@ -307,11 +307,10 @@ impl ShardCore {
 
     /// Acknowledges what has been handled, in order with earlier acknowledgements.
     fn acknowledge(&mut self, io: &mut impl Io, index: usize) {
-        let due = self.ack_due_ms(index).is_some_and(|due_ms| self.now_ms >= due_ms);
+        let Some(due_ms) = self.ack_due_ms(&self.links[index]) else { return };
+        let due = self.now_ms >= due_ms;
         let link = &mut self.links[index];
-        let Some(session) = link.session.as_mut().filter(|session| session.owes_ack()) else {
-            return;
-        };
+        let session = link.session.as_mut().expect("a session owes it");
         let header = Header::new(LinkType::Ack, NO_CONNECTION, 8);
         let position = session.received.to_be_bytes();
         // Behind data that goes out now the acknowledgement costs no send of its own; behind data
@@ -335,8 +334,8 @@ impl ShardCore {
 
     /// When what a link has handled is to be acknowledged at the latest, with nothing to ride on;
     /// none if the worker knows of everything.
-    fn ack_due_ms(&self, index: usize) -> Option<u64> {
-        let session = self.links[index].session.filter(Session::owes_ack)?;
+    fn ack_due_ms(&self, link: &Link) -> Option<u64> {
+        let session = link.session.as_ref().filter(|session| session.owes_ack())?;
         // A worker must not have to wait for credit because of us.
         let much = session.unacked_bytes >= u64::from(self.cfg.link_window_bytes / ACK_WINDOW_SHARE);
         Some(if much { 0 } else { session.unacked_since_ms + ACK_DELAY_MS })

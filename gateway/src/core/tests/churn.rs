@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use roost_protocol::{
-    ConnectionId, InstanceId,
+    ConnectionId,
     edge::Hello,
-    link::{Header, LinkType, LinkWelcome, handshake},
+    link::{Header, LinkType},
 };
 
 use super::config;
@@ -35,20 +35,9 @@ impl Rig {
         let core = ShardCore::new(config, SLOTS, stats, Box::new(|bytes| bytes.fill(7)));
         let mut rig = Self { core, hands };
         rig.core.start(&mut rig.hands, 0, SLOTS);
-        assert!(rig.end(|op| matches!(op, Op::Connect { .. }), 0));
-        rig.flush();
-        let welcome = LinkWelcome {
-            resumed: false,
-            window_bytes: WINDOW_BYTES,
-            worker: InstanceId([5; 16]),
-            nonce: [0; handshake::NONCE_BYTES],
-            received_position: 0,
-            proof: None,
-        };
-        let mut bytes = Vec::new();
-        handshake::encode_frame(LinkType::LinkWelcome, &welcome.encode_payload(), &mut bytes);
-        rig.receive(Sock::Link(0), &bytes);
+        rig.hands.welcome_link(&mut rig.core, WINDOW_BYTES);
         rig.turn();
+        rig.flush();
         assert_eq!(rig.core.link_views().next().map(|link| link.state), Some(LinkState::Up));
         rig
     }
