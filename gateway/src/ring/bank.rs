@@ -134,16 +134,18 @@ impl Bank {
     ///
     /// # Safety
     /// As [`Ring::push`].
-    pub(super) unsafe fn push(&mut self, ring: u32, entry: &squeue::Entry) {
+    #[inline(always)]
+    pub(super) unsafe fn push(&mut self, ring: u32, entry: squeue::Entry) {
         // SAFETY: passed on to the caller.
         unsafe { self.rings[ring as usize].ring.push(entry) };
         self.make_ready(ring);
     }
 
     /// Queues an entry that refers to no memory.
+    #[inline]
     pub(super) fn push_bare(&mut self, ring: u32, entry: Bare, user_data: u64) {
         // SAFETY: there is no memory that could become invalid.
-        unsafe { self.push(ring, &entry.with(user_data)) };
+        unsafe { self.push(ring, entry.with(user_data)) };
     }
 
     /// Submits what is queued, waits if there is nothing else to do, and hands over what has
@@ -209,15 +211,19 @@ impl Bank {
         let user_data = Token::new(kind, 0, index).to_bits();
         let entry = sqe::read_eventfd(eventfd, EVENTFD_SINK.as_ptr()).user_data(user_data);
         // SAFETY: the only memory is the static sink, an atomic that anybody may write to.
-        unsafe { self.rings[0].ring.push(&entry) };
+        unsafe { self.rings[0].ring.push(entry) };
     }
 
     /// Queues a ring to be visited, and wakes it. Ring 0 is visited in every turn.
+    #[inline]
     fn make_ready(&mut self, index: u32) {
-        let ring = &mut self.rings[index as usize];
-        if index == 0 || ring.is_ready {
-            return;
+        if index != 0 && !self.rings[index as usize].is_ready {
+            self.call_on(index);
         }
+    }
+
+    fn call_on(&mut self, index: u32) {
+        let ring = &mut self.rings[index as usize];
         ring.is_ready = true;
         ring.quiet = 0;
         self.ready.push_back(index);

@@ -21,7 +21,9 @@ use super::{
     sockets::Sockets,
     sqe::{self, Bare, Descriptor},
 };
-use crate::op::{Block, Completion, Driver, Io, LinkAddress, Op, PoolSpec, Sock, Token, Wait, Waker};
+use crate::op::{
+    Block, Completion, Driver, Interest, Io, LinkAddress, Op, PoolSpec, Sock, Token, Wait, Waker,
+};
 
 /// Slots per ring at most. A ring finds a request to cancel through a hash of at most 256 buckets
 /// (fewer for a small completion queue), so more slots make each cancel slower; and old kernels
@@ -137,6 +139,7 @@ impl UringDriver {
         }
     }
 
+    #[inline]
     fn push(&mut self, ring: u32, token: Token, entry: Bare) {
         self.bank.push_bare(ring, entry, token.to_bits());
     }
@@ -145,10 +148,37 @@ impl UringDriver {
     ///
     /// # Safety
     /// What `held` names must keep the memory in `entry` valid until then.
+    #[inline(always)]
     unsafe fn push_held(&mut self, ring: u32, token: Token, held: Held, entry: squeue::Entry) {
         let user_data = self.state.in_flight.insert(Record { token, ring, held });
         // SAFETY: passed on to the caller.
-        unsafe { self.bank.push(ring, &entry.user_data(user_data)) };
+        unsafe { self.bank.push(ring, entry.user_data(user_data)) };
+    }
+
+    fn submit_poll(&mut self, token: Token, sock: Sock, interest: Interest) {
+        let (ring, descriptor) = self.descriptor(sock);
+        self.push(ring, token, sqe::poll(descriptor, interest));
+    }
+
+    fn submit_receive(&mut self, token: Token, sock: Sock, block: Block, offset: u32, len: u32, wait: bool) {
+        let (ring, descriptor) = self.descriptor(sock);
+        if !wait {
+            self.bank.press(ring);
+        }
+        let bytes = self.state.memory.start_receive(block, offset, len);
+        let entry = sqe::receive(descriptor, bytes, len, wait);
+        // SAFETY: the block is marked as the kernel's until the completion ends that, its
+        // memory is mapped as long as the rings exist, and no reference to it is given
+        // out meanwhile.
+        unsafe { self.push_held(ring, token, Held::Block(block), entry) };
+    }
+
+    fn submit_send(&mut self, token: Token, sock: Sock, block: Block, offset: u32, len: u32, wait: bool) {
+        let (ring, descriptor) = self.descriptor(sock);
+        let bytes = self.state.memory.start_send(block, offset, len);
+        let entry = sqe::send(descriptor, bytes, len, wait);
+        // SAFETY: as for a receive, but the kernel only reads, so readers may share.
+        unsafe { self.push_held(ring, token, Held::Block(block), entry) };
     }
 
     fn submit_accept(&mut self, token: Token, slot: u32, listener: u16) {
@@ -174,6 +204,17 @@ impl UringDriver {
         let entry = sqe::connect(descriptor, target.as_ptr().cast(), target.addr_len());
         // SAFETY: the link keeps its target where it is until the completion ends the connect.
         unsafe { self.push_held(0, token, Held::Connect(link), entry) };
+    }
+
+    fn submit_shutdown(&mut self, token: Token, sock: Sock) {
+        let (ring, descriptor) = self.descriptor(sock);
+        self.push(ring, token, sqe::shutdown(descriptor));
+    }
+
+    fn submit_cancel(&mut self, token: Token, sock: Sock, target: Token) {
+        let (ring, _) = self.descriptor(sock);
+        let target = self.state.in_flight.user_data_of(target);
+        self.push(ring, token, sqe::cancel(target));
     }
 
     fn submit_close(&mut self, token: Token, sock: Sock) {
@@ -254,44 +295,24 @@ impl State {
 }
 
 impl Io for UringDriver {
+    // Where the op is known at compile time this is a call with its fields in registers; an op that
+    // went through memory would be read back wider than it was written, which stalls.
+    #[inline(always)]
     fn submit(&mut self, token: Token, op: Op) {
         debug_assert!(token.kind() < Token::DRIVER_KIND, "{token:?} is the driver's");
         match op {
-            Op::Poll { sock, interest } => {
-                let (ring, descriptor) = self.descriptor(sock);
-                self.push(ring, token, sqe::poll(descriptor, interest));
-            }
+            Op::Poll { sock, interest } => self.submit_poll(token, sock, interest),
             Op::Recv { sock, block, offset, len, wait } => {
-                let (ring, descriptor) = self.descriptor(sock);
-                if !wait {
-                    self.bank.press(ring);
-                }
-                let bytes = self.state.memory.start_receive(block, offset, len);
-                let entry = sqe::receive(descriptor, bytes, len, wait);
-                // SAFETY: the block is marked as the kernel's until the completion ends that, its
-                // memory is mapped as long as the rings exist, and no reference to it is given
-                // out meanwhile.
-                unsafe { self.push_held(ring, token, Held::Block(block), entry) };
+                self.submit_receive(token, sock, block, offset, len, wait);
             }
             Op::Send { sock, block, offset, len, wait } => {
-                let (ring, descriptor) = self.descriptor(sock);
-                let bytes = self.state.memory.start_send(block, offset, len);
-                let entry = sqe::send(descriptor, bytes, len, wait);
-                // SAFETY: as for a receive, but the kernel only reads, so readers may share.
-                unsafe { self.push_held(ring, token, Held::Block(block), entry) };
+                self.submit_send(token, sock, block, offset, len, wait);
             }
             Op::Accept { slot, listener } => self.submit_accept(token, slot, listener),
             Op::Connect { link } => self.submit_connect(token, link),
-            Op::Shutdown { sock } => {
-                let (ring, descriptor) = self.descriptor(sock);
-                self.push(ring, token, sqe::shutdown(descriptor));
-            }
+            Op::Shutdown { sock } => self.submit_shutdown(token, sock),
             Op::Close { sock } => self.submit_close(token, sock),
-            Op::Cancel { sock, target } => {
-                let (ring, _) = self.descriptor(sock);
-                let target = self.state.in_flight.user_data_of(target);
-                self.push(ring, token, sqe::cancel(target));
-            }
+            Op::Cancel { sock, target } => self.submit_cancel(token, sock, target),
         }
     }
 

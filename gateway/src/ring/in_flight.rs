@@ -47,7 +47,7 @@ impl InFlight {
     }
 
     /// Notes an op and returns its `user_data`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn insert(&mut self, record: Record) -> u64 {
         let (word, bit) = kind_bit(record.token);
         self.kinds[word] |= bit;

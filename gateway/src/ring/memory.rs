@@ -51,9 +51,20 @@ impl Drop for Region {
 struct Class {
     spec: PoolSpec,
     region: Region,
+    /// From one block to the next, in bytes.
+    stride: usize,
     /// Per block: sends in the kernel, or [`RECEIVING`]. Zeroed pages, so untouched ones cost
     /// nothing.
     users: Vec<u32>,
+}
+
+/// How far apart blocks of this size begin.
+///
+/// What blocks hold is mostly at their beginning, and at a distance of a power of two all those
+/// beginnings would compete for the same few lines of a cache. One line more spreads them over all.
+fn stride(block_bytes: u32) -> usize {
+    const CACHE_LINE_BYTES: usize = 64;
+    block_bytes as usize + CACHE_LINE_BYTES
 }
 
 /// A block that the kernel receives into belongs to it alone.
@@ -72,8 +83,9 @@ impl Memory {
     pub(super) fn new(specs: &[PoolSpec]) -> io::Result<Self> {
         let class = |spec: &PoolSpec| {
             assert!(spec.blocks <= Block::INDEX_MAX + 1);
-            let region = Region::map(spec.block_bytes as usize * spec.blocks as usize)?;
-            Ok(Class { spec: *spec, region, users: vec![0; spec.blocks as usize] })
+            let stride = stride(spec.block_bytes);
+            let region = Region::map(stride * spec.blocks as usize)?;
+            Ok(Class { spec: *spec, region, stride, users: vec![0; spec.blocks as usize] })
         };
         Ok(Self { classes: specs.iter().map(class).collect::<io::Result<_>>()? })
     }
@@ -160,7 +172,7 @@ impl Class {
         let block_bytes = self.spec.block_bytes;
         assert!(block.index() < self.spec.blocks);
         assert!(len <= block_bytes && offset <= block_bytes - len, "outside the block");
-        self.region.at(block.index() as usize * block_bytes as usize + offset as usize, len as usize)
+        self.region.at(block.index() as usize * self.stride + offset as usize, len as usize)
     }
 }
 

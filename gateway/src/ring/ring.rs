@@ -98,17 +98,22 @@ impl Ring {
     /// # Safety
     /// Memory that the entry refers to stays valid, and unaliased as the op requires, until its
     /// completion has been reaped.
-    pub(super) unsafe fn push(&mut self, entry: &squeue::Entry) {
-        // SAFETY: passed on to the caller.
-        if self.backlog.is_empty() && unsafe { self.uring.submission().push(entry) }.is_ok() {
-            return;
+    // Inlined, an entry is written where it belongs instead of being copied there.
+    #[inline(always)]
+    pub(super) unsafe fn push(&mut self, entry: squeue::Entry) {
+        if !self.backlog.is_empty() || self.uring.submission().is_full() {
+            self.make_room();
         }
+        // SAFETY: passed on to the caller.
+        if !self.backlog.is_empty() || unsafe { self.uring.submission().push(&entry) }.is_err() {
+            self.backlog.push_back(entry);
+        }
+    }
+
+    #[cold]
+    fn make_room(&mut self) {
         // Errors show again, and are dealt with, when the turn submits.
         let _ = self.submit();
-        // SAFETY: passed on to the caller.
-        if !self.backlog.is_empty() || unsafe { self.uring.submission().push(entry) }.is_err() {
-            self.backlog.push_back(entry.clone());
-        }
     }
 
     /// Submits what is queued and has the kernel run what it deferred. No system call if there is

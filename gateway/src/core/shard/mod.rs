@@ -298,6 +298,7 @@ impl ShardCore {
     }
 
     /// Submits an op of a client and sets its bit.
+    #[inline(always)]
     fn submit(&mut self, io: &mut impl Io, slot: u32, kind: u8, op: crate::op::Op) {
         let token = self.token(kind, slot);
         let hot = self.table.hot_mut(slot);

@@ -112,7 +112,7 @@ impl ShardCore {
             _ if result > 0 => {
                 hot.active_tick = tick;
                 self.stats.add(Stat::ClientBytesReceived, u64::from(result.cast_unsigned()));
-                self.handle_bytes(io, slot, Span { block, offset: 0, len: result.cast_unsigned() });
+                self.handle_bytes(io, slot, block, result.cast_unsigned());
                 self.pools.release(block);
                 if self.hot(slot).ops & (bit::RECV | bit::POLL_IN) == 0 && self.is_reading(slot) {
                     if result.cast_unsigned() == CoreConfig::RX_BLOCK_BYTES {
@@ -144,10 +144,10 @@ impl ShardCore {
     }
 
     /// Handles what was received, then what is left of it once more if the state changed.
-    fn handle_bytes(&mut self, io: &mut impl Io, slot: u32, span: Span) {
-        let mut rest = span;
+    fn handle_bytes(&mut self, io: &mut impl Io, slot: u32, block: Block, len: u32) {
+        let mut rest = Span { block, offset: 0, len };
         if self.hot(slot).has(flag::PROXY) {
-            match self.handle_proxy(io, slot, span) {
+            match self.handle_proxy(io, slot, rest) {
                 Some(after) => rest = after,
                 None => return,
             }

@@ -93,7 +93,7 @@ impl ShardCore {
 
     fn open_outbox(&mut self, io: &mut impl Io, slot: u32, span: Span) {
         self.table.hot_mut(slot).outbox = self.outboxes.open(slot, span, self.tick());
-        self.send_front(io, slot);
+        self.send_span(io, slot, span);
     }
 
     fn is_over_limit(&self, slot: u32, more: u32) -> bool {
@@ -122,7 +122,13 @@ impl ShardCore {
     }
 
     fn send_front(&mut self, io: &mut impl Io, slot: u32) {
-        let Span { block, offset, len } = self.outboxes.front(self.hot(slot).outbox);
+        let front = self.outboxes.front(self.hot(slot).outbox);
+        self.send_span(io, slot, front);
+    }
+
+    /// Sends what is at the front of the client's outbox.
+    #[inline]
+    fn send_span(&mut self, io: &mut impl Io, slot: u32, Span { block, offset, len }: Span) {
         let op = Op::Send { sock: Sock::Client(slot), block, offset, len, wait: false };
         self.submit(io, slot, kind::SEND, op);
     }
