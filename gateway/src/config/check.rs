@@ -37,6 +37,12 @@ pub(super) fn contradictions(config: &Config) -> Vec<(&'static str, String)> {
         );
     }
 
+    demand(
+        c.gather_us_max == 0 || c.busy_poll_us_max == 0,
+        "busy_poll_us_max",
+        "gives CPU for latency, and gather_us_max latency for CPU; set one of them to 0".into(),
+    );
+
     let (idle, heartbeat) = (c.idle_timeout_ms, c.heartbeat_interval_ms);
     demand(
         idle == 0 || idle > heartbeat,

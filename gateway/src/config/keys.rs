@@ -105,6 +105,10 @@ keys! {
     /// them, at most, in microseconds: fewer, larger turns cost less, and messages wait. The less
     /// time to spare, the longer; below 60% of its core not at all. 0: never.
     Start gather_us_max: u32 = 0, in 0..=10_000;
+    /// How long a shard that has nothing to do looks for events before it sleeps, at most, in
+    /// microseconds: messages need not wait until its core has woken up, which is busy meanwhile.
+    /// It looks only as long as that has paid lately. 0: never.
+    Start busy_poll_us_max: u32 = 0, in 0..=10_000;
     /// The best kernel feature tier to use, to try a lower one on a newer kernel; `auto`: all.
     Start features_max: Auto<String> = Auto::Auto;
     /// Memory this process and its sockets in the kernel may take, for `connections_max = "auto"`

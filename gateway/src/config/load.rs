@@ -350,6 +350,10 @@ roost.toml:6: full: `no` is not one of backlog, refuse";
             ("idle_timeout_ms = 60000", "roost.toml:1: idle_timeout_ms: 60000 closes clients"),
             ("heartbeat_interval_ms = 0\nidle_timeout_ms = 5", "roost.toml:2: idle_timeout_ms: 5 is less"),
             ("retry_after_min_ms = 9000", "roost.toml:1: retry_after_min_ms: 9000 is more"),
+            (
+                "gather_us_max = 200\nbusy_poll_us_max = 200",
+                "roost.toml:2: busy_poll_us_max: gives CPU for latency",
+            ),
             ("link_redial_min_ms = 9000", "roost.toml:1: link_redial_min_ms: 9000 is more"),
             ("outbox_bytes_max = 4096", "roost.toml:1: outbox_bytes_max: 4096 holds not even"),
             ("outbox_bytes_max = 536870912", "default: outbox_bytes_total: "),

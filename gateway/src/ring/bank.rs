@@ -17,6 +17,7 @@ use std::{
     io,
     os::fd::{AsRawFd, OwnedFd},
     sync::{Arc, atomic::AtomicU64},
+    time::Duration,
 };
 
 use io_uring::{cqueue, squeue};
@@ -24,6 +25,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::{
     Error, Features,
+    busy_poll::BusyPoll,
     ring::{Ring, Sizes},
     sqe::{self, Bare},
 };
@@ -57,6 +59,7 @@ pub(super) struct Bank {
     /// What was queued on ring 0 since it last submitted completes at once and leads to more:
     /// letting completions gather would only put that off.
     is_pressing: bool,
+    busy_poll: BusyPoll,
     /// Wakes ring 0 from other threads.
     waker: Arc<OwnedFd>,
 }
@@ -83,8 +86,8 @@ struct Wakes {
 }
 
 impl Bank {
-    /// A bank with one ring.
-    pub(super) fn new(features: &Features, sizes: Sizes) -> Result<Self, Error> {
+    /// A bank with one ring, that looks for completions for at most `busy_poll` before it sleeps.
+    pub(super) fn new(features: &Features, sizes: Sizes, busy_poll: Duration) -> Result<Self, Error> {
         let waker = eventfd(0, EventfdFlags::CLOEXEC).map_err(Error::system("make an eventfd"))?;
         let mut bank = Self {
             features: features.clone(),
@@ -93,6 +96,7 @@ impl Bank {
             awake: Vec::new(),
             audited: 0,
             is_pressing: false,
+            busy_poll: BusyPoll::new(busy_poll),
             waker: Arc::new(waker),
         };
         bank.arm(bank.waker.as_raw_fd(), BANK_WOKE, 0);
@@ -158,7 +162,7 @@ impl Bank {
         let is_idle = left == COMPLETIONS_PER_TURN && self.ready.is_empty();
         let is_pressing = std::mem::take(&mut self.is_pressing);
         match wait {
-            Wait::AtMost(timeout) if is_idle && self.fall_asleep() => self.wait(timeout)?,
+            Wait::AtMost(timeout) if is_idle => self.rest(timeout)?,
             Wait::Gather { at_most, gather } if is_idle && self.fall_asleep() => {
                 if !is_pressing {
                     self.rings[0].ring.wait(Wait::GATHERED, gather.min(at_most))?;
@@ -176,8 +180,50 @@ impl Bank {
         Ok(wakes.bank)
     }
 
+    /// Submits to ring 0, and waits until some ring has a completion: awake at first, then asleep.
+    fn rest(&mut self, timeout: Duration) -> io::Result<()> {
+        let waiting = self.busy_poll.begin();
+        if let Some(waiting) = waiting
+            && self.busy_poll.is_worth_while()
+        {
+            self.rings[0].ring.submit()?;
+            // What completes at once says nothing about how long a wait would take.
+            if self.look_around() {
+                return Ok(());
+            }
+            while self.busy_poll.goes_on(waiting) {
+                std::hint::spin_loop();
+                if self.look_around() {
+                    self.busy_poll.end(waiting);
+                    return Ok(());
+                }
+            }
+        }
+        if self.fall_asleep() {
+            self.wait(timeout)?;
+        } else {
+            self.rings[0].ring.submit()?;
+        }
+        if let Some(waiting) = waiting {
+            self.busy_poll.end(waiting);
+        }
+        Ok(())
+    }
+
+    /// Whether there is something to reap; rings that have it are ready then. Rings that are asleep
+    /// tell ring 0.
+    fn look_around(&mut self) -> bool {
+        for position in 0..self.awake.len() {
+            let index = self.awake[position];
+            if self.rings[index as usize].ring.has_more() {
+                self.make_ready(index);
+            }
+        }
+        !self.ready.is_empty() || self.rings[0].ring.has_more()
+    }
+
     /// Submits to ring 0, and waits until it has a completion.
-    fn wait(&mut self, timeout: std::time::Duration) -> io::Result<()> {
+    fn wait(&mut self, timeout: Duration) -> io::Result<()> {
         let is_timed_out = !self.rings[0].ring.wait(1, timeout)?;
         if is_timed_out {
             self.audit(self.rings.len());
@@ -196,7 +242,7 @@ impl Bank {
     }
 
     /// Waits for a completion of this ring, which is not handed over. For the end of a bank.
-    pub(super) fn wait_for(&mut self, ring: u32, timeout: std::time::Duration) -> io::Result<()> {
+    pub(super) fn wait_for(&mut self, ring: u32, timeout: Duration) -> io::Result<()> {
         self.rings[ring as usize].ring.wait(1, timeout).map(drop)
     }
 

@@ -6,6 +6,7 @@ use std::{
     mem::ManuallyDrop,
     net::SocketAddr,
     os::fd::{AsRawFd, OwnedFd},
+    time::Duration,
 };
 
 use io_uring::{cqueue, squeue};
@@ -52,6 +53,9 @@ pub struct Config {
     /// Entries of each completion queue, a power of two. Raised to the slots of a ring on kernels
     /// without DEFER_TASKRUN.
     pub cq_entries: u32,
+    /// How long a turn that may wait looks for completions before it sleeps, at most; zero: not at
+    /// all. It does so only as long as it pays (`busy_poll`).
+    pub busy_poll: Duration,
 }
 
 impl Config {
@@ -69,6 +73,7 @@ impl Config {
             listeners,
             sq_entries: Self::SQ_ENTRIES,
             cq_entries: Self::CQ_ENTRIES,
+            busy_poll: Duration::ZERO,
         }
     }
 }
@@ -120,7 +125,7 @@ impl UringDriver {
             links: Links::default(),
         };
         Ok(Self {
-            bank: Bank::new(features, layout.sizes_of(0))?,
+            bank: Bank::new(features, layout.sizes_of(0), config.busy_poll)?,
             state: ManuallyDrop::new(state),
             refused: Vec::new(),
             listeners: config.listeners,

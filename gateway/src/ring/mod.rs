@@ -14,6 +14,7 @@
 //! | `ring` | one ring: set-up, submission, waiting, reaping |
 //! | `sqe` | an op as a submission entry |
 //! | `bank` | many rings, and how each gets its turn |
+//! | `busy_poll` | how long to look for completions before sleeping |
 //! | `driver` | the driver: ops to rings, completions back |
 //! | `in_flight` | ops whose memory the kernel is using |
 //! | `memory` | the blocks |
@@ -24,6 +25,7 @@
 
 mod accept;
 mod bank;
+mod busy_poll;
 mod driver;
 mod error;
 mod features;

@@ -4,6 +4,7 @@ use std::{
     os::fd::OwnedFd,
     sync::{Arc, mpsc},
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow};
@@ -44,6 +45,7 @@ impl Fleet {
                 features: features.clone(),
                 ring_slots_max: config.ring_slots_max,
                 gather_us_max: config.gather_us_max,
+                busy_poll_us_max: config.busy_poll_us_max,
                 workers: workers.to_vec(),
                 listeners: listeners.iter().map(OwnedFd::try_clone).collect::<Result<_, _>>()?,
                 core,
@@ -117,6 +119,7 @@ struct Plan {
     features: Features,
     ring_slots_max: u32,
     gather_us_max: u32,
+    busy_poll_us_max: u32,
     workers: Vec<Worker>,
     listeners: Vec<OwnedFd>,
     core: CoreConfig,
@@ -127,6 +130,7 @@ impl Plan {
     fn run(self, started: &mpsc::Sender<ShardHandle>) -> Result<()> {
         let config = ring::Config {
             ring_slots_max: self.ring_slots_max.min(ring::RING_SLOTS_MAX),
+            busy_poll: Duration::from_micros(self.busy_poll_us_max.into()),
             ..ring::Config::new(self.core.slots_max, pool::specs(&self.core), self.listeners)
         };
         let mut driver = UringDriver::new(&self.features, config)?;

@@ -12,9 +12,9 @@ use roost_gateway::{
     ring::{Config, Features, FeaturesMax, UringDriver},
 };
 
-use super::rig::{LIMIT, Rig, Setup, recv, skip};
+use super::rig::{BUSY_POLLS, LIMIT, Rig, Setup, recv, skip};
 
-/// Every tier, with rings large and small, at this many slots.
+/// Every tier, with rings large and small, asleep and awake, at this many slots.
 pub(crate) fn at_size(slots_max: u32, test: fn(Setup)) {
     for features in [FeaturesMax::Base, FeaturesMax::Deferred, FeaturesMax::Direct] {
         let found = Features::detect(features).expect("io_uring");
@@ -22,8 +22,9 @@ pub(crate) fn at_size(slots_max: u32, test: fn(Setup)) {
             eprintln!("skipped tier {features}: {found}");
             continue;
         }
-        for ring_slots_max in [slots_max, slots_max / 3, 100] {
-            let setup = Setup { features, slots_max, ring_slots_max, cq_entries: 64 };
+        let sizes = [slots_max, slots_max / 3, 100].into_iter();
+        for (ring_slots_max, busy_poll) in sizes.flat_map(|ring| BUSY_POLLS.map(|poll| (ring, poll))) {
+            let setup = Setup { features, slots_max, ring_slots_max, cq_entries: 64, busy_poll };
             eprintln!("{setup:?}");
             test(setup);
         }

@@ -25,9 +25,14 @@ pub(crate) struct Setup {
     pub(crate) slots_max: u32,
     pub(crate) ring_slots_max: u32,
     pub(crate) cq_entries: u32,
+    pub(crate) busy_poll: Duration,
 }
 
-/// Runs a test in every tier this kernel has, with one ring and with a bank of small ones.
+/// Whether waits begin with a look around or not.
+pub(crate) const BUSY_POLLS: [Duration; 2] = [Duration::ZERO, Duration::from_micros(100)];
+
+/// Runs a test in every tier this kernel has, with one ring and with a bank of small ones, asleep
+/// and awake.
 pub(crate) fn everywhere(test: fn(Setup)) {
     for features in [FeaturesMax::Base, FeaturesMax::Deferred, FeaturesMax::Direct] {
         let found = Features::detect(features).expect("io_uring");
@@ -35,8 +40,10 @@ pub(crate) fn everywhere(test: fn(Setup)) {
             eprintln!("skipped tier {features}: {found}");
             continue;
         }
-        for ring_slots_max in [64, 4] {
-            let setup = Setup { features, slots_max: 64, ring_slots_max, cq_entries: 256 };
+        for (ring_slots_max, busy_poll) in
+            [64, 4].into_iter().flat_map(|ring| BUSY_POLLS.map(|poll| (ring, poll)))
+        {
+            let setup = Setup { features, slots_max: 64, ring_slots_max, cq_entries: 256, busy_poll };
             eprintln!("{setup:?}");
             test(setup);
         }
@@ -86,6 +93,7 @@ impl Rig {
             ring_slots_max: setup.ring_slots_max,
             cq_entries: setup.cq_entries,
             sq_entries: 64,
+            busy_poll: setup.busy_poll,
             ..Config::new(setup.slots_max, pools, vec![listener])
         };
         let mut driver = UringDriver::new(&features, config).expect("a driver");
