@@ -5,6 +5,7 @@ use std::{
     collections::VecDeque,
     net::SocketAddr,
     rc::Rc,
+    time::Duration,
 };
 
 use anyhow::{Context as _, bail, ensure};
@@ -25,6 +26,7 @@ use tokio::{
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::{Notify, mpsc},
+    time::{MissedTickBehavior, interval},
 };
 
 use crate::{FRAME_BYTES_MAX, slots::Slots};
@@ -33,6 +35,10 @@ use crate::{FRAME_BYTES_MAX, slots::Slots};
 const BATCH_MAX: usize = 1024;
 /// What one read of the link takes at most, in bytes.
 const READ_BYTES: usize = 256 * 1024;
+/// How long an acknowledgement waits for messages to ride on, as roost's does.
+const ACK_DELAY: Duration = Duration::from_millis(5);
+/// With so many bytes handled and not acknowledged it waits no longer.
+const ACK_BYTES: usize = WINDOW_BYTES_DEFAULT as usize / 4;
 
 /// From a client's task to the link.
 pub(crate) enum ToLink {
@@ -54,8 +60,10 @@ struct Link {
     window_bytes: usize,
     /// Sequenced frames of the worker that were handled.
     handled: Cell<u64>,
+    /// Bytes of those of them that have not been acknowledged.
+    owed_bytes: Cell<usize>,
     pongs: RefCell<Vec<u8>>,
-    /// An ACK or PONG is due, or the window has opened.
+    /// A PONG is due, so is an ACK for [`ACK_BYTES`], or the window has opened.
     wake: Notify,
 }
 
@@ -75,6 +83,7 @@ pub(crate) async fn start(
         sent: Cell::new(0),
         window_bytes: window_bytes as usize,
         handled: Cell::new(0),
+        owed_bytes: Cell::new(0),
         pongs: RefCell::default(),
         wake: Notify::new(),
     };
@@ -136,6 +145,7 @@ impl Link {
         slots: &RefCell<Slots>,
     ) -> anyhow::Result<()> {
         loop {
+            let was_full = !self.has_room();
             loop {
                 let frame_bytes = match split(&bytes, payload_bytes_max(FRAME_BYTES_MAX))? {
                     Split::Need { .. } => break,
@@ -144,7 +154,9 @@ impl Link {
                 let whole = bytes.split_to(frame_bytes).freeze();
                 self.on_frame(&whole, &mut slots.borrow_mut())?;
             }
-            self.wake.notify_one();
+            if was_full || self.owed_bytes.get() >= ACK_BYTES || !self.pongs.borrow().is_empty() {
+                self.wake.notify_one();
+            }
             bytes.reserve(READ_BYTES);
             ensure!(read.read_buf(&mut bytes).await? > 0, "the worker closed the link");
         }
@@ -182,8 +194,15 @@ impl Link {
             Frame::Pong(_) | Frame::Draining => {}
             other => bail!("this gateway does not do {:?}", other.link_type()),
         }
-        self.handled.set(self.handled.get() + u64::from(header.link_type.is_sequenced()));
+        if header.link_type.is_sequenced() {
+            self.handled.set(self.handled.get() + 1);
+            self.owed_bytes.set(self.owed_bytes.get() + whole.len());
+        }
         Ok(())
+    }
+
+    fn has_room(&self) -> bool {
+        self.outstanding_bytes.get() < self.window_bytes / 2
     }
 
     fn acknowledged(&self, position: u64) {
@@ -202,12 +221,14 @@ impl Link {
     ) -> anyhow::Result<()> {
         let (mut batch, mut out) = (Vec::with_capacity(BATCH_MAX), Vec::new());
         let mut acknowledged = 0;
+        let mut ack_due = interval(ACK_DELAY);
+        ack_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let room = self.outstanding_bytes.get() < self.window_bytes / 2;
             tokio::select! {
                 biased;
-                count = from_clients.recv_many(&mut batch, BATCH_MAX), if room => ensure!(count > 0, "no more clients"),
+                count = from_clients.recv_many(&mut batch, BATCH_MAX), if self.has_room() => ensure!(count > 0, "no more clients"),
                 () = self.wake.notified() => {}
+                _ = ack_due.tick() => {}
             }
             out.clear();
             for message in batch.drain(..) {
@@ -220,6 +241,7 @@ impl Link {
             }
             if self.handled.get() > acknowledged {
                 acknowledged = self.handled.get();
+                self.owed_bytes.set(0);
                 Frame::Ack(acknowledged).encode(no_connection(LinkType::Ack), &mut out);
             }
             out.append(&mut self.pongs.borrow_mut());
