@@ -47,8 +47,12 @@ class Peer:
     what = None
     # Whether it can send one message to many by itself, and to some of them as a worker says.
     fans_out = has_worker = False
+    # Its core is busy whatever it has to do.
+    never_sleeps = False
     measures = ("echo", "latency", "accept", "idle", "broadcast", "multicast", "neighbours")
     binary = None
+    # Variables for its processes.
+    environment = {}
 
     def __init__(self, core, load_cores, clients, handler):
         self.core, self.load_cores, self.clients, self.handler = core, load_cores, clients, handler
@@ -141,7 +145,7 @@ class Roost(Peer):
         self.gateways = [self.spawn(
             [TARGET / "roost-gateway", "--shards", 1, "--listen", f"127.0.0.1:{self.port}",
              "--admin-listen", f"127.0.0.1:{free_port()}", "--worker", f"127.0.0.1:{worker}",
-             "--connections-max", self.clients + 2000, *self.flags], {self.core})]
+             "--connections-max", self.clients + 2000, *self.flags], {self.core}, **self.environment)]
 
 
 class Bank(Roost):
@@ -153,6 +157,14 @@ class Bank(Roost):
     def start(self):
         self.flags = ("--ring-slots-max", max(64, math.ceil(self.clients / 62)))
         super().start()
+
+
+class Busy(Roost):
+    """Looks for events for a while before it sleeps."""
+
+    name, what = "busy", "roost with busy_poll_us_max = 200"
+    measures = ("latency",)
+    environment = {"ROOST_BUSY_POLL_US_MAX": 200}
 
 
 class Tokio(Peer):
@@ -174,8 +186,17 @@ class HaProxy(Peer):
         self.processes = processes_for(self.clients, 2)
         self.gateways = [self.spawn(
             ["haproxy", "-db", "-f", HERE / "haproxy.cfg"], {self.core}, PORT=self.port, BACKEND=backend,
-            CLIENTS=(descriptors() - SPARE) // 2, SOURCE=f"127.0.1.{1 + number}")
+            CLIENTS=(descriptors() - SPARE) // 2, SOURCE=f"127.0.1.{1 + number}", **self.environment)
             for number in range(self.processes)]
+
+
+class BusyHaProxy(HaProxy):
+    """Never sleeps."""
+
+    name, what = "haproxy-busy", "haproxy with its busy-polling"
+    measures = ("latency",)
+    environment = {"BUSY": "1"}
+    never_sleeps = True
 
 
 class Nginx(Peer):
@@ -209,7 +230,7 @@ class Epoll(Peer):
             [TARGET / "epoll_echo", self.port, "--processes", self.processes, *flags], {self.core})]
 
 
-ALL = [Roost, Bank, Tokio, HaProxy, Nginx, Epoll]
+ALL = [Roost, Bank, Busy, Tokio, HaProxy, BusyHaProxy, Nginx, Epoll]
 
 
 def install(names):
@@ -221,7 +242,7 @@ def install(names):
                     ROOT / "scripts/compare.d/epoll_echo.c"], check=True)
     wanted = [peer for peer in ALL if peer.name in names]
     packages = {"haproxy": ["haproxy"], "nginx": ["nginx-light", "libnginx-mod-stream"]}
-    absent = [package for peer in wanted if peer.missing() for package in packages[peer.name]]
+    absent = [package for peer in wanted if peer.missing() for package in packages[peer.binary]]
     if absent and os.geteuid() == 0 and shutil.which("apt-get"):
         # Their services need not start for this.
         subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *absent], check=False,
