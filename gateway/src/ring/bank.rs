@@ -183,6 +183,7 @@ impl Bank {
     /// Submits to ring 0, and waits until some ring has a completion: awake at first, then asleep.
     fn rest(&mut self, timeout: Duration) -> io::Result<()> {
         let waiting = self.busy_poll.begin();
+        let mut left = timeout;
         if let Some(waiting) = waiting
             && self.busy_poll.is_worth_while()
         {
@@ -191,16 +192,17 @@ impl Bank {
             if self.look_around() {
                 return Ok(());
             }
-            while self.busy_poll.goes_on(waiting) {
+            while self.busy_poll.goes_on(waiting, timeout) {
                 std::hint::spin_loop();
                 if self.look_around() {
                     self.busy_poll.end(waiting);
                     return Ok(());
                 }
             }
+            left = waiting.left_of(timeout);
         }
         if self.fall_asleep() {
-            self.wait(timeout)?;
+            self.wait(left)?;
         } else {
             self.rings[0].ring.submit()?;
         }

@@ -20,6 +20,13 @@ pub(super) struct BusyPoll {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Waiting(Instant);
 
+impl Waiting {
+    /// What is left of a wait of at most `timeout`.
+    pub(super) fn left_of(self, timeout: Duration) -> Duration {
+        timeout.saturating_sub(self.0.elapsed())
+    }
+}
+
 impl BusyPoll {
     /// Windows shorter than this are none: looking once takes as long.
     const WINDOW_MIN: Duration = Duration::from_micros(1);
@@ -39,9 +46,9 @@ impl BusyPoll {
         !self.window.is_zero()
     }
 
-    /// Whether to look on.
-    pub(super) fn goes_on(&self, waiting: Waiting) -> bool {
-        waiting.0.elapsed() < self.window
+    /// Whether to look on, in a wait of at most `timeout`.
+    pub(super) fn goes_on(&self, waiting: Waiting, timeout: Duration) -> bool {
+        waiting.0.elapsed() < self.window.min(timeout)
     }
 
     /// The wait is over, looking and sleeping.
