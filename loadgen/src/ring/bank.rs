@@ -258,11 +258,19 @@ impl Bank {
                 self.enter(ring, Duration::ZERO)?;
             }
         }
-        if self.ready.is_empty() && !wait.is_zero() {
+        if self.ready.is_empty() && !wait.is_zero() && !self.has_more() {
             self.wait(wait)?;
         }
         out.extend(self.ready.drain(..self.ready.len().min(TURN_COMPLETIONS_MAX)));
         Ok(())
+    }
+
+    /// Whether a ring has something to submit, to run or to reap now.
+    ///
+    /// The kernel works off what it deferred in slices of 20, and does not signal what is left: a
+    /// wait would be in vain, and a ring that has fallen behind would never catch up.
+    fn has_more(&mut self) -> bool {
+        self.queues.iter_mut().any(|queue| queue.has_queued() || queue.is_ready())
     }
 
     /// Counters so far.
