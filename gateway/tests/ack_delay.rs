@@ -41,18 +41,7 @@ impl Bench {
 
     /// The worker writes.
     fn say(&mut self, bytes: &[u8]) {
-        self.receive(Sock::Link(0), bytes);
-    }
-
-    fn receive(&mut self, from: Sock, bytes: &[u8]) {
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let receives = |op: Op| matches!(op, Op::Recv { sock, .. } if sock == from);
-            let op = self.hands.take(|_, op| receives(op)).expect("it is read");
-            let (completion, taken) = self.hands.end_recv(op, rest);
-            rest = &rest[taken..];
-            self.core.on_completion(&mut self.hands, completion);
-        }
+        self.hands.deliver(&mut self.core, Sock::Link(0), bytes);
     }
 
     /// A turn at this time, and those that follow until nothing more is sent: what types of frames the
@@ -120,7 +109,7 @@ fn it_rides_on_what_a_client_says() {
     bench.core.on_completion(&mut bench.hands, accepted);
     let mut hello = Vec::new();
     Hello { key: b"key", token: b"" }.encode(&mut hello);
-    bench.receive(Sock::Client(slot), &hello);
+    bench.hands.deliver(&mut bench.core, Sock::Client(slot), &hello);
     assert_eq!(bench.turn(0).0, [LinkType::Open, LinkType::Ack]);
 }
 

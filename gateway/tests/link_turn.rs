@@ -23,15 +23,6 @@ const MESSAGES: u64 = 2_000;
 /// What one turn may handle of a link, at most.
 const AT_A_STRETCH: u64 = 512;
 
-/// The worker writes; the gateway receives as much as it takes.
-fn deliver(core: &mut ShardCore, hands: &mut Hands, bytes: &[u8]) {
-    let receives = |op: Op| matches!(op, Op::Recv { sock: Sock::Link(0), .. });
-    let op = hands.take(|_, op| receives(op)).expect("the link is read");
-    let (completion, taken) = hands.end_recv(op, bytes);
-    assert_eq!(taken, bytes.len(), "one receive takes it all");
-    core.on_completion(hands, completion);
-}
-
 #[test]
 fn a_full_receive_buffer_does_not_take_a_whole_turn() {
     let config = CoreConfig::lone(4, vec![WorkerConfig { name: "worker".into(), secret: None }]);
@@ -48,7 +39,7 @@ fn a_full_receive_buffer_does_not_take_a_whole_turn() {
     let header = Header::new(LinkType::Data, ConnectionId::from_bits(0), message.len() as u32);
     let frame = [&header.encode()[..], &message].concat();
     core.begin_turn(1);
-    deliver(&mut core, &mut hands, &frame.repeat(MESSAGES as usize));
+    hands.deliver(&mut core, Sock::Link(0), &frame.repeat(MESSAGES as usize));
 
     let mut turns = 1;
     while core.end_turn(&mut hands) == Next::Busy {

@@ -63,9 +63,14 @@ impl Hands {
         };
         let mut bytes = Vec::new();
         handshake::encode_frame(LinkType::LinkWelcome, &welcome.encode_payload(), &mut bytes);
-        let receives = |op: Op| matches!(op, Op::Recv { sock: Sock::Link(0), .. });
-        let receive = self.take(|_, op| receives(op)).expect("the link is read");
-        let (received, taken) = self.end_recv(receive, &bytes);
+        self.deliver(core, Sock::Link(0), &bytes);
+    }
+
+    /// The peer of this socket writes, and the gateway's receive takes all of it.
+    pub fn deliver(&mut self, core: &mut ShardCore, from: Sock, bytes: &[u8]) {
+        let receives = |op: Op| matches!(op, Op::Recv { sock, .. } if sock == from);
+        let receive = self.take(|_, op| receives(op)).expect("it is read");
+        let (received, taken) = self.end_recv(receive, bytes);
         assert_eq!(taken, bytes.len(), "one receive takes it all");
         core.on_completion(self, received);
     }

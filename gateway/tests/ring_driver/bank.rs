@@ -12,23 +12,11 @@ use roost_gateway::{
     ring::{Config, Features, FeaturesMax, UringDriver},
 };
 
-use super::rig::{BUSY_POLLS, LIMIT, Rig, Setup, recv, skip};
+use super::rig::{LIMIT, Rig, Setup, in_every_tier, recv, skip};
 
-/// Every tier, with rings large and small, asleep and awake, at this many slots.
+/// Every tier, with rings large and small, at this many slots.
 pub(crate) fn at_size(slots_max: u32, test: fn(Setup)) {
-    for features in [FeaturesMax::Base, FeaturesMax::Deferred, FeaturesMax::Direct] {
-        let found = Features::detect(features).expect("io_uring");
-        if FeaturesMax::from(found.tier()) != features {
-            eprintln!("skipped tier {features}: {found}");
-            continue;
-        }
-        let sizes = [slots_max, slots_max / 3, 100].into_iter();
-        for (ring_slots_max, busy_poll) in sizes.flat_map(|ring| BUSY_POLLS.map(|poll| (ring, poll))) {
-            let setup = Setup { features, slots_max, ring_slots_max, cq_entries: 64, busy_poll };
-            eprintln!("{setup:?}");
-            test(setup);
-        }
-    }
+    in_every_tier(slots_max, &[slots_max, slots_max / 3, 100], 64, test);
 }
 
 /// Connected clients in slots 0.., each with a poll parked on it.

@@ -29,23 +29,27 @@ pub(crate) struct Setup {
 }
 
 /// Whether waits begin with a look around or not.
-pub(crate) const BUSY_POLLS: [Duration; 2] = [Duration::ZERO, Duration::from_micros(100)];
+const BUSY_POLLS: [Duration; 2] = [Duration::ZERO, Duration::from_micros(100)];
 
-/// Runs a test in every tier this kernel has, with one ring and with a bank of small ones, asleep
-/// and awake.
+/// Runs a test in every tier this kernel has, with one ring and with a bank of small ones.
 pub(crate) fn everywhere(test: fn(Setup)) {
+    in_every_tier(64, &[64, 4], 256, test);
+}
+
+/// Runs a test in every tier this kernel has, with rings of each of these sizes, asleep and awake.
+pub(crate) fn in_every_tier(slots_max: u32, rings: &[u32], cq_entries: u32, test: fn(Setup)) {
     for features in [FeaturesMax::Base, FeaturesMax::Deferred, FeaturesMax::Direct] {
         let found = Features::detect(features).expect("io_uring");
         if FeaturesMax::from(found.tier()) != features {
             eprintln!("skipped tier {features}: {found}");
             continue;
         }
-        for (ring_slots_max, busy_poll) in
-            [64, 4].into_iter().flat_map(|ring| BUSY_POLLS.map(|poll| (ring, poll)))
-        {
-            let setup = Setup { features, slots_max: 64, ring_slots_max, cq_entries: 256, busy_poll };
-            eprintln!("{setup:?}");
-            test(setup);
+        for &ring_slots_max in rings {
+            for busy_poll in BUSY_POLLS {
+                let setup = Setup { features, slots_max, ring_slots_max, cq_entries, busy_poll };
+                eprintln!("{setup:?}");
+                test(setup);
+            }
         }
     }
 }

@@ -49,12 +49,6 @@ impl Rig {
         true
     }
 
-    fn receive(&mut self, sock: Sock, bytes: &[u8]) {
-        let op = self.hands.take(|_, op| matches!(op, Op::Recv { sock: on, .. } if on == sock));
-        let (completion, _) = self.hands.end_recv(op.expect("it receives"), bytes);
-        self.core.on_completion(&mut self.hands, completion);
-    }
-
     fn turn(&mut self) -> Next {
         self.core.begin_turn(1);
         let next = self.core.end_turn(&mut self.hands);
@@ -80,7 +74,7 @@ impl Rig {
         self.core.on_completion(&mut self.hands, completion);
         let mut hello = Vec::new();
         Hello { key: b"key", token: &[b't'; 4_000] }.encode(&mut hello);
-        self.receive(Sock::Client(slot), &hello);
+        self.hands.deliver(&mut self.core, Sock::Client(slot), &hello);
         Some(slot)
     }
 
@@ -114,7 +108,7 @@ fn a_worker_that_hangs_is_not_sent_every_client_that_comes_and_goes() {
         let view = rig.core.link_views().next().expect("a link");
         let mut ack = Header::new(LinkType::Ack, ConnectionId::from_bits(0), 8).encode().to_vec();
         ack.extend((view.acked_frames + view.lag_frames).to_be_bytes());
-        rig.receive(Sock::Link(0), &ack);
+        rig.hands.deliver(&mut rig.core, Sock::Link(0), &ack);
         rig.turn();
         rig.flush();
     }
