@@ -51,7 +51,7 @@ class Peer:
     never_sleeps = False
     measures = ("echo", "latency", "accept", "idle", "broadcast", "multicast", "neighbours")
     binary = None
-    # Variables for its processes.
+    # Variables for the gateway, where a variant of it has some.
     environment = {}
 
     def __init__(self, core, load_cores, clients, handler):

@@ -25,7 +25,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::{
     Error, Features,
-    busy_poll::BusyPoll,
+    busy_poll::{BusyPoll, Waiting},
     ring::{Ring, Sizes},
     sqe::{self, Bare},
 };
@@ -182,34 +182,35 @@ impl Bank {
 
     /// Submits to ring 0, and waits until some ring has a completion: awake at first, then asleep.
     fn rest(&mut self, timeout: Duration) -> io::Result<()> {
-        let waiting = self.busy_poll.begin();
-        let mut left = timeout;
-        if let Some(waiting) = waiting
-            && self.busy_poll.is_worth_while()
-        {
+        let Some(waiting) = self.busy_poll.begin() else { return self.sleep_for(timeout) };
+        if self.busy_poll.is_worth_while() {
             self.rings[0].ring.submit()?;
             // What completes at once says nothing about how long a wait would take.
             if self.look_around() {
                 return Ok(());
             }
-            while self.busy_poll.goes_on(waiting, timeout) {
-                std::hint::spin_loop();
-                if self.look_around() {
-                    self.busy_poll.end(waiting);
-                    return Ok(());
-                }
-            }
-            left = waiting.left_of(timeout);
         }
-        if self.fall_asleep() {
-            self.wait(left)?;
-        } else {
-            self.rings[0].ring.submit()?;
+        if !self.look_on(waiting, timeout) {
+            self.sleep_for(waiting.left_of(timeout))?;
         }
-        if let Some(waiting) = waiting {
-            self.busy_poll.end(waiting);
-        }
+        self.busy_poll.end(waiting);
         Ok(())
+    }
+
+    /// Looks around for as long as that pays. True if there is something.
+    fn look_on(&mut self, waiting: Waiting, timeout: Duration) -> bool {
+        while self.busy_poll.goes_on(waiting, timeout) {
+            std::hint::spin_loop();
+            if self.look_around() {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Submits to ring 0, and waits with all rings asleep.
+    fn sleep_for(&mut self, timeout: Duration) -> io::Result<()> {
+        if self.fall_asleep() { self.wait(timeout) } else { self.rings[0].ring.submit() }
     }
 
     /// Whether there is something to reap; rings that have it are ready then. Rings that are asleep

@@ -51,8 +51,6 @@ impl Drop for Region {
 struct Class {
     spec: PoolSpec,
     region: Region,
-    /// From one block to the next, in bytes.
-    stride: usize,
     /// Per block: sends in the kernel, or [`RECEIVING`]. Zeroed pages, so untouched ones cost
     /// nothing.
     users: Vec<u32>,
@@ -83,9 +81,8 @@ impl Memory {
     pub(super) fn new(specs: &[PoolSpec]) -> io::Result<Self> {
         let class = |spec: &PoolSpec| {
             assert!(spec.blocks <= Block::INDEX_MAX + 1);
-            let stride = stride(spec.block_bytes);
-            let region = Region::map(stride * spec.blocks as usize)?;
-            Ok(Class { spec: *spec, region, stride, users: vec![0; spec.blocks as usize] })
+            let region = Region::map(stride(spec.block_bytes) * spec.blocks as usize)?;
+            Ok(Class { spec: *spec, region, users: vec![0; spec.blocks as usize] })
         };
         Ok(Self { classes: specs.iter().map(class).collect::<io::Result<_>>()? })
     }
@@ -172,7 +169,7 @@ impl Class {
         let block_bytes = self.spec.block_bytes;
         assert!(block.index() < self.spec.blocks);
         assert!(len <= block_bytes && offset <= block_bytes - len, "outside the block");
-        self.region.at(block.index() as usize * self.stride + offset as usize, len as usize)
+        self.region.at(block.index() as usize * stride(block_bytes) + offset as usize, len as usize)
     }
 }
 

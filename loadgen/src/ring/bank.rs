@@ -252,25 +252,19 @@ impl Bank {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
+        let mut has_more = false;
         for ring in 0..self.queues.len() {
-            let queue = &mut self.queues[ring];
-            if queue.has_queued() || queue.is_ready() {
+            if self.queues[ring].has_work() {
                 self.enter(ring, Duration::ZERO)?;
+                // Nobody signals that, so to wait would be in vain.
+                has_more |= self.queues[ring].has_work();
             }
         }
-        if self.ready.is_empty() && !wait.is_zero() && !self.has_more() {
+        if self.ready.is_empty() && !wait.is_zero() && !has_more {
             self.wait(wait)?;
         }
         out.extend(self.ready.drain(..self.ready.len().min(TURN_COMPLETIONS_MAX)));
         Ok(())
-    }
-
-    /// Whether a ring has something to submit, to run or to reap now.
-    ///
-    /// The kernel works off what it deferred in slices of 20, and does not signal what is left: a
-    /// wait would be in vain, and a ring that has fallen behind would never catch up.
-    fn has_more(&mut self) -> bool {
-        self.queues.iter_mut().any(|queue| queue.has_queued() || queue.is_ready())
     }
 
     /// Counters so far.

@@ -120,6 +120,14 @@ impl Queue {
         completions || queue.taskrun() || queue.cq_overflow()
     }
 
+    /// True when [`Self::enter`] would find something to do without waiting.
+    ///
+    /// It may right after one: the kernel works off what it deferred in slices of 20. It does not
+    /// signal what is left.
+    pub(super) fn has_work(&mut self) -> bool {
+        self.has_queued() || self.is_ready()
+    }
+
     /// User-space bytes of the queues and the addresses.
     pub(super) fn user_bytes(&self) -> u64 {
         let params = self.ring.params();
