@@ -57,11 +57,14 @@ class Run:
         if self.disturbed and not options.quick:
             raise Failed(f"something else kept the peer's core {self.idle_busy_share:.0%} busy")
 
-    def phase(self, name, last=False):
+    def phases(self, name):
         found = [phase for phase in self.result["phases"] if phase["name"] == name]
         if not found:
             raise Failed(f"no phase {name}")
-        return found[-1 if last else 0]
+        return found
+
+    def phase(self, name, last=False):
+        return self.phases(name)[-1 if last else 0]
 
     def costs(self, begin_s, end_s):
         """Busy time of the core, user and system time of the peer, between two seconds of the run."""
@@ -150,17 +153,15 @@ def accept(options, kind, clients, greet):
     flags = ["--warmup", 0, "--duration", 2]
     run = Run(options, kind, clients, [*flags, "--rate", 0] if greet else [*flags, "--bare"],
               "echo" if greet else "idle")
-    connect = run.phase("connect")
-    # The bare ones connect in two halves.
-    count = clients if greet else clients // 2
-    # What is in the backlog is accepted a little later.
-    begin, end = connect["start_s"], connect["end_s"] + 1
-    own, user, system = run.own_costs(begin, end)
+    # The bare ones connect in two halves. What is in the backlog is accepted a little later, and
+    # between two samples time is not told apart.
+    halves = [run.own_costs(phase["start_s"] - 0.2, phase["end_s"] + 1) for phase in run.phases("connect")]
+    own, user, system = (sum(parts) for parts in zip(*halves))
     if own <= 0 and not run.disturbed:
         raise Failed("the core was not busy")
     # A disturbed run has clock ticks only, and may be too short for a single one.
-    per_cpu_s = count / own if own > 0 else None
-    return {"accepts_per_cpu_s": per_cpu_s, "user_us": user / count * 1e6, "system_us": system / count * 1e6,
+    per_cpu_s = clients / own if own > 0 else None
+    return {"accepts_per_cpu_s": per_cpu_s, "user_us": user / clients * 1e6, "system_us": system / clients * 1e6,
             "processes": run.peer.processes, "disturbed": run.disturbed}
 
 

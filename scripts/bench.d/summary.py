@@ -130,7 +130,7 @@ class Book:
 
         for key in self.data["rounds"]:
             kind = key.split()[0]
-            # The kernel's ticks say how busy a core is that is always busy, not one that sleeps often.
+            # At a rate that leaves a core half idle, waking up is most of what it costs.
             if kind == "echo":
                 for name, least in (("tokio", 1.3), ("haproxy", 2.1), ("nginx", 2.4)):
                     if name in self.data["rounds"][key]:

@@ -88,6 +88,7 @@ pub struct UringDriver {
     /// Completions of ops that could not be given to the kernel.
     refused: Vec<Completion>,
     listeners: Vec<OwnedFd>,
+    accepts_wait_first: bool,
     layout: Layout,
     _stays_on_its_thread: PhantomData<*const ()>,
 }
@@ -129,6 +130,7 @@ impl UringDriver {
             state: ManuallyDrop::new(state),
             refused: Vec::new(),
             listeners: config.listeners,
+            accepts_wait_first: features.accepts_wait_first(),
             layout,
             _stays_on_its_thread: PhantomData,
         })
@@ -191,7 +193,7 @@ impl UringDriver {
         let listener = self.listeners[usize::from(listener)].as_raw_fd();
         let (cell, address, len) = self.state.accepts.start();
         let direct = self.state.sockets.is_direct().then_some(index);
-        let entry = sqe::accept(listener, address, len, direct);
+        let entry = sqe::accept(listener, address, len, direct, self.accepts_wait_first);
         // SAFETY: the cell is this accept's alone until its completion finishes it, and stays
         // mapped as long as the rings exist.
         unsafe { self.push_held(ring, token, Held::Accept { cell, slot }, entry) };

@@ -61,6 +61,7 @@ pub struct Finding {
 pub struct Features {
     tier: Tier,
     banks: bool,
+    accepts_wait_first: bool,
     findings: Vec<Finding>,
 }
 
@@ -127,6 +128,8 @@ const RELEASE: (&str, &str) = (
     "direct slots released one by one",
     "clients take no file descriptor; a closed one is released although others stay parked",
 );
+const WAIT_FIRST: (&str, &str) =
+    ("IORING_ACCEPT_POLL_FIRST", "an accept waits for a client before it makes a socket for one");
 
 impl Features {
     /// Finds out what this kernel can do, up to `max`.
@@ -169,8 +172,10 @@ impl Features {
         let sparse = find(Tier::Direct, SPARSE, seek(Tier::Direct, is_possible, trial::sparse_tables));
         let release = seek(Tier::Direct, sparse, trial::direct_slots_release_alone);
         let direct = find(Tier::Direct, RELEASE, release);
+        let accepts_wait_first =
+            find(Tier::Direct, WAIT_FIRST, seek(Tier::Direct, direct, trial::accepts_wait_first));
         let tier = if direct { Tier::Direct } else { ring_tier };
-        Ok(Self { tier, banks, findings })
+        Ok(Self { tier, banks, accepts_wait_first, findings })
     }
 
     /// The tier in use.
@@ -191,6 +196,11 @@ impl Features {
     /// Clients are direct descriptors.
     pub fn direct(&self) -> bool {
         self.tier >= Tier::Direct
+    }
+
+    /// An accept can wait for a client before it tries.
+    pub(super) fn accepts_wait_first(&self) -> bool {
+        self.accepts_wait_first
     }
 
     /// Every feature that was looked for, in order of tiers.

@@ -9,6 +9,11 @@ use libc::{sockaddr, socklen_t};
 
 use crate::op::Interest;
 
+/// An accept waits for a client before it tries (`io_uring.h`, since 6.10).
+const ACCEPT_POLL_FIRST: u16 = 1 << 2;
+/// Where `ioprio` is in an entry, behind opcode and flags, in units of its size.
+const IOPRIO: usize = 1;
+
 /// An entry that refers to no memory, so that any may be given to the kernel at any time. Made in
 /// this module only.
 pub(super) struct Bare(Entry);
@@ -79,20 +84,35 @@ pub(super) fn send(descriptor: Descriptor, bytes: *const u8, len: u32, wait: boo
 /// Accepts into `slot` of the ring's table, or as a plain descriptor.
 ///
 /// SOCK_CLOEXEC is refused with a direct slot (EINVAL), which no child could inherit anyway.
+///
+/// An accept that finds nobody has made a socket, an inode and a file for the client by then, and
+/// takes them down again. With `wait_first` it looks at the queue before it makes them.
 pub(super) fn accept(
     listener: i32,
     address: *mut sockaddr,
     address_len: *mut socklen_t,
     slot: Option<u32>,
+    wait_first: bool,
 ) -> Entry {
     let entry = Accept::new(Fd(listener), address, address_len);
-    match slot {
+    let entry = match slot {
         Some(slot) => {
             let slot = DestinationSlot::try_from_slot_target(slot).expect("a slot within a table");
             entry.file_index(Some(slot)).build()
         }
         None => entry.flags(libc::SOCK_CLOEXEC).build(),
-    }
+    };
+    if wait_first { with_ioprio(entry, ACCEPT_POLL_FIRST) } else { entry }
+}
+
+/// Sets `ioprio`, where accepts and receives have flags of their own. The library's builders set it
+/// for a few of them only.
+fn with_ioprio(mut entry: Entry, ioprio: u16) -> Entry {
+    const _: () = assert!(size_of::<Entry>() == 64 && align_of::<Entry>() >= align_of::<u16>());
+    // SAFETY: an entry is a `struct io_uring_sqe` and nothing else (`repr(C)`), in which these two
+    // bytes are `ioprio` (`io_uring.h`): within the entry, aligned, and any value is a valid one.
+    unsafe { (&raw mut entry).cast::<u16>().add(IOPRIO).write(ioprio) };
+    entry
 }
 
 pub(super) fn connect(descriptor: Descriptor, address: *const sockaddr, len: socklen_t) -> Entry {
@@ -116,4 +136,26 @@ pub(super) fn cancel(user_data: u64) -> Bare {
 /// Waits for an eventfd and resets it in one go; `sink` takes the 8 bytes of its counter.
 pub(super) fn read_eventfd(eventfd: i32, sink: *mut u64) -> Entry {
     Read::new(Fd(eventfd), sink.cast(), 8).build()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ptr;
+
+    use io_uring::opcode::AcceptMulti;
+
+    use super::*;
+
+    fn ioprio(entry: &Entry) -> u16 {
+        // SAFETY: as in `with_ioprio`.
+        unsafe { (&raw const *entry).cast::<u16>().add(IOPRIO).read() }
+    }
+
+    #[test]
+    fn an_accept_that_waits_first_says_so_where_the_library_says_multishot() {
+        const ACCEPT_MULTISHOT: u16 = 1 << 0;
+        assert_eq!(ioprio(&AcceptMulti::new(Fd(3)).build()), ACCEPT_MULTISHOT);
+        let accept = |wait_first| accept(3, ptr::null_mut(), ptr::null_mut(), Some(7), wait_first);
+        assert_eq!((ioprio(&accept(true)), ioprio(&accept(false))), (ACCEPT_POLL_FIRST, 0));
+    }
 }

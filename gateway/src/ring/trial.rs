@@ -3,16 +3,23 @@
 use std::{
     io,
     os::fd::{AsRawFd, OwnedFd},
+    ptr,
     time::Duration,
 };
 
-use io_uring::{Builder, IoUring, opcode, types};
+use io_uring::{
+    Builder, IoUring, opcode,
+    types::{self, SubmitArgs},
+};
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
-    net::{AddressFamily, SocketFlags, SocketType, socketpair},
+    net::{
+        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, getsockname, listen,
+        socket_with, socketpair,
+    },
 };
 
-use super::ring;
+use super::{ring, sqe};
 
 /// How long to wait for what happens at once where it happens at all: before the system call that
 /// causes it has returned.
@@ -108,6 +115,29 @@ fn try_release() -> io::Result<bool> {
         return Ok(false);
     }
     is_readable(&closed_peer, DEADLINE)
+}
+
+/// Can an accept wait for a client before it tries?
+pub(super) fn accepts_wait_first() -> bool {
+    try_accept().unwrap_or(false)
+}
+
+fn try_accept() -> io::Result<bool> {
+    let unix = || socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
+    let (listener, client) = (unix()?, unix()?);
+    // The kernel names it (unix(7), autobind).
+    bind(&listener, &SocketAddrUnix::new_unnamed())?;
+    listen(&listener, 1)?;
+    let mut ring = ring::deferred_builder().build(8)?;
+    ring.submitter().register_files_sparse(1)?;
+    let accept = sqe::accept(listener.as_raw_fd(), ptr::null_mut(), ptr::null_mut(), Some(0), true);
+    // SAFETY: the entry refers to no memory.
+    unsafe { ring.submission().push(&accept).map_err(io::Error::other)? };
+    ring.submit()?;
+    connect(&client, &getsockname(&listener)?)?;
+    let deadline = types::Timespec::from(DEADLINE);
+    ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&deadline))?;
+    Ok(ring.completion().next().is_some_and(|entry| entry.result() == 0))
 }
 
 fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
