@@ -126,6 +126,7 @@ impl Scenario {
         let small = |rng: &mut Rng| (rng.log_range(64, 4_096), rng.log_range(4_096, 262_144));
         let slots_per_ring = rng.log_range(2, 64).min(u64::from(config.slots_max)) as u32;
         let mut chaos = draw_chaos(&mut rng);
+        let mut latency_max_us = 50_000;
         let mut stopping = Rng::new(seed.rotate_left(32) ^ !0);
         let stopped_full = stopping.chance(100);
         if stopped_full {
@@ -138,6 +139,9 @@ impl Scenario {
             calm_at_us = calm_at_us.max(5_000_000);
             // And nothing else may break it first.
             chaos = Chaos { pauses: 500, absence_us: (1_500_000, 5_000_000), ..Chaos::none(chaos.pace_us) };
+            // Nor may a single frame take so long, 64 bytes a round trip, that its worker is given
+            // up meanwhile, again and again.
+            latency_max_us = 300;
         }
         Self {
             seed,
@@ -153,7 +157,7 @@ impl Scenario {
                 small(&mut rng),
                 if stopped_full { (64, stopping.log_range(65, 512)) } else { small(&mut rng) },
             ],
-            latency_us: (rng.log_range(1, 50), rng.log_range(50, 50_000)),
+            latency_us: (rng.log_range(1, 50), rng.log_range(50, 50_000).min(latency_max_us)),
             backlog_max: if crowd { 512 } else { rng.log_range(1, 64) as usize },
             manners,
             clients: if crowd {

@@ -1,8 +1,10 @@
 //! Which worker a connection belongs to, and what happens when that changes: failover when a
 //! worker is gone, moves when one returns or leaves in order. Clients notice nothing.
 
+use std::collections::BTreeMap;
+
 use roost_protocol::{
-    Reason, hash,
+    ConnectionId, Reason, hash,
     link::{Header, LinkType, Relay, Reopen, header::FLAG_RESENT},
 };
 
@@ -71,16 +73,49 @@ impl ShardCore {
         self.events.push(Event::Failover { worker: index as u8, connections: link.connections });
         link.session = None;
         (link.error_position, link.hopeless) = (None, false);
-        let mut salvage = link.tx.salvage(io, &mut self.pools);
-        let unfinished = link.failover.take();
-        if let Some(older) = unfinished {
+        let salvage = link.tx.salvage(io, &mut self.pools);
+        let mut salvage = self.without_answered(index, &salvage);
+        if let Some(older) = self.links[index].failover.take() {
             // A failover was under way: connections beyond its cursor still wait, and what they
             // had sent comes first. Those before it are visited again, which is harmless.
             let mut all = older.salvage;
             all.append(&mut salvage);
             salvage = all;
         }
-        link.failover = Some(Failover { cursor: 0, salvage });
+        self.links[index].failover = Some(Failover { cursor: 0, salvage });
+    }
+
+    /// Leaves out of what the failed worker `index` had not acknowledged the messages that its MOVED
+    /// answered: it had handled them, in order, before their connections went elsewhere
+    /// (SPEC.md 3.9), and there they would come behind what was said since.
+    fn without_answered(&self, index: usize, salvage: &[u8]) -> Vec<u8> {
+        // Of each connection the last two frames that announced a move, by position.
+        let mut moves: BTreeMap<u64, [usize; 2]> = BTreeMap::new();
+        for (position, (header, _)) in salvaged_frames(salvage).enumerate() {
+            if header.link_type == LinkType::Closed && header.aux_reason() == Reason::Moved {
+                let latest = moves.entry(header.connection.to_bits()).or_default();
+                *latest = [latest[1], position];
+            }
+        }
+        let answered_until = |connection: ConnectionId| {
+            let [before, last] = moves.get(&connection.to_bits()).copied().unwrap_or_default();
+            // The answer to the last one may still have been on its way.
+            let is_moving = self.find(connection).is_some_and(|slot| {
+                let hot = self.hot(slot);
+                usize::from(hot.worker) == index && hot.has(flag::MOVING)
+            });
+            if is_moving { before } else { last }
+        };
+        let mut kept = Vec::with_capacity(salvage.len());
+        let mut rest = salvage;
+        for (position, (header, _)) in salvaged_frames(salvage).enumerate() {
+            let (frame, after) = rest.split_at(header.frame_bytes());
+            rest = after;
+            if header.link_type != LinkType::Data || position >= answered_until(header.connection) {
+                kept.extend_from_slice(frame);
+            }
+        }
+        kept
     }
 
     pub(super) fn start_rebalance(&mut self) {
