@@ -66,6 +66,10 @@ impl Io for Timed {
     fn accepted_peer(&self, slot: u32) -> Option<SocketAddr> {
         self.driver.accepted_peer(slot)
     }
+
+    fn waiting(&self, listener: u16) -> Option<u32> {
+        self.driver.waiting(listener)
+    }
 }
 
 impl Driver for Timed {

@@ -118,7 +118,7 @@ impl Rig {
         for slot in first..first + count {
             // One by one where there are many: the backlog is finite.
             streams.push(TcpStream::connect(self.listener).expect("a connection"));
-            self.submit(ACCEPT, slot, Op::Accept { slot, listener: 0 });
+            self.submit(ACCEPT, slot, Op::Accept { slot, listener: 0, expected: false });
             if streams.len() % 50 == 0 {
                 self.expect(ACCEPT, 50, |result| result == 0);
             }

@@ -61,7 +61,7 @@ fn listener() -> (OwnedFd, std::net::SocketAddr) {
 
 fn accept(driver: &mut UringDriver, address: std::net::SocketAddr, slot: u32) -> TcpStream {
     let stream = TcpStream::connect(address).expect("a connection");
-    driver.submit(Token::new(ACCEPT, slot, 0), Op::Accept { slot, listener: 0 });
+    driver.submit(Token::new(ACCEPT, slot, 0), Op::Accept { slot, listener: 0, expected: false });
     let mut completions = Vec::new();
     while completions.is_empty() {
         driver.turn(Wait::AtMost(Duration::from_secs(1)), &mut completions).expect("a turn");

@@ -60,4 +60,8 @@ impl Io for World {
     fn accepted_peer(&self, _slot: u32) -> Option<SocketAddr> {
         Some(SocketAddr::from(([127, 0, 0, 1], 40_000)))
     }
+
+    fn waiting(&self, _: u16) -> Option<u32> {
+        None
+    }
 }

@@ -42,7 +42,7 @@ pub struct CoreConfig {
     pub cap: Option<Arc<Cap>>,
     /// Listeners that the driver has.
     pub listeners: u16,
-    /// Accepts armed per listener.
+    /// Accepts armed per listener, at most.
     pub accepts_max: u32,
     /// Listeners where a PROXY header comes first.
     pub proxy_listeners: Vec<u16>,

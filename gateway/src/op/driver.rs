@@ -65,6 +65,10 @@ pub trait Io {
 
     /// The address of the client last accepted into `slot`; none for Unix sockets.
     fn accepted_peer(&self, slot: u32) -> Option<SocketAddr>;
+
+    /// How many clients wait on `listener` for an accept; none if that cannot be told. Others may
+    /// accept them, too.
+    fn waiting(&self, listener: u16) -> Option<u32>;
 }
 
 /// What the shard loop asks of a driver, besides [`Io`].

@@ -124,6 +124,8 @@ pub enum Op {
         slot: u32,
         /// Index into the driver's listeners.
         listener: u16,
+        /// Whether a client is likely to wait already: what is cheaper then is dearer if none does.
+        expected: bool,
     },
     /// One-shot poll; the result is a set of [`poll_bits`].
     Poll {

@@ -1,4 +1,4 @@
-//! Addresses of accepted clients.
+//! Addresses of accepted clients, and how many wait to be.
 //!
 //! A direct descriptor has no number, so getpeername(2) cannot ask about it: the address has to
 //! be taken from the accept itself. Every accept in flight has a cell of its own that the kernel
@@ -7,11 +7,13 @@
 
 use std::{
     io,
+    mem::MaybeUninit,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
+    os::fd::{AsRawFd, OwnedFd},
     ptr::NonNull,
 };
 
-use libc::{sa_family_t, sockaddr, sockaddr_in, sockaddr_in6, socklen_t};
+use libc::{sa_family_t, sockaddr, sockaddr_in, sockaddr_in6, socklen_t, tcp_info};
 
 use super::{bank::COMPLETIONS_PER_TURN, memory::Region};
 
@@ -100,6 +102,25 @@ impl Accepts {
     }
 }
 
+/// How many clients wait on a listening socket: its TCP_INFO says so in `tcpi_unacked` (tcp(7); sock_diag(7)
+/// of a listener has the same). None if it is no TCP socket.
+pub(super) fn waiting(listener: &OwnedFd) -> Option<u32> {
+    let mut info = MaybeUninit::<tcp_info>::zeroed();
+    let mut len = size_of::<tcp_info>() as socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to `info`, which has as many.
+    let result = unsafe {
+        libc::getsockopt(
+            listener.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    // SAFETY: integers only, zeroed at first, so whatever was written makes a valid one.
+    (result == 0).then(|| unsafe { info.assume_init() }.tcpi_unacked)
+}
+
 /// The internet address in a cell (ip(7), ipv6(7)); none if it is of another family.
 fn decode(address: &sockaddr_in6, len: socklen_t) -> Option<SocketAddr> {
     const V4: sa_family_t = libc::AF_INET as sa_family_t;
@@ -123,6 +144,10 @@ fn decode(address: &sockaddr_in6, len: socklen_t) -> Option<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use rustix::event::EventfdFlags;
+
     use super::*;
 
     fn port(port: u16) -> Option<SocketAddr> {
@@ -143,6 +168,17 @@ mod tests {
         assert_eq!((accepts.recall(0), accepts.recall(1)), (port(2), None));
         accepts.remember(1, port(3));
         assert_eq!((accepts.recall(0), accepts.recall(1)), (None, port(3)));
+    }
+
+    #[test]
+    fn clients_that_wait_are_counted() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().unwrap();
+        let clients = [(); 3].map(|()| TcpStream::connect(address).expect("a place in the queue"));
+        drop(listener.accept().expect("one of them"));
+        assert_eq!(waiting(&listener.into()), Some(2));
+        drop(clients);
+        assert_eq!(waiting(&rustix::event::eventfd(0, EventfdFlags::CLOEXEC).unwrap()), None);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use io_uring::{cqueue, squeue};
 
 use super::{
     Error, Features,
-    accept::Accepts,
+    accept::{self, Accepts},
     bank::Bank,
     in_flight::{Held, InFlight, Record},
     links::Links,
@@ -188,12 +188,12 @@ impl UringDriver {
         unsafe { self.push_held(ring, token, Held::Block(block), entry) };
     }
 
-    fn submit_accept(&mut self, token: Token, slot: u32, listener: u16) {
+    fn submit_accept(&mut self, token: Token, slot: u32, listener: u16, expected: bool) {
         let (ring, index) = self.layout.locate(slot);
         let listener = self.listeners[usize::from(listener)].as_raw_fd();
         let (cell, address, len) = self.state.accepts.start();
         let direct = self.state.sockets.is_direct().then_some(index);
-        let entry = sqe::accept(listener, address, len, direct, self.accepts_wait_first);
+        let entry = sqe::accept(listener, address, len, direct, self.accepts_wait_first && !expected);
         // SAFETY: the cell is this accept's alone until its completion finishes it, and stays
         // mapped as long as the rings exist.
         unsafe { self.push_held(ring, token, Held::Accept { cell, slot }, entry) };
@@ -315,7 +315,7 @@ impl Io for UringDriver {
             Op::Send { sock, block, offset, len, wait } => {
                 self.submit_send(token, sock, block, offset, len, wait);
             }
-            Op::Accept { slot, listener } => self.submit_accept(token, slot, listener),
+            Op::Accept { slot, listener, expected } => self.submit_accept(token, slot, listener, expected),
             Op::Connect { link } => self.submit_connect(token, link),
             Op::Shutdown { sock } => self.submit_shutdown(token, sock),
             Op::Close { sock } => self.submit_close(token, sock),
@@ -341,6 +341,10 @@ impl Io for UringDriver {
 
     fn accepted_peer(&self, slot: u32) -> Option<SocketAddr> {
         self.state.accepts.recall(slot)
+    }
+
+    fn waiting(&self, listener: u16) -> Option<u32> {
+        accept::waiting(&self.listeners[usize::from(listener)])
     }
 }
 

@@ -148,6 +148,10 @@ impl Io for FakeDriver {
     fn accepted_peer(&self, slot: u32) -> Option<SocketAddr> {
         self.world.borrow().peer(slot)
     }
+
+    fn waiting(&self, listener: u16) -> Option<u32> {
+        self.world.borrow_mut().waiting(listener)
+    }
 }
 
 impl Driver for FakeDriver {

@@ -30,6 +30,10 @@ pub struct Faults {
     pub accept_error: u32,
     /// Such an accept has taken the client from the backlog and drops it.
     pub accept_drops: u32,
+    /// Others accept clients of the same backlog, too: more or fewer wait than it seems.
+    pub backlog_shared: u32,
+    /// How many clients wait cannot be told.
+    pub backlog_unknown: bool,
     /// A cancel comes too late: `-EALREADY`, and the target ends by itself or with success.
     pub cancel_loses: u32,
     /// A connect fails.
@@ -67,6 +71,8 @@ impl Faults {
             poll_spurious: 0,
             accept_error: 0,
             accept_drops: 0,
+            backlog_shared: 0,
+            backlog_unknown: false,
             cancel_loses: 0,
             connect_error: 0,
             shutdown_delay_us: 0,
@@ -103,6 +109,8 @@ impl Faults {
             flush_early: dose(50, 500),
             jump_per_million: dose(100, 3_000),
             start_slots_error: dose(100, 500),
+            backlog_shared: dose(50, 500),
+            backlog_unknown: dose(0, 1) == 1,
             ordered_release: dose(0, 1) == 1 && rng.chance(200),
             completion_delay_us: rng.log_range(1, 20_000),
             shutdown_delay_us: rng.log_range(1, 50_000),

@@ -117,4 +117,8 @@ impl Io for Hands {
     fn accepted_peer(&self, _: u32) -> Option<SocketAddr> {
         Some(([192, 0, 2, 1], 4_000).into())
     }
+
+    fn waiting(&self, _: u16) -> Option<u32> {
+        None
+    }
 }

@@ -15,7 +15,7 @@ const A: Sock = Sock::Client(0);
 const EBADF: i32 = 9;
 
 pub(crate) fn accepts_go_to_the_chosen_slots(rig: &mut Rig<'_>) {
-    let accepts = [5, 2].map(|slot| rig.start(Op::Accept { slot, listener: 0 }));
+    let accepts = [5, 2].map(|slot| rig.start(Op::Accept { slot, listener: 0, expected: false }));
     let peers = [rig.peers.connect(), rig.peers.connect()];
     for accept in accepts {
         assert_eq!(rig.finish(accept), 0);
@@ -34,8 +34,19 @@ pub(crate) fn accepts_go_to_the_chosen_slots(rig: &mut Rig<'_>) {
     assert_eq!(texts, [b"1".to_vec(), b"2".to_vec()]);
 }
 
+pub(crate) fn clients_that_wait_are_counted(rig: &mut Rig<'_>) {
+    assert_eq!(rig.driver.waiting(0), Some(0));
+    let _peers = [rig.peers.connect(), rig.peers.connect(), rig.peers.connect()];
+    for slot in 0..3 {
+        assert_eq!(rig.driver.waiting(0), Some(3 - slot));
+        let expected = slot % 2 == 0;
+        assert_eq!(rig.run(Op::Accept { slot, listener: 0, expected }), 0);
+    }
+    assert_eq!(rig.driver.waiting(0), Some(0));
+}
+
 pub(crate) fn a_cancelled_accept_leaves_its_slot_free(rig: &mut Rig<'_>) {
-    let accept = rig.start(Op::Accept { slot: 0, listener: 0 });
+    let accept = rig.start(Op::Accept { slot: 0, listener: 0, expected: false });
     rig.settle();
     assert!(!rig.is_done(accept));
     let cancelled = rig.run(Op::Cancel { sock: A, target: accept });
@@ -400,7 +411,7 @@ pub(crate) fn slots_are_started_ring_by_ring(rig: &mut Rig<'_>) {
     assert_eq!(rig.driver.slots_per_ring(), SLOTS_PER_RING);
     assert_eq!(rig.driver.slots_started(), SLOTS_PER_RING);
     let driver = &mut *rig.driver;
-    let beyond = Op::Accept { slot: SLOTS_PER_RING, listener: 0 };
+    let beyond = Op::Accept { slot: SLOTS_PER_RING, listener: 0, expected: false };
     let token = roost_gateway::op::Token::new(9, 0, 0);
     let early = catch_unwind(AssertUnwindSafe(|| driver.submit(token, beyond)));
     assert!(early.is_err(), "a slot that was not started can be used");

@@ -27,6 +27,7 @@ macro_rules! contracts {
 
 contracts! {
     accepts_go_to_the_chosen_slots,
+    clients_that_wait_are_counted,
     a_cancelled_accept_leaves_its_slot_free,
     an_accept_into_an_occupied_slot_replaces_the_socket_silently,
     nothing_there_is_said_at_once,

@@ -133,7 +133,7 @@ impl<'a> Rig<'a> {
     /// A connected client in `slot`.
     pub(crate) fn client(&mut self, slot: u32) -> usize {
         let peer = self.peers.connect();
-        assert_eq!(self.run(Op::Accept { slot, listener: 0 }), 0);
+        assert_eq!(self.run(Op::Accept { slot, listener: 0, expected: false }), 0);
         peer
     }
 

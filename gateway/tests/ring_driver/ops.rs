@@ -16,7 +16,7 @@ fn accepts_go_to_the_chosen_slots_and_know_their_peers() {
         let mut rig = Rig::new(setup);
         // In flight together, completed in whatever order the kernel likes.
         let slots = [5, 2, 61, 9];
-        let tokens = slots.map(|slot| rig.start(Op::Accept { slot, listener: 0 }));
+        let tokens = slots.map(|slot| rig.start(Op::Accept { slot, listener: 0, expected: false }));
         let mut clients: Vec<TcpStream> =
             slots.iter().map(|_| TcpStream::connect(rig.address).expect("a connection")).collect();
         let results = tokens.map(|token| rig.finish(token));
@@ -69,7 +69,7 @@ fn peers_on_unix_sockets_have_no_address() {
         let listener = std::os::unix::net::UnixListener::bind(&path).expect("a socket");
         let mut rig = Rig::with_listener(setup, listener.into(), ([127, 0, 0, 1], 0).into());
         let mut client = std::os::unix::net::UnixStream::connect(&path).expect("a connection");
-        assert_eq!(rig.run(Op::Accept { slot: 1, listener: 0 }), 0);
+        assert_eq!(rig.run(Op::Accept { slot: 1, listener: 0, expected: false }), 0);
         assert_eq!(rig.driver.accepted_peer(1), None);
         client.write_all(b"hello").expect("sent");
         assert_eq!(rig.run(recv(Sock::Client(1), 0, true)), 5);

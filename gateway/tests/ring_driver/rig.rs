@@ -167,7 +167,7 @@ impl Rig {
     pub(crate) fn client(&mut self, slot: u32) -> TcpStream {
         let stream = TcpStream::connect(self.address).expect("a connection");
         stream.set_read_timeout(Some(LIMIT)).expect("a timeout");
-        assert_eq!(self.run(Op::Accept { slot, listener: 0 }), 0);
+        assert_eq!(self.run(Op::Accept { slot, listener: 0, expected: false }), 0);
         stream
     }
 

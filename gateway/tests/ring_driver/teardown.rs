@@ -25,7 +25,7 @@ fn a_dropped_driver_ends_its_ops_and_its_connections() {
             rig.start(match slot % 3 {
                 0 => Op::Poll { sock: Sock::Client(slot), interest: Interest::Readable },
                 1 => recv(Sock::Client(slot), slot, true),
-                _ => Op::Accept { slot: slot + 20, listener: 0 },
+                _ => Op::Accept { slot: slot + 20, listener: 0, expected: false },
             });
             if slot == 8 {
                 rig.turn(Wait::No);

@@ -8,7 +8,7 @@ use crate::{
     core::{
         limits::{Admission, Ramp},
         record::{State, flag},
-        shard::{ShardCore, kind},
+        shard::{ShardCore, kind, rounds::Rounds},
         stats::Stat,
     },
     op::{Io, Op, errno},
@@ -20,8 +20,8 @@ const PAUSE_MS: u64 = 200;
 /// What is armed where.
 #[derive(Debug)]
 pub(super) struct Accepting {
-    /// Slots in state Accepting, per listener: an accept or its cancel is in the kernel.
-    armed: Vec<u32>,
+    /// Per listener. An armed accept has a slot in state Accepting: it or its cancel is in the kernel.
+    rounds: Vec<Rounds>,
     /// Where the last accept was armed.
     last_listener: u16,
     /// The ring that accepts now.
@@ -40,7 +40,7 @@ pub(super) struct Accepting {
 impl Accepting {
     pub(super) fn new(listeners: u16, ramp_per_s: u32) -> Self {
         Self {
-            armed: vec![0; usize::from(listeners)],
+            rounds: vec![Rounds::default(); usize::from(listeners)],
             last_listener: 0,
             ring: 0,
             slots_started: 0,
@@ -61,16 +61,16 @@ impl Accepting {
 
     /// Accepts in the kernel.
     pub(super) fn armed_total(&self) -> u32 {
-        self.armed.iter().sum()
+        self.rounds.iter().map(Rounds::armed).sum()
     }
 
-    /// The listener with the fewest accepts, the next in turn among equals, if that is below
-    /// `accepts_max`.
-    fn neediest(&self, accepts_max: u32) -> Option<u16> {
-        let listeners = self.armed.len();
+    /// The listener with the fewest accepts of those that want more, the next in turn among equals.
+    fn neediest(&self) -> Option<u16> {
+        let listeners = self.rounds.len();
         let in_turn = |i: &usize| (i + listeners - 1 - usize::from(self.last_listener)) % listeners;
-        let listener = (0..listeners).min_by_key(|i| (self.armed[*i], in_turn(i)))?;
-        (self.armed[listener] < accepts_max).then_some(listener as u16)
+        let wants = |i: &usize| self.rounds[*i].due() > 0;
+        let listener = (0..listeners).filter(wants).min_by_key(|i| (self.rounds[*i].armed(), in_turn(i)))?;
+        Some(listener as u16)
     }
 
     /// Leaves clients in the backlog for a while.
@@ -80,24 +80,38 @@ impl Accepting {
 
     /// When accepting goes on, if it is paused.
     pub(super) fn resumes_at_ms(&self, now_ms: u64) -> Option<u64> {
-        let at_ms = self.paused_until_ms.max(self.ramp_until_ms);
+        let pause_ms = self.paused_until_ms.max(self.ramp_until_ms);
+        let rest_ms = self.rounds.iter().filter_map(Rounds::rests_until_ms).min();
+        let at_ms = rest_ms.map_or(pause_ms, |rest_ms| if pause_ms > now_ms { pause_ms } else { rest_ms });
         (at_ms > now_ms && !self.stopped).then_some(at_ms)
     }
 }
 
 impl ShardCore {
-    /// Arms accepts up to the limit, in slots of one ring after the other.
+    /// Arms the accepts that are wanted now, in slots of one ring after the other.
     pub(super) fn fill_accepts(&mut self, io: &mut impl Io) {
-        self.arm_accepts(io, self.cfg.accepts_max);
+        let (now_ms, accepts_max) = (self.now_ms, self.cfg.accepts_max);
+        for (listener, rounds) in (0..).zip(&mut self.accepting.rounds) {
+            if rounds.may_begin(now_ms) {
+                rounds.begin(now_ms, io.waiting(listener), accepts_max);
+            }
+        }
+        self.arm_accepts(io);
     }
 
-    /// Arms accepts until so many are in the kernel per listener; each looks at the queue first.
-    pub(super) fn arm_accepts(&mut self, io: &mut impl Io, accepts_max: u32) {
+    /// Arms one more accept per listener; each looks at the queue first.
+    pub(super) fn nudge(&mut self, io: &mut impl Io) {
+        self.accepting.rounds.iter_mut().for_each(Rounds::look_again);
+        self.arm_accepts(io);
+    }
+
+    /// Arms what is due.
+    fn arm_accepts(&mut self, io: &mut impl Io) {
         if self.accepting.stopped || self.now_ms < self.accepting.paused_until_ms {
             return;
         }
         // The listener with the fewest first: none starves while another's accepts take the slots.
-        while let Some(listener) = self.accepting.neediest(accepts_max) {
+        while let Some(listener) = self.accepting.neediest() {
             let Some(ring) = self.accepting_ring() else { return };
             if !self.accepting.ramp.take(self.now_ms) {
                 self.accepting.ramp_until_ms = self.accepting.ramp.next_ms();
@@ -107,9 +121,9 @@ impl ShardCore {
             self.set_state(slot, State::Accepting);
             // Before OPEN the rate fields are free: keep the listener there.
             self.table.cold_mut(slot).rate_tick = listener;
-            self.accepting.armed[usize::from(listener)] += 1;
+            let expected = self.accepting.rounds[usize::from(listener)].arm();
             self.accepting.last_listener = listener;
-            self.submit(io, slot, kind::ACCEPT, Op::Accept { slot, listener });
+            self.submit(io, slot, kind::ACCEPT, Op::Accept { slot, listener, expected });
         }
     }
 
@@ -148,7 +162,7 @@ impl ShardCore {
             }
             return;
         }
-        self.accepting.armed[usize::from(listener)] -= 1;
+        self.accepting.rounds[usize::from(listener)].ended();
         self.stats.inc(Stat::Accepts);
         self.stats.inc(Stat::Connections);
         self.set_state(slot, State::Handshaking);
@@ -197,7 +211,7 @@ impl ShardCore {
     /// An accept, and its cancel if there was one, has ended without a client.
     pub(super) fn release_accept(&mut self, slot: u32) {
         let listener = self.table.cold(slot).rate_tick;
-        self.accepting.armed[usize::from(listener)] -= 1;
+        self.accepting.rounds[usize::from(listener)].ended();
         self.table.free(slot);
     }
 

@@ -112,7 +112,7 @@ impl ShardCore {
                 let total = self.alive();
                 self.drain = Some(Drain { cursor, began_ms: self.now_ms, over_ms, total, sent: 0 });
             }
-            Command::Nudge => self.arm_accepts(io, self.cfg.accepts_max + 1),
+            Command::Nudge => self.nudge(io),
             Command::Configure(cfg) => self.configure(*cfg),
             Command::Close { connection, reason } => {
                 if let Some(slot) = self.find(connection) {

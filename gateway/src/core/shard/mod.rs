@@ -24,6 +24,7 @@ mod link_frames;
 mod links;
 mod proxy;
 mod receive;
+mod rounds;
 mod routing;
 mod send;
 mod sweep;

@@ -15,7 +15,7 @@ impl World {
                     .ops
                     .iter()
                     .filter_map(|(&serial, op)| match op.op {
-                        Op::Accept { slot, listener: on } if usize::from(on) == listener => {
+                        Op::Accept { slot, listener: on, .. } if usize::from(on) == listener => {
                             (op.phase == Phase::Armed).then_some((serial, slot))
                         }
                         _ => None,
@@ -47,6 +47,15 @@ impl World {
                 self.end(serial, 0);
             }
         }
+    }
+
+    /// How many clients a backlog holds; when others look, too, some of them may be gone by the time
+    /// that an accept comes, or more have come.
+    pub(in crate::sim) fn waiting(&mut self, listener: u16) -> Option<u32> {
+        let waiting = self.backlogs[usize::from(listener)].len() as u32;
+        let other = self.roll(self.faults.backlog_shared, "shared backlog");
+        let seen = if other { self.rng.range(0, 2 * u64::from(waiting) + 4) as u32 } else { waiting };
+        (!self.faults.backlog_unknown).then_some(seen)
     }
 
     fn install(&mut self, slot: u32, conn: ConnId) {
