@@ -91,9 +91,11 @@ impl ShardCore {
     /// Arms the accepts that are wanted now, in slots of one ring after the other.
     pub(super) fn fill_accepts(&mut self, io: &mut impl Io) {
         let (now_ms, accepts_max) = (self.now_ms, self.cfg.accepts_max);
+        // Other shards see the same queue; whatever one of them leaves is there in the next round.
+        let share = |waiting: u32| waiting.div_ceil(u32::from(self.cfg.shards));
         for (listener, rounds) in (0..).zip(&mut self.accepting.rounds) {
             if rounds.may_begin(now_ms) {
-                rounds.begin(now_ms, io.waiting(listener), accepts_max);
+                rounds.begin(now_ms, io.waiting(listener).map(share), accepts_max);
             }
         }
         self.arm_accepts(io);

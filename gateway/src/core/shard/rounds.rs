@@ -3,12 +3,12 @@
 //! An accept that waits in the kernel wakes the shard for its one client, however long the shard
 //! would let completions gather, and that client's HELLO is still on its way then and takes another
 //! turn. So accepts are armed in rounds. A round begins with as many as clients wait in the
-//! listener's queue; they come in together, most of them with their HELLO, and until the round is
-//! over the next ones gather. If nobody waits when it begins, one accept is armed, and whoever comes
+//! listener's queue, or its shard's share of them; they come in together, most of them with their
+//! HELLO, and until the round is over the next ones gather. If nobody waits when it begins, one accept is armed, and whoever comes
 //! then is let in at once.
 
 /// How long a round takes: what a client in a rush may wait for the others, in milliseconds.
-const ROUND_MS: u64 = 2;
+const ROUND_MS: u64 = 4;
 
 /// The accepts of one listener.
 #[derive(Clone, Debug, Default)]
@@ -56,8 +56,8 @@ impl Rounds {
         self.blind || self.armed + self.due == 0 && now_ms >= self.ends_ms
     }
 
-    /// Begins a round, in which at most `accepts_max` are armed. `waiting`: clients in the queue;
-    /// none if that cannot be told.
+    /// Begins a round, in which at most `accepts_max` are armed. `waiting`: clients in the queue that
+    /// are this shard's to take; none if that cannot be told.
     pub(super) fn begin(&mut self, now_ms: u64, waiting: Option<u32>, accepts_max: u32) {
         self.blind = waiting.is_none();
         let waiting = waiting.unwrap_or(accepts_max);
