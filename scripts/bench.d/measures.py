@@ -155,7 +155,8 @@ def accept(options, kind, clients, greet):
               "echo" if greet else "idle")
     # The bare ones connect in two halves. What is in the backlog is accepted a little later, and
     # between two samples time is not told apart.
-    halves = [run.own_costs(phase["start_s"] - 0.2, phase["end_s"] + 1) for phase in run.phases("connect")]
+    halves = [run.own_costs(phase["start_s"] - 2 * watch.EVERY_S, phase["end_s"] + 1)
+              for phase in run.phases("connect")]
     own, user, system = (sum(parts) for parts in zip(*halves))
     if own <= 0 and not run.disturbed:
         raise Failed("the core was not busy")

@@ -78,12 +78,14 @@ impl Accepting {
         self.paused_until_ms = now_ms + PAUSE_MS;
     }
 
-    /// When accepting goes on, if it is paused.
+    /// When accepting goes on, if it is paused or rests between two rounds.
     pub(super) fn resumes_at_ms(&self, now_ms: u64) -> Option<u64> {
         let pause_ms = self.paused_until_ms.max(self.ramp_until_ms);
-        let rest_ms = self.rounds.iter().filter_map(Rounds::rests_until_ms).min();
-        let at_ms = rest_ms.map_or(pause_ms, |rest_ms| if pause_ms > now_ms { pause_ms } else { rest_ms });
-        (at_ms > now_ms && !self.stopped).then_some(at_ms)
+        let at_ms = match pause_ms > now_ms {
+            true => Some(pause_ms),
+            false => self.rounds.iter().filter_map(Rounds::rests_until_ms).min(),
+        };
+        at_ms.filter(|&at_ms| at_ms > now_ms && !self.stopped)
     }
 }
 

@@ -4,8 +4,8 @@
 //! would let completions gather, and that client's HELLO is still on its way then and takes another
 //! turn. So accepts are armed in rounds. A round begins with as many as clients wait in the
 //! listener's queue, or its shard's share of them; they come in together, most of them with their
-//! HELLO, and until the round is over the next ones gather. If nobody waits when it begins, one accept is armed, and whoever comes
-//! then is let in at once.
+//! HELLO, and until the round is over the next ones gather. If nobody waits when it begins, one
+//! accept is armed, and whoever comes then is let in at once.
 
 /// How long a round takes: what a client in a rush may wait for the others, in milliseconds.
 const ROUND_MS: u64 = 4;
