@@ -13,8 +13,10 @@ SKIP_S = 1.5
 DISTURBED = 0.1
 # A peer whose core was this busy was the limit itself.
 SATURATED = 0.95
-
-
+# Accepts that took so many times as long as planned had a generator that was behind, unless the peer was.
+LATE = 1.1
+# How often the generator looks whether all have connected.
+LOOK_S = 0.1
 # Messages of a fan-out that a figure is taken from, at least.
 FANOUTS_MIN = 4
 
@@ -149,17 +151,22 @@ def fan_out(options, kind, clients, scenario, receivers, *flags):
 
 
 def accept(options, kind, clients, greet):
-    """Connects as fast as they go: with HELLO and WELCOME, or bare."""
-    flags = ["--warmup", 0, "--duration", 2]
+    """Connects at a rate that the generator keeps: with HELLO and WELCOME, or bare."""
+    flags = ["--connect-rate", options.accept_rate, "--warmup", 0, "--duration", 2]
     run = Run(options, kind, clients, [*flags, "--rate", 0] if greet else [*flags, "--bare"],
               "echo" if greet else "idle")
     # The bare ones connect in two halves. What is in the backlog is accepted a little later, and
     # between two samples time is not told apart.
-    halves = [run.own_costs(phase["start_s"] - 2 * watch.EVERY_S, phase["end_s"] + 1)
-              for phase in run.phases("connect")]
-    own, user, system = (sum(parts) for parts in zip(*halves))
+    connects = run.phases("connect")
+    windows = [(phase["start_s"] - 2 * watch.EVERY_S, phase["end_s"] + 1) for phase in connects]
+    own, user, system = (sum(parts) for parts in zip(*(run.own_costs(*window) for window in windows)))
     if own <= 0 and not run.disturbed:
         raise Failed("the core was not busy")
+    took_s = sum(phase["end_s"] - phase["start_s"] for phase in connects)
+    # A generator that falls behind connects in bursts and greets late: then a peer pays for that.
+    late = took_s > LATE * clients / options.accept_rate + LOOK_S * len(connects)
+    if late and own < SATURATED * took_s and not options.quick:
+        raise Failed(f"the generator took {took_s:.1f} s, the peer {own:.1f} of them")
     # A disturbed run has clock ticks only, and may be too short for a single one.
     per_cpu_s = clients / own if own > 0 else None
     return {"accepts_per_cpu_s": per_cpu_s, "user_us": user / clients * 1e6, "system_us": system / clients * 1e6,
