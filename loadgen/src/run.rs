@@ -352,10 +352,7 @@ impl Run {
     /// to be paid for by whoever is measured then.
     fn take_leave(&mut self) {
         let clients = self.plan.connections;
-        let how = match clients {
-            clients if clients <= FEW_CLIENTS => Departure::Politely,
-            _ => Departure::Reset,
-        };
+        let how = if clients <= FEW_CLIENTS { Departure::Politely } else { Departure::Reset };
         self.fleet.last_call();
         self.fleet.reconnect(Reconnect::Never, 1);
         self.fleet.leave(0, LEAVE_PER_S, how);
