@@ -15,8 +15,8 @@ DISTURBED = 0.1
 SATURATED = 0.95
 # Accepts that took so many times as long as planned had a generator that was behind, unless the peer was.
 LATE = 1.1
-# How often the generator looks whether all have connected.
-LOOK_S = 0.1
+# What each of its phases may take beyond that: it looks every 50 ms whether all have connected.
+PHASE_SLACK_S = 0.1
 # Messages of a fan-out that a figure is taken from, at least.
 FANOUTS_MIN = 4
 
@@ -164,7 +164,7 @@ def accept(options, kind, clients, greet):
         raise Failed("the core was not busy")
     took_s = sum(phase["end_s"] - phase["start_s"] for phase in connects)
     # A generator that falls behind connects in bursts and greets late: then a peer pays for that.
-    late = took_s > LATE * clients / options.accept_rate + LOOK_S * len(connects)
+    late = took_s > LATE * clients / options.accept_rate + PHASE_SLACK_S * len(connects)
     if late and own < SATURATED * took_s and not options.quick:
         raise Failed(f"the generator took {took_s:.1f} s, the peer {own:.1f} of them")
     # A disturbed run has clock ticks only, and may be too short for a single one.

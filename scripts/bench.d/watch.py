@@ -57,16 +57,21 @@ def open_files():
         return int(file.read().split()[0])
 
 
-def await_release(files):
-    """Waits until about so few files are open. A kernel closes a million sockets long after the process
-    that had them is gone, and whoever runs meanwhile pays for it. Returns how many there still are when
-    it has waited long enough; 0: none."""
-    until = time.time() + RELEASE_S
-    while (left := open_files() - files) > RELEASE_SLACK:
+def await_few(count, within_s):
+    """Waits until `count()` is hardly anything. Returns what it still is after so long; 0: that little."""
+    until = time.time() + within_s
+    while (left := count()) > RELEASE_SLACK:
         if time.time() > until:
             return left
         time.sleep(EVERY_S)
     return 0
+
+
+def await_release(files):
+    """Waits until about so few files are open. A kernel closes a million sockets long after the process
+    that had them is gone, and whoever runs meanwhile pays for it. Returns how many there still are when
+    it has waited long enough; 0: none."""
+    return await_few(lambda: open_files() - files, RELEASE_S)
 
 
 def time_waits():
@@ -82,18 +87,12 @@ def time_waits():
 def await_time_waits():
     """Waits until hardly any connection is in TIME-WAIT. Each one's timer, a minute after its end, runs
     on the core that ended it, in the middle of whatever is measured there then. Those of loopback are
-    ended at once where that is allowed (ss(8), -K). Returns how many there still are when it has waited
-    long enough; 0: none."""
-    until = time.time() + TIME_WAIT_S + 5
+    ended at once where that is allowed (ss(8), -K). Returns as `await_release` does."""
     if time_waits() > RELEASE_SLACK:
         with contextlib.suppress(OSError):
             subprocess.run(["ss", "-K", "state", "time-wait", "src", "127.0.0.0/8"], stdin=subprocess.DEVNULL,
                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
-    while (left := time_waits()) > RELEASE_SLACK:
-        if time.time() > until:
-            return left
-        time.sleep(EVERY_S)
-    return 0
+    return await_few(time_waits, TIME_WAIT_S + 5)
 
 
 class Watch(threading.Thread):
