@@ -5,7 +5,10 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use roost_protocol::{InstanceId, edge, link};
 
-use crate::core::limits::{Cap, PerIp};
+use crate::core::{
+    bounds::Bounds,
+    limits::{Cap, PerIp},
+};
 
 /// What becomes of a client when no worker is up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +93,8 @@ pub struct CoreConfig {
     pub messages_per_s_max: u32,
     /// Retry-after of refusals: uniformly from this range.
     pub retry_after_ms: (u32, u32),
+    /// How much a turn does.
+    pub bounds: Bounds,
 }
 
 impl CoreConfig {
@@ -139,6 +144,7 @@ impl CoreConfig {
             link_keepalive_ms: 10_000,
             messages_per_s_max: 0,
             retry_after_ms: (1_000, 5_000),
+            bounds: Bounds::GATEWAY,
         }
     }
 

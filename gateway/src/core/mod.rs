@@ -5,6 +5,7 @@
 //! connection beyond its 48 bytes.
 #![forbid(unsafe_code)]
 
+pub mod bounds;
 pub mod config;
 pub mod event;
 pub mod limits;

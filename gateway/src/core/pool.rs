@@ -30,9 +30,6 @@ pub enum Class {
 const CLASSES: [Class; 6] =
     [Class::Rx, Class::Outbox, Class::Spill, Class::LinkRx, Class::LinkTx, Class::Fanout];
 
-/// Broadcasts under way at once, per shard.
-const FANOUT_BLOCKS: u32 = 64;
-
 /// The pools that a core with this configuration needs from its driver.
 pub fn specs(config: &CoreConfig) -> Vec<PoolSpec> {
     let links = (config.workers.len() + CoreConfig::WORKERS_SPARE) as u64;
@@ -67,7 +64,7 @@ pub fn specs(config: &CoreConfig) -> Vec<PoolSpec> {
             },
             Class::Fanout => PoolSpec {
                 block_bytes: (config.frame_bytes_max + 4).next_multiple_of(4096),
-                blocks: FANOUT_BLOCKS,
+                blocks: config.bounds.fanout_blocks,
             },
         })
         .collect()

@@ -6,13 +6,16 @@ use super::{
     },
     machine::Machine,
 };
-use crate::{config::Config, core::CoreConfig};
+use crate::{
+    config::Config,
+    core::{CoreConfig, bounds::Bounds},
+};
 
 /// Connections that ids, tables and tokens can name.
 pub const CONNECTIONS_MAX: u64 = 1 << 24;
 
 /// Payloads of broadcasts that a shard keeps at once.
-const FANOUT_BLOCKS: u64 = 64;
+const FANOUT_BLOCKS: u64 = Bounds::GATEWAY.fanout_blocks as u64;
 
 /// What the configuration asks of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -23,6 +23,7 @@ use crate::{
     config::{self, Config, Loaded, Options},
     core::{
         CoreConfig,
+        bounds::Bounds,
         config::{NoWorkerPolicy, WorkerConfig},
         limits::{Cap, PerIp},
     },
@@ -205,6 +206,7 @@ fn core_config(config: &Config, shards: u16, connections_max: u32, workers: &[Wo
         link_keepalive_ms: config.link_keepalive_ms,
         messages_per_s_max: config.messages_per_s_max,
         retry_after_ms: (config.retry_after_min_ms, config.retry_after_max_ms),
+        bounds: Bounds::GATEWAY,
     })
 }
 

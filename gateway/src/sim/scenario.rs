@@ -7,6 +7,7 @@ use roost_protocol::{InstanceId, Reason};
 use crate::{
     core::{
         CoreConfig,
+        bounds::Bounds,
         config::{NoWorkerPolicy, WorkerConfig},
         limits::{Cap, PerIp},
     },
@@ -104,6 +105,7 @@ impl Scenario {
             faults.completion_delay_us = faults.completion_delay_us.max(starving.log_range(500, 20_000));
             faults.shutdown_delay_us = faults.shutdown_delay_us.max(20_000);
         }
+        config.bounds = draw_bounds(&mut Rng::new(seed.rotate_left(16) ^ !0));
         let mut manners = Manners {
             frame_bytes_max: config.frame_bytes_max,
             think_us: (rng.log_range(50, 5_000), rng.log_range(10_000, 1_000_000)),
@@ -264,6 +266,27 @@ fn draw_config(rng: &mut Rng, comfortable: bool) -> CoreConfig {
         }
     }
     config
+}
+
+/// What a gateway uses, or so little that no walk ends in the turn in which it began.
+fn draw_bounds(rng: &mut Rng) -> Bounds {
+    if rng.chance(400) {
+        return Bounds::GATEWAY;
+    }
+    // Each small one only in some runs: together they would hide what only one of them shows.
+    let mut draw = |usual: u32| if rng.chance(300) { usual } else { rng.log_range(1, 4) as u32 };
+    let usual = Bounds::GATEWAY;
+    Bounds {
+        routing_visits: draw(usual.routing_visits),
+        resumes: draw(usual.resumes),
+        moving: draw(usual.moving),
+        drain_visits: draw(usual.drain_visits),
+        fanout_visits: draw(usual.fanout_visits),
+        fanout_blocks: draw(usual.fanout_blocks),
+        link_frames: draw(usual.link_frames),
+        shutdowns: draw(usual.shutdowns),
+        sweep_slice: draw(usual.sweep_slice),
+    }
 }
 
 fn draw_habits(rng: &mut Rng, comfortable: bool, secret: &Option<Vec<u8>>) -> Habits {

@@ -19,9 +19,6 @@ use crate::{
     op::{Io, Op, Sock},
 };
 
-/// Shutdowns in the kernel at once: each occupies a kernel worker thread.
-const SHUTDOWNS_MAX: u32 = 32;
-
 impl ShardCore {
     /// Ends a connection with a GOAWAY. A client that should come back is told when, so that those
     /// who are closed together do not return together.
@@ -104,7 +101,7 @@ impl ShardCore {
 
     /// Everything is flushed: shuts the sending side, as soon as few others do.
     pub(super) fn shut(&mut self, io: &mut impl Io, slot: u32) {
-        if self.shutdowns_in_flight >= SHUTDOWNS_MAX {
+        if self.shutdowns_in_flight >= self.cfg.bounds.shutdowns {
             self.set_flag(slot, flag::SHUT_WAIT);
             self.shutdown_waiters.push_back((slot, self.hot(slot).generation));
             return;

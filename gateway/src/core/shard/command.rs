@@ -14,9 +14,6 @@ use crate::{
     op::{Io, Op, Sock},
 };
 
-/// Slots visited per turn by a drain.
-const VISITS_MAX: u32 = 4_096;
-
 /// A request of the shell; answers are return values of [`ShardCore`]'s methods.
 #[derive(Clone, Debug)]
 pub enum Command {
@@ -188,7 +185,7 @@ impl ShardCore {
         let Some(mut drain) = self.drain else { return false };
         let due = drain.due(self.now_ms);
         let end = self.table.high_water();
-        let to = end.min(drain.cursor + VISITS_MAX);
+        let to = end.min(drain.cursor + self.cfg.bounds.drain_visits);
         // Paced by connections, not by slots: those may stand close together.
         while drain.cursor < to && drain.sent < due {
             let slot = drain.cursor;

@@ -8,9 +8,6 @@ use crate::{
     op::Io,
 };
 
-/// Slots visited per turn.
-const VISITS_MAX: u32 = 1024;
-
 /// A broadcast under way.
 #[derive(Debug)]
 pub(super) struct Fanout {
@@ -27,7 +24,7 @@ impl ShardCore {
     pub(super) fn run_fanouts(&mut self, io: &mut impl Io) -> bool {
         let Some(fanout) = self.fanouts.front_mut() else { return false };
         let (span, only_worker, from) = (fanout.span, fanout.only_worker, fanout.cursor);
-        let to = (from + VISITS_MAX).min(self.table.high_water());
+        let to = (from + self.cfg.bounds.fanout_visits).min(self.table.high_water());
         fanout.cursor = to;
         for slot in from..to {
             let hot = self.hot(slot);

@@ -10,10 +10,7 @@ use roost_protocol::{
     link::{Header, LinkType, Open},
 };
 
-use super::{
-    receive::Frame,
-    routing::{RESUMES_MAX, VISITS_MAX},
-};
+use super::receive::Frame;
 use crate::{
     core::{
         config::NoWorkerPolicy,
@@ -147,7 +144,7 @@ impl ShardCore {
             self.homeless_left = 0;
         }
         let mut looked_at = 0;
-        for _ in 0..VISITS_MAX.min(self.homeless_left) {
+        for _ in 0..self.cfg.bounds.routing_visits.min(self.homeless_left) {
             self.homeless_left -= 1;
             let slot = self.homeless_cursor % self.table.high_water();
             self.homeless_cursor = slot + 1;
@@ -162,7 +159,7 @@ impl ShardCore {
                 None => {}
             }
             looked_at += 1;
-            if looked_at == RESUMES_MAX {
+            if looked_at == self.cfg.bounds.resumes {
                 break;
             }
         }

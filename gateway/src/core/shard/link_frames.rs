@@ -29,10 +29,6 @@ enum Handled {
 /// Answers to PINGs that a link may hold unsent, in bytes, before further ones are left out.
 const PONGS_BYTES_MAX: usize = 16 * 1024;
 
-/// Frames of a link handled at a stretch. A block holds more than ten thousand small ones: a worker
-/// that says at once what it had held back would keep all other links and clients waiting.
-const FRAMES_MAX: u32 = 256;
-
 impl ShardCore {
     pub(super) fn on_link_recv(&mut self, io: &mut impl Io, index: usize, result: i32) {
         match result {
@@ -79,7 +75,7 @@ impl ShardCore {
 
     fn handle_link_frames(&mut self, io: &mut impl Io, index: usize) -> Result<bool, LinkError> {
         let payload_bytes_max = self.cfg.link_payload_bytes_max();
-        for _ in 0..FRAMES_MAX {
+        for _ in 0..self.cfg.bounds.link_frames {
             let rx = &self.links[index].rx;
             let block = rx.block.expect("frames stand in a block");
             let bytes = &io.block(block)[rx.handled as usize..rx.filled as usize];

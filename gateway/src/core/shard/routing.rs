@@ -19,13 +19,6 @@ use crate::{
     op::Io,
 };
 
-/// Slots visited per turn by a failover or a rebalance.
-pub(super) const VISITS_MAX: u32 = 2048;
-/// Blocked connections resumed per link and turn.
-pub(super) const RESUMES_MAX: usize = 256;
-/// Connections whose MOVED is awaited at once.
-const MOVING_MAX: u32 = 1024;
-
 /// A walk over the table that moves connections to the workers they belong to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rebalance {
@@ -144,7 +137,7 @@ impl ShardCore {
     fn run_failover(&mut self, io: &mut impl Io, index: usize) -> bool {
         let Some(failover) = &mut self.links[index].failover else { return false };
         let from = failover.cursor;
-        let to = (from + VISITS_MAX).min(self.table.high_water());
+        let to = (from + self.cfg.bounds.routing_visits).min(self.table.high_water());
         let has_new_session = self.links[index].session.is_some();
         if !has_new_session && !self.links.iter().any(|link| link.takes_frames()) {
             // Nobody to go to: the connections wait, unread.
@@ -244,9 +237,9 @@ impl ShardCore {
             // First things first; and a failing worker must not be told of moves.
             return false;
         }
-        let to = (cursor + VISITS_MAX).min(self.table.high_water());
+        let to = (cursor + self.cfg.bounds.routing_visits).min(self.table.high_water());
         for slot in cursor..to {
-            if self.moving >= MOVING_MAX {
+            if self.moving >= self.cfg.bounds.moving {
                 self.rebalance = Some(Rebalance { cursor: slot });
                 return false;
             }
@@ -286,7 +279,7 @@ impl ShardCore {
     }
 
     fn resume_blocked(&mut self, io: &mut impl Io, index: usize) -> bool {
-        for _ in 0..RESUMES_MAX {
+        for _ in 0..self.cfg.bounds.resumes {
             let link = &mut self.links[index];
             if link.blocked.is_empty() || !(link.has_credit() || self.can_scatter(index)) {
                 return false;

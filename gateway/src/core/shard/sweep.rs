@@ -15,8 +15,6 @@ use crate::{
 
 /// How long a round over the table takes, at most: what a deadline may be late by.
 const ROUND_MS: u64 = 1_000;
-/// Slots visited per slice, unless a round of one slice per millisecond would take longer.
-const SLICE: u32 = 2_048;
 
 /// Where the round is.
 #[derive(Debug, Default)]
@@ -31,9 +29,10 @@ impl Sweep {
         self.due_ms = now_ms + ROUND_MS;
     }
 
-    /// Slots per slice, and milliseconds from one slice to the next, in a table with so many used.
-    fn pace(high_water: u32) -> (u32, u64) {
-        let slice = SLICE.max(high_water.div_ceil(ROUND_MS as u32));
+    /// Slots per slice, and milliseconds from one slice to the next, in a table with so many used and
+    /// at least so many slots per slice.
+    fn pace(high_water: u32, slice: u32) -> (u32, u64) {
+        let slice = slice.max(high_water.div_ceil(ROUND_MS as u32));
         let slices = u64::from(high_water.div_ceil(slice).max(1));
         (slice, ROUND_MS / slices)
     }
@@ -46,7 +45,7 @@ impl ShardCore {
             return self.next_deadline();
         }
         let high_water = self.table.high_water();
-        let (slice, pause_ms) = Sweep::pace(high_water);
+        let (slice, pause_ms) = Sweep::pace(high_water, self.cfg.bounds.sweep_slice);
         let from = self.sweep.cursor;
         let to = (from + slice).min(high_water);
         for slot in from..to {
@@ -125,11 +124,12 @@ impl ShardCore {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::bounds::Bounds;
 
     #[test]
     fn a_round_takes_a_second_at_most_however_large_the_table() {
-        for high_water in [0, 1, SLICE, SLICE + 1, 1_000_000, 2_048_000, 2_048_001, 5_000_000, 1 << 24] {
-            let (slice, pause_ms) = Sweep::pace(high_water);
+        for high_water in [0, 1, 2_048, 2_049, 1_000_000, 2_048_000, 2_048_001, 5_000_000, 1 << 24] {
+            let (slice, pause_ms) = Sweep::pace(high_water, Bounds::GATEWAY.sweep_slice);
             let round_ms = u64::from(high_water.div_ceil(slice)) * pause_ms;
             assert!(pause_ms > 0, "{high_water} slots: the loop would spin");
             assert!(round_ms <= ROUND_MS, "{high_water} slots: a round takes {round_ms} ms");
