@@ -1,6 +1,9 @@
 //! What happened that somebody may want to read about: the shard loop writes it to the log.
 
-use roost_protocol::{ConnectionId, Reason, link::LinkError};
+use roost_protocol::{
+    ConnectionId, Reason,
+    link::{LinkError, Refusal},
+};
 
 /// Something worth a line in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,17 +15,15 @@ pub enum Event {
         /// Whether an earlier session goes on.
         resumed: bool,
     },
-    /// A link's TCP connection is gone, or did not come up; the session stays.
+    /// A link's TCP connection is gone, or did not come up; the session stays. Attempts that fail
+    /// one after the other are told of whenever their cause changes.
     LinkDown {
         /// The worker's index.
         worker: u8,
-    },
-    /// A worker broke the link protocol; its TCP connection is closed.
-    LinkError {
-        /// The worker's index.
-        worker: u8,
-        /// What it did.
-        error: LinkError,
+        /// Why.
+        cause: LinkDownCause,
+        /// Whether the link was up before.
+        was_up: bool,
     },
     /// A worker's session is given up; its connections go to other workers.
     Failover {
@@ -38,6 +39,48 @@ pub enum Event {
         /// Why.
         reason: Reason,
     },
+}
+
+/// Why a link's TCP connection ended, or did not come up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkDownCause {
+    /// It could not be dialled.
+    Dial {
+        /// The errno(3) of connect(2), or of what comes before it; positive.
+        errno: i32,
+    },
+    /// The connect or a step of the handshake took longer than `handshake_timeout_ms`.
+    Late(LinkStep),
+    /// The worker ended its sending side, or the whole connection, by FIN.
+    Eof,
+    /// The worker did so after DRAINING, with nothing left to do: it leaves in order.
+    Left,
+    /// The connection broke.
+    Io {
+        /// The errno(3) of the receive or send; positive.
+        errno: i32,
+    },
+    /// Nothing came for this long, in milliseconds, although a PING was sent or the session is over.
+    Silent(u32),
+    /// The worker broke the link protocol.
+    Protocol(LinkError),
+    /// The worker refused the handshake.
+    RefusedByWorker(Refusal),
+    /// The gateway refused the handshake, and has said so.
+    RefusedByGateway(Refusal),
+    /// The session is given up: the same protocol error came twice at the same place.
+    Hopeless,
+    /// The configuration does not name the worker any more.
+    Retired,
+}
+
+/// What a link that is coming up waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkStep {
+    /// The worker's kernel, to accept the connection.
+    Connect,
+    /// LINK_WELCOME.
+    Welcome,
 }
 
 /// Events of one turn, at most so many: a flood must not become a flood of lines.

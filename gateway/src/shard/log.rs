@@ -1,21 +1,60 @@
 //! The core's events as lines of the log. Single connections are never told of above debug.
 
-use crate::core::{ShardCore, event::Event};
+use std::io;
+
+use crate::core::{
+    ShardCore,
+    event::{Event, LinkDownCause, LinkStep},
+};
 
 pub(super) fn write(core: &ShardCore, event: Event) {
     match event {
         Event::LinkUp { worker, resumed } => {
-            tracing::info!(worker = core.worker_name(worker), resumed, "link up");
+            tracing::info!(worker = core.worker_name(worker), shard = core.shard(), resumed, "link up");
         }
-        Event::LinkDown { worker } => tracing::warn!(worker = core.worker_name(worker), "link down"),
-        Event::LinkError { worker, error } => {
-            tracing::error!(worker = core.worker_name(worker), %error, "link error");
-        }
+        Event::LinkDown { worker, cause, was_up } => link_down(core, worker, cause, was_up),
         Event::Failover { worker, connections } => {
             tracing::warn!(worker = core.worker_name(worker), connections, "worker given up");
         }
         Event::Closed { connection, reason } => {
             tracing::debug!(connection = format_args!("{:016x}", connection.to_bits()), %reason, "closed");
         }
+    }
+}
+
+fn link_down(core: &ShardCore, worker: u8, cause: LinkDownCause, was_up: bool) {
+    let (worker, shard, text) = (core.worker_name(worker), core.shard(), cause_text(cause));
+    let what = if was_up { "link down" } else { "link does not come up" };
+    match cause {
+        LinkDownCause::Left | LinkDownCause::Retired => {
+            tracing::info!(worker, shard, cause = text, "{what}");
+        }
+        LinkDownCause::Protocol(_)
+        | LinkDownCause::RefusedByWorker(_)
+        | LinkDownCause::RefusedByGateway(_) => {
+            tracing::error!(worker, shard, cause = text, "{what}");
+        }
+        _ => tracing::warn!(worker, shard, cause = text, "{what}"),
+    }
+}
+
+fn cause_text(cause: LinkDownCause) -> String {
+    match cause {
+        LinkDownCause::Dial { errno } => {
+            format!("it cannot be dialled: {}", io::Error::from_raw_os_error(errno))
+        }
+        LinkDownCause::Late(LinkStep::Connect) => "nothing accepts the connection in time".into(),
+        LinkDownCause::Late(LinkStep::Welcome) => "the worker does not answer LINK_HELLO in time".into(),
+        LinkDownCause::Eof => "the worker closed the connection".into(),
+        LinkDownCause::Left => "the worker left after draining".into(),
+        LinkDownCause::Io { errno } => {
+            format!("the connection broke: {}", io::Error::from_raw_os_error(errno))
+        }
+        LinkDownCause::Silent(silent_ms) => format!("nothing came from the worker for {silent_ms} ms"),
+        LinkDownCause::Protocol(error) => format!("link error: {error}"),
+        LinkDownCause::RefusedByWorker(refusal) => format!("the worker refuses the handshake: {refusal}"),
+        LinkDownCause::RefusedByGateway(refusal) => format!("the gateway refuses the handshake: {refusal}"),
+        LinkDownCause::Hopeless => "the worker made the same error twice at the same place".into(),
+        LinkDownCause::Retired => "the configuration does not name the worker any more".into(),
     }
 }

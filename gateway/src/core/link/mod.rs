@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use roost_protocol::{InstanceId, link::LinkHello};
 use tx::TxQueue;
 
-use crate::op::Block;
+use crate::{core::event::LinkDownCause, op::Block};
 
 /// Where a link's TCP connection is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -162,6 +162,9 @@ pub(crate) struct Link {
     pub(crate) pinged_at_ms: u64,
     /// What LINK_HELLO said on this connection.
     pub(crate) hello: Option<LinkHello>,
+    /// Why the last attempt to bring the link up failed, if none has come through since: what the log
+    /// knows already.
+    pub(crate) told: Option<LinkDownCause>,
 }
 
 impl Link {
@@ -189,6 +192,7 @@ impl Link {
             error_position: None,
             hopeless: false,
             hello: None,
+            told: None,
         }
     }
 

@@ -141,6 +141,11 @@ impl ShardCore {
         self.start_rebalance();
     }
 
+    /// The shard's index.
+    pub fn shard(&self) -> u8 {
+        self.cfg.shard
+    }
+
     /// The name of a worker.
     pub fn worker_name(&self, index: u8) -> &str {
         &self.cfg.workers[usize::from(index)].name

@@ -8,7 +8,7 @@ use roost_protocol::{
 
 use crate::{
     core::{
-        event::Event,
+        event::LinkDownCause,
         link::LinkState,
         outbox::Span,
         pool::Class,
@@ -41,7 +41,12 @@ impl ShardCore {
                 self.handle_link_bytes(io, index);
             }
             _ if matches!(-result, errno::EINTR | errno::EAGAIN) => self.receive_link(io, index),
-            _ => self.break_link(io, index),
+            0 => {
+                let link = &self.links[index];
+                let left = link.draining && link.connections == 0 && link.tx.lag_frames() == 0;
+                self.break_link(io, index, if left { LinkDownCause::Left } else { LinkDownCause::Eof });
+            }
+            _ => self.break_link(io, index, LinkDownCause::Io { errno: -result }),
         }
     }
 
@@ -137,13 +142,16 @@ impl ShardCore {
 
     fn on_link_error(&mut self, io: &mut impl Io, index: usize, error: LinkError) {
         self.stats.inc(Stat::LinkErrors);
-        self.events.push(Event::LinkError { worker: index as u8, error });
         // The same frame again after a resume: this session will not get any further.
         let link = &mut self.links[index];
         let position = link.session.map(|session| session.received);
         link.hopeless = position.is_some() && position == link.error_position;
         link.error_position = position;
-        self.break_link(io, index);
+        let cause = match error {
+            LinkError::Refused(refusal) => LinkDownCause::RefusedByWorker(refusal),
+            error => LinkDownCause::Protocol(error),
+        };
+        self.break_link(io, index, cause);
     }
 
     fn handle_link_frame(

@@ -13,7 +13,7 @@ use roost_protocol::{
 
 use crate::{
     core::{
-        event::Event,
+        event::{Event, LinkDownCause, LinkStep},
         link::{Link, LinkState, Session, link_bit},
         outbox::Span,
         pool::Class,
@@ -71,7 +71,9 @@ impl ShardCore {
         match token.kind() {
             kind::LINK_CONNECT => self.on_link_connect(io, index, result),
             kind::LINK_RECV => self.on_link_recv(io, index, result),
-            kind::LINK_SEND if result <= 0 => self.break_link(io, index),
+            kind::LINK_SEND if result <= 0 => {
+                self.break_link(io, index, LinkDownCause::Io { errno: -result });
+            }
             _ => {}
         }
     }
@@ -90,7 +92,9 @@ impl ShardCore {
             if self.links[index].session.is_some() && gone {
                 // Fencing: what a worker that was only stopped says later must not be heard. And
                 // the kernel may still be sending from what the session retains: join first.
-                self.break_link(io, index);
+                let hopeless = self.links[index].hopeless;
+                let silent = LinkDownCause::Silent(u32::try_from(silent_ms).unwrap_or(u32::MAX));
+                self.break_link(io, index, if hopeless { LinkDownCause::Hopeless } else { silent });
                 if self.links[index].state == LinkState::Down {
                     self.fail_session(io, index);
                 }
@@ -98,7 +102,7 @@ impl ShardCore {
             let keepalive_ms = u64::from(self.keepalive_ms());
             let link = &mut self.links[index];
             if link.retired && link.connections == 0 && link.tx.lag_frames() == 0 {
-                self.break_link(io, index);
+                self.break_link(io, index, LinkDownCause::Retired);
                 let link = &mut self.links[index];
                 if link.state == LinkState::Down && link.session.take().is_some() {
                     // Named again, the worker gets a new session, which counts anew.
@@ -114,7 +118,9 @@ impl ShardCore {
                 LinkState::Connecting | LinkState::Handshaking
                     if self.now_ms >= link.retry_at_ms + u64::from(self.cfg.handshake_timeout_ms) =>
                 {
-                    self.break_link(io, index);
+                    let connecting = link.state == LinkState::Connecting;
+                    let step = if connecting { LinkStep::Connect } else { LinkStep::Welcome };
+                    self.break_link(io, index, LinkDownCause::Late(step));
                 }
                 LinkState::Up
                     if silent_ms >= keepalive_ms && self.now_ms >= link.pinged_at_ms + keepalive_ms =>
@@ -122,7 +128,8 @@ impl ShardCore {
                     if link.pinged_at_ms > link.heard_at_ms && self.cfg.link_keepalive_ms > 0 {
                         // The path may be dead where the worker is not: there is still time to
                         // resume the session over another connection.
-                        self.break_link(io, index);
+                        let silent_ms = u32::try_from(silent_ms).unwrap_or(u32::MAX);
+                        self.break_link(io, index, LinkDownCause::Silent(silent_ms));
                         continue;
                     }
                     link.pinged_at_ms = self.now_ms;
@@ -171,7 +178,7 @@ impl ShardCore {
 
     fn on_link_connect(&mut self, io: &mut impl Io, index: usize, result: i32) {
         if result < 0 {
-            return self.break_link(io, index);
+            return self.break_link(io, index, LinkDownCause::Dial { errno: -result });
         }
         let mut nonce = [0; NONCE_BYTES];
         (self.entropy)(&mut nonce);
@@ -239,6 +246,7 @@ impl ShardCore {
             &mut link.control,
         );
         link.state = LinkState::Up;
+        link.told = None;
         link.backoff_ms = 0;
         link.draining = false;
         let same = link.session.is_some_and(|session| session.worker == welcome.worker);
@@ -356,14 +364,17 @@ impl ShardCore {
     }
 
     /// The TCP connection is of no more use; the session stays.
-    pub(super) fn break_link(&mut self, io: &mut impl Io, index: usize) {
+    pub(super) fn break_link(&mut self, io: &mut impl Io, index: usize, cause: LinkDownCause) {
         let link = &mut self.links[index];
         if matches!(link.state, LinkState::Down | LinkState::Closing) {
             return;
         }
         self.stats.inc(Stat::LinkBreaks);
-        if link.state == LinkState::Up {
-            self.events.push(Event::LinkDown { worker: index as u8 });
+        let was_up = link.state == LinkState::Up;
+        if was_up || link.told != Some(cause) {
+            // A worker that cannot be reached is dialled for ever: once is enough to say so.
+            link.told = (!was_up).then_some(cause);
+            self.events.push(Event::LinkDown { worker: index as u8, cause, was_up });
         }
         link.state = LinkState::Closing;
         self.join_link(io, index);
