@@ -34,7 +34,7 @@ fn known(shard: u8) -> ConnectionInfo {
     ConnectionInfo {
         connection: ConnectionId::new(shard, 7, 3),
         state: State::Open,
-        worker: Some(1),
+        worker: Some("b".into()),
         routing_hash: Some(0xabc),
         session: Some(5),
         idle_ms: 2_000,
@@ -88,7 +88,7 @@ impl Bed {
             ..Config::default()
         };
         let handles = shards.iter().map(|shard| shard.handle.clone()).collect();
-        let admin = Admin::start(&config, handles, vec!["a".to_owned(), "b".to_owned()]).unwrap();
+        let admin = Admin::start(&config, handles).unwrap();
         Self { admin, shards, _token: token }
     }
 
@@ -252,7 +252,7 @@ fn the_api_needs_the_token_and_refuses_foreign_pages() {
 fn without_a_token_file_the_api_is_off_and_a_short_token_is_refused() {
     let listen = vec!["127.0.0.1:0".parse().unwrap()];
     let config = Config { admin_listen: listen, ..Config::default() };
-    let admin = Admin::start(&config, vec![FakeShard::start(0).handle], Vec::new()).unwrap();
+    let admin = Admin::start(&config, vec![FakeShard::start(0).handle]).unwrap();
     let (status, text) = request(admin.addresses()[0], "GET", "/api/connections", &[]);
     assert_eq!(status, 403);
     assert!(text.contains("admin_token_file"), "{text}");
@@ -260,7 +260,7 @@ fn without_a_token_file_the_api_is_off_and_a_short_token_is_refused() {
     let short = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(short.path(), "short\n").unwrap();
     let config = Config { admin_token_file: short.path().to_owned(), ..config };
-    let error = Admin::start(&config, Vec::new(), Vec::new()).unwrap_err().to_string();
+    let error = Admin::start(&config, Vec::new()).unwrap_err().to_string();
     assert!(error.contains("at least 16") && !error.contains('\n'), "{error}");
 }
 
@@ -268,7 +268,7 @@ fn without_a_token_file_the_api_is_off_and_a_short_token_is_refused() {
 fn an_address_in_use_is_one_line_with_a_remedy() {
     let bed = Bed::new();
     let config = Config { admin_listen: vec![bed.address()], ..Config::default() };
-    let error = format!("{:#}", Admin::start(&config, Vec::new(), Vec::new()).unwrap_err());
+    let error = format!("{:#}", Admin::start(&config, Vec::new()).unwrap_err());
     assert!(error.contains("in use") && error.contains("--admin-listen") && !error.contains('\n'), "{error}");
 }
 

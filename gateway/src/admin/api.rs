@@ -1,9 +1,6 @@
 //! Questions to the shards, answered as JSON. All of them block, for a bounded time.
 
-use std::{
-    sync::{Arc, RwLock},
-    time::Duration,
-};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use hyper::StatusCode;
@@ -28,12 +25,11 @@ pub(super) type Answer = (StatusCode, Value);
 #[derive(Clone, Debug)]
 pub(super) struct Api {
     shards: Vec<ShardHandle>,
-    workers: Arc<RwLock<Vec<String>>>,
 }
 
 impl Api {
-    pub(super) fn new(shards: Vec<ShardHandle>, workers: Arc<RwLock<Vec<String>>>) -> Self {
-        Self { shards, workers }
+    pub(super) fn new(shards: Vec<ShardHandle>) -> Self {
+        Self { shards }
     }
 
     /// The first shard that does not answer.
@@ -62,7 +58,7 @@ impl Api {
             else {
                 return silent(shard);
             };
-            found.extend(infos.iter().map(|info| self.show(info)));
+            found.extend(infos.iter().map(show));
         }
         (StatusCode::OK, json!({ "connections": found }))
     }
@@ -70,7 +66,7 @@ impl Api {
     /// `GET /api/connections/ID`.
     pub(super) fn look_up(&self, id: &str) -> Answer {
         match self.find(id) {
-            Ok(info) => (StatusCode::OK, self.show(&info)),
+            Ok(info) => (StatusCode::OK, show(&info)),
             Err(answer) => answer,
         }
     }
@@ -85,7 +81,7 @@ impl Api {
         let command = Command::Close { connection, reason: Reason::AdminClosed };
         self.shards[usize::from(connection.shard())].send(Request::Command(command));
         tracing::info!(connection = %show_id(connection), "closing, as the admin side asks");
-        (StatusCode::ACCEPTED, json!({ "closing": self.show(&info) }))
+        (StatusCode::ACCEPTED, json!({ "closing": show(&info) }))
     }
 
     fn find(&self, id: &str) -> Result<ConnectionInfo, Answer> {
@@ -98,23 +94,6 @@ impl Api {
         let (reply, answer) = bounded(1);
         handle.send(Request::LookUp(connection, reply));
         answer.recv_timeout(ANSWER_WITHIN).map_err(|_| silent(shard))?.ok_or_else(gone)
-    }
-
-    fn show(&self, info: &ConnectionInfo) -> Value {
-        let workers = self.workers.read().expect("no panic while it is held");
-        json!({
-            "id": show_id(info.connection),
-            "shard": info.connection.shard(),
-            "slot": info.connection.slot(),
-            "state": format!("{:?}", info.state).to_lowercase(),
-            "worker": info.worker.and_then(|worker| workers.get(usize::from(worker))),
-            "routing_hash": info.routing_hash.map(|hash| format!("{hash:016x}")),
-            "session": info.session.map(|session| format!("{session:016x}")),
-            "idle_ms": info.idle_ms,
-            "outbox_bytes": info.outbox_bytes,
-            "spill_bytes": info.spill_bytes,
-            "blocked": info.blocked,
-        })
     }
 }
 
@@ -145,6 +124,22 @@ fn ask_sample(shard: &ShardHandle, from_slot: u32, count: usize) -> Receiver<Vec
     let (reply, answer): (Sender<_>, _) = bounded(1);
     shard.send(Request::Sample { from_slot, count, reply });
     answer
+}
+
+fn show(info: &ConnectionInfo) -> Value {
+    json!({
+        "id": show_id(info.connection),
+        "shard": info.connection.shard(),
+        "slot": info.connection.slot(),
+        "state": format!("{:?}", info.state).to_lowercase(),
+        "worker": info.worker.as_deref(),
+        "routing_hash": info.routing_hash.map(|hash| format!("{hash:016x}")),
+        "session": info.session.map(|session| format!("{session:016x}")),
+        "idle_ms": info.idle_ms,
+        "outbox_bytes": info.outbox_bytes,
+        "spill_bytes": info.spill_bytes,
+        "blocked": info.blocked,
+    })
 }
 
 fn show_id(connection: ConnectionId) -> String {

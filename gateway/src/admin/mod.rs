@@ -18,7 +18,7 @@ use std::{
     fs,
     net::{SocketAddr, TcpListener},
     path::Path,
-    sync::{Arc, RwLock},
+    sync::Arc,
     thread::JoinHandle,
 };
 
@@ -40,33 +40,30 @@ const TOKEN_BYTES_MIN: usize = 16;
 pub struct Admin {
     addresses: Vec<SocketAddr>,
     readiness: Arc<Readiness>,
-    workers: Arc<RwLock<Vec<String>>>,
     // In this order: the thread ends when the sender is gone.
     _stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Admin {
-    /// Listens on the configured addresses and serves what these shards say. `workers` are the
-    /// names behind the links, in the order of the links.
+    /// Listens on the configured addresses and serves what these shards say.
     ///
     /// # Errors
     /// An address cannot be bound, or the token cannot be read.
-    pub fn start(config: &Config, shards: Vec<ShardHandle>, workers: Vec<String>) -> Result<Self> {
+    pub fn start(config: &Config, shards: Vec<ShardHandle>) -> Result<Self> {
         let token = read_token(&config.admin_token_file)?;
         let listeners = config.admin_listen.iter().map(bind).collect::<Result<Vec<_>>>()?;
         let addresses = listeners.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?;
-        let workers = Arc::new(RwLock::new(workers));
         let stats: Vec<_> = shards.iter().map(|shard| Arc::clone(shard.stats())).collect();
         let readiness = Arc::new(Readiness::new(stats.clone()));
-        let metrics = Metrics::new(stats, Arc::clone(&workers), Arc::clone(&readiness));
+        let metrics = Metrics::new(stats, Arc::clone(&readiness));
         let guard = Guard::new(token, config.admin_hosts.clone());
-        let routes = Routes::new(metrics, Arc::clone(&readiness), guard, shards, Arc::clone(&workers));
+        let routes = Routes::new(metrics, Arc::clone(&readiness), guard, shards);
         let (stop, thread) = server::start(listeners, routes)?;
         for address in &addresses {
             tracing::info!(%address, "metrics and page");
         }
-        Ok(Self { addresses, readiness, workers, _stop: Some(stop), thread: Some(thread) })
+        Ok(Self { addresses, readiness, _stop: Some(stop), thread: Some(thread) })
     }
 
     /// Where it listens, with the ports that the kernel chose.
@@ -77,11 +74,6 @@ impl Admin {
     /// Whether the gateway takes new clients; false from the begin of a drain on.
     pub fn set_ready(&self, ready: bool) {
         self.readiness.set_accepting(ready);
-    }
-
-    /// The names behind the links, after a reload.
-    pub fn set_workers(&self, workers: Vec<String>) {
-        *self.workers.write().expect("no panic while it is held") = workers;
     }
 }
 

@@ -1,6 +1,6 @@
 //! What is served where.
 
-use std::sync::{Arc, LazyLock, RwLock};
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -47,9 +47,8 @@ impl Routes {
         readiness: Arc<Readiness>,
         guard: Guard,
         shards: Vec<ShardHandle>,
-        workers: Arc<RwLock<Vec<String>>>,
     ) -> Self {
-        Self { metrics, readiness, guard, api: Api::new(shards, workers) }
+        Self { metrics, readiness, guard, api: Api::new(shards) }
     }
 
     /// The answer to a request; its body does not matter to any.

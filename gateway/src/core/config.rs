@@ -55,7 +55,7 @@ pub struct CoreConfig {
     pub per_ip: Option<Arc<PerIp>>,
     /// Connections accepted per second; 0: no limit.
     pub accept_ramp_per_s: u32,
-    /// The workers; link i goes to worker i.
+    /// The workers. At the start link i goes to worker i; later the core says whose link is which.
     pub workers: Vec<WorkerConfig>,
     /// See [`NoWorkerPolicy`].
     pub no_worker: NoWorkerPolicy,

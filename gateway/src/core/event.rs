@@ -32,6 +32,11 @@ pub enum Event {
         /// Connections that it had.
         connections: u32,
     },
+    /// So many workers were named beyond those that links can be had for.
+    NoLink {
+        /// How many.
+        workers: u32,
+    },
     /// A connection ended.
     Closed {
         /// Which.

@@ -3,7 +3,10 @@
 //! Only the shard's own thread writes, so an increment is a plain load and store; readers on
 //! other threads see each value whole, though not all values of one instant.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{
+    Arc, PoisonError, RwLock,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use roost_protocol::Reason;
 
@@ -136,12 +139,15 @@ stats! {
     LoopBusyNs: Counter,
 }
 
-/// Links per shard whose state is published.
-pub const LINKS_MAX: usize = 64;
+/// Links per shard at a time, those of workers that are leaving included: an index fits a byte.
+pub const LINKS_MAX: usize = 256;
 
-/// The state of a link, as published.
-#[derive(Debug, Default)]
+/// The state of the link to one worker, as published. A worker that comes into the place of one
+/// that has left has figures of its own.
+#[derive(Debug)]
 pub struct LinkStats {
+    /// The worker's name.
+    pub worker: Arc<str>,
     /// 0 absent, 1 down, 2 connecting, 3 handshaking, 4 up, 5 closing.
     pub state: AtomicU64,
     /// 1 while the worker says DRAINING.
@@ -158,6 +164,23 @@ pub struct LinkStats {
     pub blocked: AtomicU64,
 }
 
+impl LinkStats {
+    /// Figures of a link that has not been dialled yet.
+    pub fn new(worker: &str) -> Self {
+        let zero = || AtomicU64::new(0);
+        Self {
+            worker: Arc::from(worker),
+            state: zero(),
+            draining: zero(),
+            window_bytes: zero(),
+            retained_bytes: zero(),
+            lag_frames: zero(),
+            connections: zero(),
+            blocked: zero(),
+        }
+    }
+}
+
 /// Buckets of the loop-turn histogram: bucket i counts turns below 2^i microseconds (and not
 /// below 2^(i-1)); the last takes the rest.
 pub const LOOP_BUCKETS: usize = 24;
@@ -169,8 +192,11 @@ pub struct ShardStats {
     closes: [AtomicU64; 256],
     /// Loop-turn times: from reaping completions to submitting what they caused.
     pub loop_turn_us: [AtomicU64; LOOP_BUCKETS],
-    /// The links, by worker index.
-    pub links: [LinkStats; LINKS_MAX],
+    /// The links, by index; none where the last worker has left. Locked only to look up or to change
+    /// who is there, never while figures are read or written.
+    links: RwLock<Vec<Option<Arc<LinkStats>>>>,
+    /// Configurations that the shard has taken since its start, and runs with.
+    pub configured: AtomicU64,
 }
 
 impl Default for ShardStats {
@@ -179,7 +205,8 @@ impl Default for ShardStats {
             values: [const { AtomicU64::new(0) }; Stat::ALL.len()],
             closes: [const { AtomicU64::new(0) }; 256],
             loop_turn_us: [const { AtomicU64::new(0) }; LOOP_BUCKETS],
-            links: std::array::from_fn(|_| LinkStats::default()),
+            links: RwLock::default(),
+            configured: AtomicU64::new(0),
         }
     }
 }
@@ -188,6 +215,20 @@ impl ShardStats {
     /// The value now.
     pub fn get(&self, stat: Stat) -> u64 {
         self.values[stat as usize].load(Relaxed)
+    }
+
+    /// The links that there are.
+    pub fn links(&self) -> Vec<Arc<LinkStats>> {
+        self.links.read().unwrap_or_else(PoisonError::into_inner).iter().flatten().cloned().collect()
+    }
+
+    /// Who is at this index from now on; none: nobody. Only the shard's own thread may.
+    pub fn set_link(&self, index: usize, link: Option<Arc<LinkStats>>) {
+        let mut links = self.links.write().unwrap_or_else(PoisonError::into_inner);
+        if links.len() <= index {
+            links.resize(index + 1, None);
+        }
+        links[index] = link;
     }
 
     /// Connections closed for this reason.

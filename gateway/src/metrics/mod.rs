@@ -13,7 +13,7 @@ pub mod ready;
 
 use std::{
     fmt,
-    sync::{Arc, RwLock, atomic::Ordering::Relaxed},
+    sync::{Arc, atomic::Ordering::Relaxed},
 };
 
 use prometheus_client::{
@@ -38,16 +38,11 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// The metrics of these shards, whose links go to `workers`, in this order.
-    pub fn new(
-        shards: Vec<Arc<ShardStats>>,
-        workers: Arc<RwLock<Vec<String>>>,
-        readiness: Arc<Readiness>,
-    ) -> Self {
+    /// The metrics of these shards.
+    pub fn new(shards: Vec<Arc<ShardStats>>, readiness: Arc<Readiness>) -> Self {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Scrape {
             shards,
-            workers,
             readiness,
             baseline: process::Figures::read(),
         }));
@@ -65,7 +60,6 @@ impl Metrics {
 #[derive(Debug)]
 struct Scrape {
     shards: Vec<Arc<ShardStats>>,
-    workers: Arc<RwLock<Vec<String>>>,
     readiness: Arc<Readiness>,
     baseline: process::Figures,
 }
@@ -135,13 +129,11 @@ impl Scrape {
             _ => return Ok(()),
         };
         // The library writes label values as they are.
-        let escaped = |name: &String| name.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', r"\n");
-        let workers = self.workers.read().expect("no panic while it is held");
-        let workers: Vec<String> = workers.iter().map(escaped).collect();
+        let escaped = |name: &str| name.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', r"\n");
         for (index, stats) in self.shards.iter().enumerate() {
             let shard = index.to_string();
-            for (worker, link) in workers.iter().zip(&stats.links) {
-                writer.put(&[("shard", &shard), ("worker", worker)], figure(link))?;
+            for link in stats.links() {
+                writer.put(&[("shard", &shard), ("worker", &escaped(&link.worker))], figure(&link))?;
             }
         }
         Ok(())
@@ -227,17 +219,23 @@ fn write<V: EncodeCounterValue + EncodeGaugeValue>(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, RwLock, atomic::Ordering::Relaxed};
+    use std::sync::{Arc, atomic::Ordering::Relaxed};
 
     use roost_protocol::Reason;
 
     use super::{Metrics, Readiness, names::FAMILIES};
-    use crate::core::stats::{ShardStats, Stat};
+    use crate::core::stats::{LinkStats, ShardStats, Stat};
 
     fn scraped(shards: Vec<Arc<ShardStats>>) -> String {
-        let workers = vec!["a".to_owned(), "b\"\\".to_owned()];
+        for shard in &shards {
+            for (index, name) in ["a", "b\"\\"].into_iter().enumerate() {
+                if shard.links().len() == index {
+                    shard.set_link(index, Some(Arc::new(LinkStats::new(name))));
+                }
+            }
+        }
         let readiness = Arc::new(Readiness::new(shards.clone()));
-        Metrics::new(shards, Arc::new(RwLock::new(workers)), readiness).text()
+        Metrics::new(shards, readiness).text()
     }
 
     fn value(text: &str, series: &str) -> f64 {
@@ -253,8 +251,10 @@ mod tests {
             shards[1].set(stat, number);
         }
         shards[1].count_close(Reason::IdleTimeout);
-        shards[1].links[1].lag_frames.store(77, Relaxed);
-        shards[1].links[1].state.store(4, Relaxed);
+        scraped(shards.to_vec());
+        let link = &shards[1].links()[1];
+        link.lag_frames.store(77, Relaxed);
+        link.state.store(4, Relaxed);
         let text = scraped(shards.to_vec());
         for (number, &stat) in (1..).zip(Stat::ALL) {
             let Some((family, label)) = super::names::of(stat) else { continue };

@@ -73,8 +73,7 @@ pub fn run(loaded: &Loaded, options: &Options, log_level: &LevelHandle) -> Resul
         predecessor.take_over().context("the predecessor went away during the hand-over")?;
     }
     let will = handover_socket(config).map(handover::Will::write).transpose()?;
-    let link_names: Vec<_> = workers.iter().map(|worker| worker.config.name.clone()).collect();
-    let admin = Admin::start(config, fleet.control(), link_names.clone())?;
+    let admin = Admin::start(config, fleet.control())?;
     let addresses = listeners::addresses(&listeners)?;
     let names: Vec<_> = config.workers.iter().map(ToString::to_string).collect();
     preflight::banner(config, &features, connections_max, &addresses, admin.addresses(), &names);
@@ -90,7 +89,6 @@ pub fn run(loaded: &Loaded, options: &Options, log_level: &LevelHandle) -> Resul
         predecessor,
         heir: None,
         admin: Some(admin),
-        link_names,
         options,
         log_level,
     };

@@ -2,12 +2,16 @@
 
 use std::{
     os::fd::OwnedFd,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc,
+    },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 
 use super::Worker;
 use crate::{
@@ -15,7 +19,7 @@ use crate::{
     core::{
         Command, CoreConfig, pool,
         shard::Entropy,
-        stats::{ShardStats, Stat},
+        stats::{LINKS_MAX, ShardStats, Stat},
     },
     op::Driver,
     ring::{self, Features, UringDriver},
@@ -27,7 +31,12 @@ use crate::{
 pub struct Fleet {
     handles: Vec<ShardHandle>,
     threads: Vec<JoinHandle<Result<()>>>,
+    /// Configurations sent to each shard.
+    configured: AtomicU64,
 }
+
+/// How long a shard may take to run with a configuration; its turns are bounded and short.
+const CONFIGURED_WITHIN: Duration = Duration::from_secs(1);
 
 impl Fleet {
     /// Starts the shards; returns when all of them accept.
@@ -38,7 +47,7 @@ impl Fleet {
         workers: &[Worker],
         listeners: &[OwnedFd],
     ) -> Result<Self> {
-        let mut fleet = Self { handles: Vec::new(), threads: Vec::new() };
+        let mut fleet = Self { handles: Vec::new(), threads: Vec::new(), configured: AtomicU64::new(0) };
         for index in 0..core.shards {
             let core = CoreConfig { shard: index as u8, ..core.clone() };
             let plan = Plan {
@@ -95,6 +104,40 @@ impl Fleet {
             let core = CoreConfig { shard: index as u8, ..core.clone() };
             handle.send(Request::Configure(Box::new(core), addresses.clone()));
         }
+        self.configured.fetch_add(1, Relaxed);
+    }
+
+    /// Whether every shard can have a link to each of these workers, beside the links to workers that
+    /// are leaving. What it says holds until the next [`Self::configure`]: workers only leave.
+    ///
+    /// # Errors
+    /// There are too many, or a shard has not yet taken what it was last given.
+    pub(super) fn check_room(&self, workers: &[Worker]) -> Result<()> {
+        let until = Instant::now() + CONFIGURED_WITHIN;
+        let sent = self.configured.load(Relaxed);
+        for (index, handle) in self.handles.iter().enumerate() {
+            let stats = handle.stats();
+            while stats.configured.load(Relaxed) < sent {
+                if Instant::now() > until {
+                    bail!("shard {index} does not yet run with the last reload; send SIGHUP again");
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+            let is_named = |name: &str| workers.iter().any(|worker| worker.config.name == name);
+            let mut others = stats.links();
+            others.retain(|link| !is_named(&link.worker));
+            if workers.len() + others.len() > LINKS_MAX {
+                bail!(
+                    "workers: {} are named, and {} that are not named any more, such as {:?}, still have links; \
+                     a gateway has links to at most {LINKS_MAX} at a time: name fewer new ones, and more when \
+                     those have left",
+                    workers.len(),
+                    others.len(),
+                    &*others[0].worker
+                );
+            }
+        }
+        Ok(())
     }
 
     /// Whether a shard has ended by itself, which it should not.

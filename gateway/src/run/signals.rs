@@ -41,8 +41,6 @@ pub(super) struct Running<'a> {
     pub(super) heir: Option<handover::Heir>,
     /// None while a successor takes over: it wants the same addresses.
     pub(super) admin: Option<Admin>,
-    /// The workers behind the links, in the order of the links.
-    pub(super) link_names: Vec<String>,
     pub(super) options: &'a Options,
     pub(super) log_level: &'a LevelHandle,
 }
@@ -106,6 +104,7 @@ impl Running<'_> {
 
     fn apply(&mut self, config: &Config) -> Result<()> {
         let workers = configured_workers(config)?;
+        self.fleet.check_room(&workers)?;
         let mut core = core_config(config, self.core.shards, self.connections_max, &workers)?;
         if workers.is_empty() {
             core.workers.clone_from(&self.core.workers);
@@ -117,14 +116,6 @@ impl Running<'_> {
             core.per_ip = Some(per_ip.clone());
         }
         self.fleet.configure(&core, &workers);
-        for worker in &workers {
-            if !self.link_names.contains(&worker.config.name) {
-                self.link_names.push(worker.config.name.clone());
-            }
-        }
-        if let Some(admin) = &self.admin {
-            admin.set_workers(self.link_names.clone());
-        }
         self.core = core;
         Ok(())
     }
@@ -138,7 +129,7 @@ impl Running<'_> {
             return true;
         };
         tracing::error!(%error, "the hand-over failed; this process goes on");
-        match Admin::start(&self.config, self.fleet.control(), self.link_names.clone()) {
+        match Admin::start(&self.config, self.fleet.control()) {
             Ok(admin) => self.admin = Some(admin),
             Err(error) => tracing::error!("no metrics from here on: {error:#}"),
         }

@@ -16,6 +16,12 @@ pub(super) fn write(core: &ShardCore, event: Event) {
         Event::Failover { worker, connections } => {
             tracing::warn!(worker = core.worker_name(worker), connections, "worker given up");
         }
+        Event::NoLink { workers } => {
+            tracing::error!(
+                workers,
+                "workers without a link: all links have a worker, or one that is leaving"
+            );
+        }
         Event::Closed { connection, reason } => {
             tracing::debug!(connection = format_args!("{:016x}", connection.to_bits()), %reason, "closed");
         }

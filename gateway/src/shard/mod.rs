@@ -141,8 +141,9 @@ impl<D: Driver, C: Clock> Shard<D, C> {
                 Request::Configure(cfg, addresses) => {
                     self.core.on_command(&mut self.driver, Command::Configure(cfg));
                     for (name, address) in addresses {
-                        let index = self.core.worker_index(&name).expect("just configured");
-                        self.driver.set_link_address(index, address);
+                        if let Some(index) = self.core.worker_index(&name) {
+                            self.driver.set_link_address(index, address);
+                        }
                     }
                 }
                 Request::Command(command) => self.core.on_command(&mut self.driver, command),

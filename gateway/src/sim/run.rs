@@ -100,6 +100,8 @@ struct Run {
     shadow: Shadow,
     asks: VecDeque<(u64, Ask)>,
     rng: Rng,
+    /// Which workers a reload names: a stream of its own, so that all else stays as it was.
+    reloads: Rng,
     turns: u64,
     stopped_accepting: bool,
     /// The links as the trace knows them.
@@ -122,7 +124,7 @@ impl Run {
         for (index, habits) in scenario.habits.clone().into_iter().enumerate() {
             let actors = worker_actors(index as u32);
             world.endpoints.push(Endpoint {
-                address: address(index as u16),
+                address: address(&scenario.config.workers[index].name),
                 dial: Dial::Accept,
                 accepted: VecDeque::new(),
                 owner: actors.0,
@@ -137,8 +139,8 @@ impl Run {
         let cast = Rc::new(RefCell::new(cast));
         let actors: Rc<RefCell<dyn Actors>> = cast.clone();
         let mut driver = FakeDriver::new(Rc::clone(&world), actors, &pool::specs(&config), slots);
-        for index in 0..config.workers.len() as u16 {
-            driver.set_link_address(index, address(index));
+        for (index, worker) in (0..).zip(&config.workers) {
+            driver.set_link_address(index, address(&worker.name));
         }
         let stats = Arc::new(ShardStats::default());
         let (sender, receiver) = channel();
@@ -156,6 +158,7 @@ impl Run {
         Self {
             asks: scenario.asks.clone().into(),
             rng: scenario.fork(),
+            reloads: Rng::new(seed.rotate_left(17)),
             scenario,
             world,
             cast,
@@ -273,7 +276,7 @@ impl Run {
                     Request::Command(Command::Close { connection, reason: Reason::AdminClosed })
                 }
                 Ask::Nudge => Request::Command(Command::Nudge),
-                Ask::Configure => Request::Command(Command::Configure(Box::new(self.other_config()))),
+                Ask::Configure => configure(self.other_config()),
                 Ask::StopAccepting => {
                     self.stopped_accepting = true;
                     Request::Command(Command::StopAccepting)
@@ -294,6 +297,13 @@ impl Run {
         if config.workers.len() > 1 && self.rng.chance(700) {
             config.workers.remove(self.rng.index(config.workers.len()));
         }
+        if self.reloads.chance(500) {
+            // Several at once, and in another order: those that come back find each other's links.
+            for at in 1..config.workers.len() {
+                config.workers.swap(at, self.reloads.index(at + 1));
+            }
+            config.workers.truncate(1 + self.reloads.index(config.workers.len()));
+        }
         if !self.scenario.comfortable {
             config.idle_timeout_ms = self.rng.log_range(1_000, 60_000) as u32;
             config.messages_per_s_max = self.rng.below(20) as u32;
@@ -304,8 +314,7 @@ impl Run {
 
     fn calm_down(&mut self) {
         self.asks.clear();
-        let config = Box::new(self.scenario.config.clone());
-        self.handle.send(Request::Command(Command::Configure(config)));
+        self.handle.send(configure(self.scenario.config.clone()));
         let mut world = self.world.borrow_mut();
         world.note(|| "calm".into());
         let ordered_release = world.faults.ordered_release;
@@ -343,7 +352,10 @@ impl Run {
         let [rx, outbox, spill, _, link_tx, fanout] = core.blocks_in_use();
         core.connections() == 0
             && (rx, outbox, spill, link_tx, fanout) == (0, 0, 0, 0, 0)
-            && core.link_views().all(|link| link.session.is_some() && !link.failing_over)
+            && core
+                .link_views()
+                .filter(|link| !link.vacant)
+                .all(|link| link.session.is_some() && !link.failing_over)
             && self.cast.borrow().workers.iter().all(|worker| worker.connections().next().is_none())
     }
 
@@ -383,6 +395,15 @@ impl Run {
     }
 }
 
-fn address(index: u16) -> LinkAddress {
-    LinkAddress::Tcp(([127, 0, 0, 1], 7_000 + index).into())
+/// A reload as the shell asks for it.
+fn configure(config: CoreConfig) -> Request {
+    let addresses = config.workers.iter().map(|worker| (worker.name.clone(), address(&worker.name)));
+    let addresses = addresses.collect();
+    Request::Configure(Box::new(config), addresses)
+}
+
+/// Where a worker of this name listens, whichever link goes there.
+fn address(name: &str) -> LinkAddress {
+    let port = name.rsplit_once('-').and_then(|(_, number)| number.parse::<u16>().ok());
+    LinkAddress::Tcp(([127, 0, 0, 1], 7_000 + port.expect("worker-NUMBER")).into())
 }

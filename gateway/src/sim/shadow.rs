@@ -142,6 +142,13 @@ impl Shadow {
                     *self.coverage.situations.entry(name).or_default() += 1;
                 }
             }
+            if let Some(last) = last.filter(|last| last.worker_hash != view.worker_hash) {
+                let left = (last.session, last.connections, last.retained_bytes, last.failing_over);
+                assert!(
+                    last.state == LinkState::Down && left == (None, 0, 0, false),
+                    "invariant link-clean: link {index} goes to another worker; of the last one is left {last:?}"
+                );
+            }
             let before = last.map_or(LinkState::Down, |last| last.state);
             if before != view.state {
                 *self.coverage.link_transitions.entry((before as u8, view.state as u8)).or_default() += 1;

@@ -7,12 +7,15 @@
 
 pub(crate) mod tx;
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
-use roost_protocol::{InstanceId, link::LinkHello};
+use roost_protocol::{InstanceId, hash, link::LinkHello};
 use tx::TxQueue;
 
-use crate::{core::event::LinkDownCause, op::Block};
+use crate::{
+    core::{config::WorkerConfig, event::LinkDownCause, stats::LinkStats},
+    op::Block,
+};
 
 /// Where a link's TCP connection is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -130,6 +133,10 @@ pub(crate) struct Link {
     pub(crate) ops: u8,
     /// Bumped whenever the TCP connection is gone.
     pub(crate) generation: u32,
+    /// Where its figures are published, and the worker's name.
+    pub(crate) stats: Arc<LinkStats>,
+    /// What the worker must prove that it knows.
+    pub(crate) secret: Option<Vec<u8>>,
     /// The worker's hash in the rendezvous choice.
     pub(crate) worker_hash: u64,
     pub(crate) session: Option<Session>,
@@ -137,6 +144,8 @@ pub(crate) struct Link {
     pub(crate) draining: bool,
     /// The configuration no longer names the worker: its connections go elsewhere, then the link.
     pub(crate) retired: bool,
+    /// Nothing of a retired worker is left: the next new one may have its place.
+    pub(crate) vacant: bool,
     pub(crate) failover: Option<Failover>,
     pub(crate) tx: TxQueue,
     /// Frames outside the session (handshake, ACK, PING, PONG) to send at the next boundary.
@@ -168,15 +177,18 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(worker_hash: u64, tx_block_bytes: u32) -> Self {
+    pub(crate) fn new(worker: &WorkerConfig, tx_block_bytes: u32) -> Self {
         Self {
+            stats: Arc::new(LinkStats::new(&worker.name)),
+            secret: worker.secret.clone(),
             state: LinkState::Down,
             ops: 0,
             generation: 0,
-            worker_hash,
+            worker_hash: hash::routing_hash(worker.name.as_bytes()),
             session: None,
             draining: false,
             retired: false,
+            vacant: false,
             failover: None,
             tx: TxQueue::new(tx_block_bytes),
             control: Vec::new(),
@@ -194,6 +206,23 @@ impl Link {
             hello: None,
             told: None,
         }
+    }
+
+    /// The worker's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.stats.worker
+    }
+
+    /// Whether the worker is no longer named, and nothing that it was given or has said is left.
+    pub(crate) fn is_left(&self) -> bool {
+        self.retired
+            && self.state == LinkState::Down
+            && self.ops == 0
+            && self.session.is_none()
+            && self.failover.is_none()
+            && self.connections == 0
+            && self.blocked.is_empty()
+            && self.tx.retained_bytes() == 0
     }
 
     /// Whether connections can be routed here: there is a session, and no older one is being

@@ -32,8 +32,11 @@ pub enum Command {
         to: Arc<str>,
     },
     /// Take over what can change while running: limits, deadlines, workers. What cannot must be
-    /// as it was. A worker that is no longer named is left in order; at most
-    /// [`CoreConfig::WORKERS_SPARE`] new ones may come over the life of the shard.
+    /// as it was. A worker that is no longer named is left in order, and when nothing of it is left
+    /// its place is a new one's. At most [`LINKS_MAX`] have a place at a time; those for whom there
+    /// is none get no link.
+    ///
+    /// [`LINKS_MAX`]: crate::core::stats::LINKS_MAX
     Configure(Box<CoreConfig>),
     /// Close one connection.
     Close {
@@ -45,14 +48,14 @@ pub enum Command {
 }
 
 /// What is known of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectionInfo {
     /// Its id.
     pub connection: ConnectionId,
     /// Where it is in its life.
     pub state: State,
     /// The worker it is routed to, from Opening on.
-    pub worker: Option<u8>,
+    pub worker: Option<Arc<str>>,
     /// The hash of its routing key, from Opening on.
     pub routing_hash: Option<u64>,
     /// The worker's session reference, once open.
@@ -119,41 +122,9 @@ impl ShardCore {
         }
     }
 
-    fn configure(&mut self, mut cfg: CoreConfig) {
-        let named = std::mem::take(&mut cfg.workers);
-        for (link, worker) in self.links.iter_mut().zip(&self.cfg.workers) {
-            link.retired = !named.iter().any(|named| named.name == worker.name);
-        }
-        cfg.workers = std::mem::take(&mut self.cfg.workers);
-        for worker in named {
-            match cfg.workers.iter_mut().find(|known| known.name == worker.name) {
-                Some(known) => known.secret = worker.secret,
-                None => {
-                    self.links.push(self.new_link(&worker.name));
-                    cfg.workers.push(worker);
-                }
-            }
-        }
-        assert_eq!(cfg.listeners, self.cfg.listeners, "listeners are made at start");
-        (cfg.slots_max, cfg.cap) = (self.cfg.slots_max, self.cfg.cap.take());
-        self.accepting.set_ramp(cfg.accept_ramp_per_s);
-        self.cfg = cfg;
-        self.start_rebalance();
-    }
-
     /// The shard's index.
     pub fn shard(&self) -> u8 {
         self.cfg.shard
-    }
-
-    /// The name of a worker.
-    pub fn worker_name(&self, index: u8) -> &str {
-        &self.cfg.workers[usize::from(index)].name
-    }
-
-    /// The link of the worker with this name.
-    pub fn worker_index(&self, name: &str) -> Option<u16> {
-        self.cfg.workers.iter().position(|worker| worker.name == name).map(|index| index as u16)
     }
 
     fn stop_accepting(&mut self, io: &mut impl Io) {
@@ -230,7 +201,7 @@ impl ShardCore {
         ConnectionInfo {
             connection: self.connection_id(slot),
             state: hot.state(),
-            worker: routed.then_some(hot.worker),
+            worker: routed.then(|| Arc::clone(&self.link(hot.worker).stats.worker)),
             routing_hash: routed.then(|| self.table.cold(slot).routing_hash),
             session: hot.is_open().then_some(hot.session),
             idle_ms: self.age_ms(hot.active_tick),

@@ -36,6 +36,10 @@ pub struct SlotView {
 /// A link, as a plain value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkView {
+    /// Which worker it goes to: the hash of its name.
+    pub worker_hash: u64,
+    /// The worker has left; the next new one may have the link.
+    pub vacant: bool,
     /// Where its TCP connection is in its life.
     pub state: LinkState,
     /// A send is in the kernel.
@@ -112,6 +116,8 @@ impl ShardCore {
     /// Every link.
     pub fn link_views(&self) -> impl Iterator<Item = LinkView> {
         self.links.iter().map(|link| LinkView {
+            worker_hash: link.worker_hash,
+            vacant: link.vacant,
             state: link.state,
             is_sending: link.ops & link_bit::SEND != 0,
             session: link.session.map(|session| session.worker),

@@ -71,7 +71,12 @@ impl ShardCore {
         assert_eq!(moving, self.moving, "invariant conservation: moving connections are counted");
         let accepting = (states[State::Accepting as usize], u64::from(self.accepting.armed_total()));
         assert_eq!(accepting.0, accepting.1, "invariant conservation: accepts in the kernel are counted");
-        for (link, routed) in self.links.iter().zip(routed) {
+        for (index, (link, routed)) in self.links.iter().zip(routed).enumerate() {
+            assert!(
+                !link.vacant || link.is_left() && !self.is_broadcasting(index),
+                "invariant link-clean: link {index} is for the next worker, and something of {} is left",
+                link.name()
+            );
             assert_eq!(
                 link.connections, routed,
                 "invariant conservation: connections per worker are counted"

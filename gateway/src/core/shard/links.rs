@@ -108,6 +108,7 @@ impl ShardCore {
                     // Named again, the worker gets a new session, which counts anew.
                     link.tx.salvage(io, &mut self.pools);
                 }
+                self.vacate_link(index);
                 continue;
             }
             match link.state {
@@ -228,7 +229,7 @@ impl ShardCore {
         let link = &mut self.links[index];
         let hello = link.hello.take().expect("LINK_HELLO comes first").encode_payload();
         let proven = &payload[..LinkWelcome::PROVEN_BYTES];
-        let secret = self.cfg.workers[index].secret.as_deref();
+        let secret = link.secret.as_deref();
         let proof = match (secret, welcome.proof) {
             (None, _) => None,
             (Some(secret), Some(proof)) if auth::verify(secret, Side::Worker, &hello, proven, &proof) => {
@@ -420,7 +421,8 @@ impl ShardCore {
     pub(super) fn publish_links(&self) {
         let mut up = 0;
         let mut retained = 0;
-        for (link, stats) in self.links.iter().zip(&self.stats.links) {
+        for link in self.links.iter().filter(|link| !link.vacant) {
+            let stats = &*link.stats;
             up += u64::from(link.state == LinkState::Up);
             retained += link.tx.retained_bytes();
             stats.state.store(link.state as u64, Relaxed);

@@ -10,6 +10,7 @@
 //! * [`routing`]: which worker a connection belongs to; failover and moves.
 //! * [`fanout`]: broadcasts, a bounded part per turn.
 //! * [`sweep`]: deadlines, by visiting the table slice by slice.
+//! * [`workers`]: which worker has which link.
 //! * [`command`]: what the shell asks for.
 
 mod accept;
@@ -28,11 +29,12 @@ mod rounds;
 mod routing;
 mod send;
 mod sweep;
+mod workers;
 
 use std::{collections::VecDeque, sync::Arc};
 
 pub use command::{Command, ConnectionInfo};
-use roost_protocol::{ConnectionId, Reason, hash};
+use roost_protocol::{ConnectionId, Reason};
 
 use crate::{
     core::{
@@ -105,6 +107,8 @@ pub struct ShardCore {
     small: Option<(Block, u32)>,
     spills: Spills,
     links: Vec<Link>,
+    /// Configurations taken since the start.
+    configured: u64,
     accepting: accept::Accepting,
     sweep: sweep::Sweep,
     fanouts: VecDeque<fanout::Fanout>,
@@ -137,6 +141,7 @@ impl ShardCore {
         stats.set(Stat::SlotsMax, u64::from(cfg.slots_max));
         let mut core = Self {
             links: Vec::new(),
+            configured: 0,
             table: Table::new(cfg.slots_max, slots_per_ring),
             accepting: accept::Accepting::new(cfg.listeners, cfg.accept_ramp_per_s),
             pools,
@@ -162,12 +167,8 @@ impl ShardCore {
             scratch: Vec::new(),
             cfg,
         };
-        core.links = core.cfg.workers.iter().map(|worker| core.new_link(&worker.name)).collect();
+        core.link_workers();
         core
-    }
-
-    fn new_link(&self, name: &str) -> Link {
-        Link::new(hash::routing_hash(name.as_bytes()), self.pools.block_bytes(Class::LinkTx))
     }
 
     /// Arms the accepts and dials the workers. `slots_started` is the driver's.
@@ -358,6 +359,7 @@ impl ShardCore {
         stats.set(Stat::Spills, self.spills.count() as u64);
         stats.set(Stat::SpillPoolBytes, u64::from(self.pools.in_use(Class::Spill)) * chunk);
         self.publish_links();
+        stats.configured.store(self.configured, std::sync::atomic::Ordering::Relaxed);
     }
 }
 

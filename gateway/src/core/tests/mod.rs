@@ -6,6 +6,7 @@ mod spill;
 mod sweep;
 mod table;
 mod tx;
+mod workers;
 
 use crate::{
     core::{
