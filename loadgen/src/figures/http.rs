@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 
 /// `http://host:port/path`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,8 +28,7 @@ impl Url {
     /// # Errors
     /// When it cannot be had, or its status is not 200.
     pub fn get(&self) -> anyhow::Result<String> {
-        let address = self.authority.to_socket_addrs()?.next().context("no such host")?;
-        let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+        let mut stream = self.connect()?;
         stream.set_read_timeout(Some(TIMEOUT))?;
         // HTTP/1.0: the body ends with the connection, no chunks.
         write!(
@@ -46,6 +45,18 @@ impl Url {
             bail!("{self}: chunked answer to HTTP/1.0");
         }
         Ok(body.to_owned())
+    }
+
+    /// A connection to the first of the host's addresses that takes one.
+    fn connect(&self) -> anyhow::Result<TcpStream> {
+        let mut last = anyhow!("no such host");
+        for address in self.authority.to_socket_addrs()? {
+            match TcpStream::connect_timeout(&address, TIMEOUT) {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error.into(),
+            }
+        }
+        Err(last)
     }
 }
 
