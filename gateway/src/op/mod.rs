@@ -96,6 +96,11 @@ pub mod errno {
     pub const ECONNABORTED: i32 = 103;
     /// The peer reset the connection.
     pub const ECONNRESET: i32 = 104;
+    /// The link is connected to itself: nobody listens at a port of this host that the kernel gave the
+    /// link as its own.
+    pub const ELOOP: i32 = 40;
+    /// The link has no address.
+    pub const EDESTADDRREQ: i32 = 89;
     /// Out of socket buffers.
     pub const ENOBUFS: i32 = 105;
     /// The socket is not connected.
@@ -160,7 +165,9 @@ pub enum Op {
         /// False: take what fits now or answer `-EAGAIN` (MSG_DONTWAIT).
         wait: bool,
     },
-    /// Connect a link to the address that [`Driver::set_link_address`] gave it. Result 0.
+    /// Connect a link to the address that [`Driver::set_link_address`] gave it last. Result 0;
+    /// `-EDESTADDRREQ` if it has none, `-ELOOP` if the socket came to be connected to itself: closing it
+    /// then resets it, so that it does not keep the port.
     Connect {
         /// The link.
         link: u16,

@@ -288,7 +288,7 @@ impl State {
         let record = self.in_flight.remove(entry.user_data());
         match record.held {
             Held::Block(block) => self.memory.end(block),
-            Held::Connect(link) => self.links.end_connect(link),
+            Held::Connect(link) => result = self.links.end_connect(link, result),
             Held::Accept { cell, slot } => {
                 let address = self.accepts.finish(cell, result >= 0);
                 if result >= 0 {

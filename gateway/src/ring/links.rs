@@ -3,10 +3,12 @@
 use std::{
     io,
     os::fd::{AsRawFd, IntoRawFd, OwnedFd},
+    time::Duration,
 };
 
 use rustix::net::{
-    AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, socket_with, sockopt,
+    AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, getpeername, getsockname,
+    socket_with, sockopt,
 };
 
 use super::sqe::Descriptor;
@@ -65,9 +67,21 @@ impl Links {
         Ok((descriptor, link.target.insert(Box::new(target))))
     }
 
-    /// The connect has completed.
-    pub(super) fn end_connect(&mut self, link: u16) {
-        self.0[usize::from(link)].connecting = false;
+    /// The connect has completed with this result; says which one that is for the link.
+    ///
+    /// To a port of this host where nobody listens, the kernel may give a socket that very port as its
+    /// own, and then TCP's simultaneous open connects the socket to itself (RFC 9293, 3.5).
+    pub(super) fn end_connect(&mut self, link: u16, result: i32) -> i32 {
+        let link = &mut self.0[usize::from(link)];
+        link.connecting = false;
+        match &link.socket {
+            Some(socket) if result >= 0 && is_own_peer(socket) => {
+                // RST instead of TIME_WAIT: the worker must be able to take its port. Best effort.
+                let _ = sockopt::set_socket_linger(socket, Some(Duration::ZERO));
+                -libc::ELOOP
+            }
+            _ => result,
+        }
     }
 
     pub(super) fn get(&self, link: u16) -> Descriptor {
@@ -79,5 +93,15 @@ impl Links {
     pub(super) fn take(&mut self, link: u16) -> Descriptor {
         let socket = self.0.get_mut(usize::from(link)).and_then(|link| link.socket.take());
         socket.map_or(Descriptor::NONE, |socket| Descriptor::Plain(socket.into_raw_fd()))
+    }
+}
+
+/// Whether a connected socket is its own peer.
+fn is_own_peer(socket: &OwnedFd) -> bool {
+    match (getsockname(socket), getpeername(socket)) {
+        (Ok(own), Ok(peer)) => {
+            own.address_family() != AddressFamily::UNIX && peer.is_some_and(|peer| own == peer)
+        }
+        _ => false,
     }
 }

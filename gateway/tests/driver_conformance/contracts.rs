@@ -365,6 +365,8 @@ pub(crate) fn links_connect_carry_bytes_and_end(rig: &mut Rig<'_>) {
 }
 
 pub(crate) fn a_refused_connect_says_so(rig: &mut Rig<'_>) {
+    assert_eq!(rig.run(Op::Connect { link: 0 }), -errno::EDESTADDRREQ, "it has no address yet");
+    rig.run(Op::Close { sock: Sock::Link(0) });
     let address = rig.peers.dead_address();
     rig.driver.set_link_address(0, address);
     assert_eq!(rig.run(Op::Connect { link: 0 }), -errno::ECONNREFUSED);
