@@ -1,16 +1,11 @@
 //! Values that are not plain numbers, each parsed from the text a file, variable or flag has.
 
-use std::{
-    fmt, io,
-    net::{SocketAddr, ToSocketAddrs},
-    path::PathBuf,
-    str::FromStr,
-};
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
 use roost_protocol::edge;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::op::LinkAddress;
+use crate::{op::LinkAddress, shard::Target};
 
 /// A value, or `"auto"`: the gateway finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,14 +132,14 @@ pub enum WorkerAddress {
 }
 
 impl WorkerAddress {
-    /// The address to dial; looks a host name up (getaddrinfo(3)), and takes its first address.
-    pub fn resolve(&self) -> io::Result<LinkAddress> {
+    /// Where to dial it; a host that is a name is yet to be looked up.
+    pub fn target(&self) -> Target {
         match self {
-            Self::Unix(path) => Ok(LinkAddress::Unix(path.clone())),
-            Self::Tcp(host) => {
-                let first = host.to_socket_addrs()?.next();
-                first.map(LinkAddress::Tcp).ok_or_else(|| io::Error::other("the name has no address"))
-            }
+            Self::Unix(path) => Target::Address(LinkAddress::Unix(path.clone())),
+            Self::Tcp(host) => match host.parse() {
+                Ok(address) => Target::Address(LinkAddress::Tcp(address)),
+                Err(_) => Target::Name(host.as_str().into()),
+            },
         }
     }
 
@@ -325,7 +320,7 @@ words! {
 
 #[cfg(test)]
 mod tests {
-    use super::{Alternative, ListenerSpec, WorkerAddress, WorkerSpec};
+    use super::{Alternative, LinkAddress, ListenerSpec, Target, WorkerSpec};
 
     #[test]
     fn listeners_round_trip() {
@@ -367,6 +362,19 @@ mod tests {
     }
 
     #[test]
+    fn names_are_left_to_be_looked_up() {
+        for (text, address) in [
+            ("127.0.0.1:9", Some(LinkAddress::Tcp(([127, 0, 0, 1], 9).into()))),
+            ("[::1]:9", Some(LinkAddress::Tcp("[::1]:9".parse().unwrap()))),
+            ("unix:/x", Some(LinkAddress::Unix("/x".into()))),
+            ("localhost:9", None),
+        ] {
+            let expected = address.map_or_else(|| Target::Name(text.into()), Target::Address);
+            assert_eq!(text.parse::<WorkerSpec>().unwrap().address.target(), expected);
+        }
+    }
+
+    #[test]
     fn only_literal_loopback_and_unix_sockets_are_local() {
         for (text, local) in [
             ("127.0.0.9:1", true),
@@ -378,7 +386,5 @@ mod tests {
             let spec: WorkerSpec = text.parse().unwrap();
             assert_eq!(spec.address.is_local(), local, "{text}");
         }
-        let resolved = WorkerAddress::Tcp("127.0.0.1:9".to_owned()).resolve().unwrap();
-        assert_eq!(resolved, crate::op::LinkAddress::Tcp("127.0.0.1:9".parse().unwrap()));
     }
 }

@@ -16,7 +16,7 @@ pub enum Event {
         resumed: bool,
     },
     /// A link's TCP connection is gone, or did not come up; the session stays. Attempts that fail
-    /// one after the other are told of whenever their cause changes.
+    /// one after the other are told of whenever their cause changes, and else at growing intervals.
     LinkDown {
         /// The worker's index.
         worker: u8,
@@ -24,6 +24,8 @@ pub enum Event {
         cause: LinkDownCause,
         /// Whether the link was up before.
         was_up: bool,
+        /// Attempts that have failed since the link was up, with this one.
+        failures: u32,
     },
     /// A worker's session is given up; its connections go to other workers.
     Failover {
@@ -77,6 +79,8 @@ pub enum LinkDownCause {
     Hopeless,
     /// The configuration does not name the worker any more.
     Retired,
+    /// The configuration has another address for the worker.
+    Moved,
 }
 
 /// What a link that is coming up waits for.
@@ -88,19 +92,20 @@ pub enum LinkStep {
     Welcome,
 }
 
-/// Events of one turn, at most so many: a flood must not become a flood of lines.
+/// Events of one turn, of connections at most so many: a flood must not become a flood of lines.
 #[derive(Debug, Default)]
 pub(crate) struct Events {
     events: Vec<Event>,
     dropped: u64,
 }
 
-/// Events kept per turn.
+/// Ends of connections kept per turn.
 const EVENTS_MAX: usize = 64;
 
 impl Events {
     pub(crate) fn push(&mut self, event: Event) {
-        if self.events.len() < EVENTS_MAX {
+        // What links say is bounded by their number, and is said once.
+        if !matches!(event, Event::Closed { .. }) || self.events.len() < EVENTS_MAX {
             self.events.push(event);
         } else {
             self.dropped += 1;

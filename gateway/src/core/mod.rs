@@ -22,4 +22,4 @@ mod table;
 mod tests;
 
 pub use config::CoreConfig;
-pub use shard::{Command, ConnectionInfo, Next, ShardCore};
+pub use shard::{Command, ConnectionInfo, Next, Redial, ShardCore};

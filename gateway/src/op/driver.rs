@@ -1,7 +1,7 @@
 //! The seams: [`Io`] is all that the core sees of the world, [`Driver`] is what the shard loop
 //! drives. The io_uring driver and the simulation's fake implement both.
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{Block, Completion, Op, Token};
 
@@ -12,6 +12,15 @@ pub enum LinkAddress {
     Tcp(SocketAddr),
     /// A Unix stream socket.
     Unix(PathBuf),
+}
+
+impl fmt::Display for LinkAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// How long [`Driver::turn`] may wait for a completion.
@@ -90,7 +99,8 @@ pub trait Driver: Io {
     /// Slots per ring: slot / this = ring. Only one ring should be accepting at a time.
     fn slots_per_ring(&self) -> u32;
 
-    /// Says where [`Op::Connect`] for this link goes from now on.
+    /// Says where [`Op::Connect`] for this link goes from now on, at any time; a connect that is in the
+    /// kernel and a connection that is there are left as they are.
     fn set_link_address(&mut self, link: u16, address: LinkAddress);
 
     /// Wakes a waiting [`Self::turn`] from another thread.

@@ -20,6 +20,7 @@ pub use machine::{Machine, raise_nofile};
 use crate::{
     config::{Config, Loaded},
     ring::{Features, FeaturesMax},
+    run,
 };
 
 /// Raises the limit on open files and says how many connections the gateway is to hold: the
@@ -76,6 +77,9 @@ pub fn banner(
 /// What `roost-gateway check` prints, and whether the gateway could start and hold what is
 /// configured.
 pub fn check(loaded: &Loaded) -> (String, bool) {
+    let mut loaded = loaded.clone();
+    loaded.warnings.extend(run::unresolved(&loaded.config));
+    let loaded = &loaded;
     // What cannot be raised shows in the table.
     drop(raise_nofile());
     let machine = Machine::read();

@@ -1,6 +1,7 @@
 //! The process: from a configuration to running shards, and in order back to nothing.
 //!
 //! * [`handover`]: listening sockets pass to a successor.
+//! * [`names`]: where workers' names lead.
 //! * [`listeners`]: the sockets where clients connect.
 //! * [`worker`]: the reference worker inside the gateway.
 //! * [`shards`]: one thread per shard.
@@ -9,6 +10,7 @@
 
 mod handover;
 mod listeners;
+mod names;
 mod shards;
 mod signals;
 mod worker;
@@ -28,11 +30,12 @@ use crate::{
         limits::{Cap, PerIp},
     },
     logging::LevelHandle,
-    op::LinkAddress,
     preflight,
     ring::{Features, FeaturesMax},
+    shard::Target,
 };
 
+pub use names::unresolved;
 pub use shards::Fleet;
 use signals::Running;
 
@@ -43,7 +46,16 @@ const ACCEPTS_MAX: u32 = 64;
 #[derive(Clone, Debug)]
 struct Worker {
     config: WorkerConfig,
-    address: LinkAddress,
+    target: Target,
+}
+
+/// The workers whose addresses are yet to be looked up: names of workers, and `HOST:PORT`.
+fn named(workers: &[Worker]) -> Vec<(String, Arc<str>)> {
+    let name = |worker: &Worker| match &worker.target {
+        Target::Name(host) => Some((worker.config.name.clone(), Arc::clone(host))),
+        Target::Address(_) => None,
+    };
+    workers.iter().filter_map(name).collect()
 }
 
 /// Runs the gateway until it is told to end. `options` are read again at SIGHUP.
@@ -67,7 +79,10 @@ pub fn run(loaded: &Loaded, options: &Options, log_level: &LevelHandle) -> Resul
     };
     let workers = embedded.as_ref().map_or(workers_configured, |embedded| vec![embedded.worker()]);
     let core = core_config(config, shard_count(config), connections_max, &workers)?;
-    let fleet = Fleet::start(config, &features, &core, &workers, &listeners)?;
+    let resolver = names::Names::start(names::system())?;
+    resolver.want(named(&workers));
+    let fleet = Fleet::start(config, &features, &core, &workers, &listeners, &resolver)?;
+    resolver.serve(fleet.control());
     let mut predecessor = predecessor;
     if let Some(predecessor) = &mut predecessor {
         predecessor.take_over().context("the predecessor went away during the hand-over")?;
@@ -84,6 +99,7 @@ pub fn run(loaded: &Loaded, options: &Options, log_level: &LevelHandle) -> Resul
         core,
         connections_max,
         fleet: &fleet,
+        names: &resolver,
         listeners: &listeners,
         will,
         predecessor,
@@ -108,7 +124,11 @@ fn handover_socket(config: &Config) -> Option<&Path> {
 
 fn configured_workers(config: &Config) -> Result<Vec<Worker>> {
     let secret = read_secret(config)?;
-    resolve_workers(config, secret.as_deref())
+    let worker = |spec: &config::WorkerSpec| Worker {
+        config: WorkerConfig { name: spec.name.clone(), secret: secret.clone() },
+        target: spec.address.target(),
+    };
+    Ok(config.workers.iter().map(worker).collect())
 }
 
 /// One shard per core that this process may run on, unless configured.
@@ -143,16 +163,6 @@ fn read_secret(config: &Config) -> Result<Option<Vec<u8>>> {
         );
     }
     Ok(Some(secret.to_vec()))
-}
-
-fn resolve_workers(config: &Config, secret: Option<&[u8]>) -> Result<Vec<Worker>> {
-    let resolve = |spec: &config::WorkerSpec| {
-        let address =
-            spec.address.resolve().with_context(|| format!("worker {} cannot be resolved", spec.address))?;
-        let config = WorkerConfig { name: spec.name.clone(), secret: secret.map(<[u8]>::to_vec) };
-        Ok(Worker { config, address })
-    };
-    config.workers.iter().map(resolve).collect()
 }
 
 /// A shard's share of the configuration; shards differ in their index only.

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use super::Worker;
+use super::{Worker, names::Names};
 use crate::{
     config::Config,
     core::{
@@ -23,7 +23,7 @@ use crate::{
     },
     op::Driver,
     ring::{self, Features, UringDriver},
-    shard::{MonotonicClock, Request, Shard, ShardHandle, channel},
+    shard::{Dials, LookUp, MonotonicClock, Request, Shard, ShardHandle, Target, channel},
 };
 
 /// All shards of the process.
@@ -46,6 +46,7 @@ impl Fleet {
         core: &CoreConfig,
         workers: &[Worker],
         listeners: &[OwnedFd],
+        names: &Names,
     ) -> Result<Self> {
         let mut fleet = Self { handles: Vec::new(), threads: Vec::new(), configured: AtomicU64::new(0) };
         for index in 0..core.shards {
@@ -55,7 +56,8 @@ impl Fleet {
                 ring_slots_max: config.ring_slots_max,
                 gather_us_max: config.gather_us_max,
                 busy_poll_us_max: config.busy_poll_us_max,
-                workers: workers.to_vec(),
+                targets: targets(workers),
+                look_up: names.look_up(),
                 listeners: listeners.iter().map(OwnedFd::try_clone).collect::<Result<_, _>>()?,
                 core,
             };
@@ -98,11 +100,10 @@ impl Fleet {
 
     /// Runs every shard with this from now on.
     pub(super) fn configure(&self, core: &CoreConfig, workers: &[Worker]) {
-        let addresses: Vec<_> =
-            workers.iter().map(|worker| (worker.config.name.clone(), worker.address.clone())).collect();
+        let targets = targets(workers);
         for (index, handle) in self.handles.iter().enumerate() {
             let core = CoreConfig { shard: index as u8, ..core.clone() };
-            handle.send(Request::Configure(Box::new(core), addresses.clone()));
+            handle.send(Request::Configure(Box::new(core), targets.clone()));
         }
         self.configured.fetch_add(1, Relaxed);
     }
@@ -157,13 +158,19 @@ impl Fleet {
     }
 }
 
+/// Where the workers are, by name, in the order of the links that a shard starts with.
+fn targets(workers: &[Worker]) -> Vec<(String, Target)> {
+    workers.iter().map(|worker| (worker.config.name.clone(), worker.target.clone())).collect()
+}
+
 /// What a shard's thread starts from.
 struct Plan {
     features: Features,
     ring_slots_max: u32,
     gather_us_max: u32,
     busy_poll_us_max: u32,
-    workers: Vec<Worker>,
+    targets: Vec<(String, Target)>,
+    look_up: LookUp,
     listeners: Vec<OwnedFd>,
     core: CoreConfig,
 }
@@ -177,14 +184,14 @@ impl Plan {
             ..ring::Config::new(self.core.slots_max, pool::specs(&self.core), self.listeners)
         };
         let mut driver = UringDriver::new(&self.features, config)?;
-        for (index, worker) in self.workers.into_iter().enumerate() {
-            driver.set_link_address(index as u16, worker.address);
-        }
+        let mut dials = Dials::new(self.look_up);
+        dials.start(&mut driver, self.targets);
         let stats = Arc::new(ShardStats::default());
         let (sender, requests) = channel();
         let handle = ShardHandle::new(sender, driver.waker(), Arc::clone(&stats));
         let mut shard = Shard::new(self.core, driver, MonotonicClock::default(), stats, entropy(), requests)
-            .gathering_us(self.gather_us_max);
+            .gathering_us(self.gather_us_max)
+            .dialling(dials);
         shard.turn().context("the ring failed")?;
         if started.send(handle).is_ok() {
             shard.run().context("the ring failed")?;

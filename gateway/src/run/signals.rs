@@ -14,7 +14,7 @@ use signal_hook::{
     iterator::Signals,
 };
 
-use super::{Fleet, configured_workers, core_config, handover};
+use super::{Fleet, configured_workers, core_config, handover, named, names::Names};
 use crate::{
     admin::Admin,
     config::{Changes, Config, Environment, Options, load},
@@ -33,6 +33,7 @@ pub(super) struct Running<'a> {
     pub(super) core: CoreConfig,
     pub(super) connections_max: u32,
     pub(super) fleet: &'a Fleet,
+    pub(super) names: &'a Names,
     pub(super) listeners: &'a [OwnedFd],
     pub(super) will: Option<handover::Will>,
     /// Whom this process has succeeded, until it has let go of the listeners.
@@ -116,6 +117,7 @@ impl Running<'_> {
             core.per_ip = Some(per_ip.clone());
         }
         self.fleet.configure(&core, &workers);
+        self.names.want(named(&workers));
         self.core = core;
         Ok(())
     }

@@ -10,6 +10,7 @@ use crate::{
     config::{Config, EmbeddedHandler},
     core::config::WorkerConfig,
     op::LinkAddress,
+    shard::Target,
 };
 
 /// The worker's thread and its socket's directory.
@@ -50,7 +51,7 @@ impl Embedded {
     pub(super) fn worker(&self) -> Worker {
         Worker {
             config: WorkerConfig { name: "embedded".to_owned(), secret: None },
-            address: LinkAddress::Unix(socket(&self.dir)),
+            target: Target::Address(LinkAddress::Unix(socket(&self.dir))),
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use roost_protocol::ConnectionId;
 
+use super::Target;
 use crate::{
     core::{Command, ConnectionInfo, CoreConfig, stats::ShardStats},
     op::{LinkAddress, Waker},
@@ -13,8 +14,10 @@ use crate::{
 /// What a shard can be asked.
 #[derive(Debug)]
 pub enum Request {
-    /// Run with this from now on; every worker's address by its name.
-    Configure(Box<CoreConfig>, Vec<(String, LinkAddress)>),
+    /// Run with this from now on; where every worker is, by its name.
+    Configure(Box<CoreConfig>, Vec<(String, Target)>),
+    /// This `HOST:PORT` leads to these addresses from now on.
+    Addresses(Arc<str>, Arc<[LinkAddress]>),
     /// Carry out a command.
     Command(Command),
     /// Say what is known of a connection.

@@ -2,17 +2,33 @@
 
 use std::io;
 
-use crate::core::{
-    ShardCore,
-    event::{Event, LinkDownCause, LinkStep},
+use super::Dials;
+use crate::{
+    core::{
+        ShardCore,
+        event::{Event, LinkDownCause, LinkStep},
+    },
+    op::errno,
 };
 
-pub(super) fn write(core: &ShardCore, event: Event) {
+pub(super) fn write(core: &ShardCore, dials: &Dials, event: Event) {
     match event {
         Event::LinkUp { worker, resumed } => {
-            tracing::info!(worker = core.worker_name(worker), shard = core.shard(), resumed, "link up");
+            let address = dials.shown(worker);
+            tracing::info!(
+                worker = core.worker_name(worker),
+                shard = core.shard(),
+                address,
+                resumed,
+                "link up"
+            );
         }
-        Event::LinkDown { worker, cause, was_up } => link_down(core, worker, cause, was_up),
+        Event::LinkDown { worker, cause, was_up: true, .. } => {
+            said(core, dials, worker, cause, "link down", None);
+        }
+        Event::LinkDown { worker, cause, failures, .. } => {
+            said(core, dials, worker, cause, "link does not come up", Some(failures));
+        }
         Event::Failover { worker, connections } => {
             tracing::warn!(worker = core.worker_name(worker), connections, "worker given up");
         }
@@ -28,24 +44,35 @@ pub(super) fn write(core: &ShardCore, event: Event) {
     }
 }
 
-fn link_down(core: &ShardCore, worker: u8, cause: LinkDownCause, was_up: bool) {
+/// A link's connection is gone, or did not come up.
+fn said(
+    core: &ShardCore,
+    dials: &Dials,
+    worker: u8,
+    cause: LinkDownCause,
+    what: &str,
+    failures: Option<u32>,
+) {
+    let address = dials.shown(worker);
     let (worker, shard, text) = (core.worker_name(worker), core.shard(), cause_text(cause));
-    let what = if was_up { "link down" } else { "link does not come up" };
     match cause {
-        LinkDownCause::Left | LinkDownCause::Retired => {
-            tracing::info!(worker, shard, cause = text, "{what}");
+        LinkDownCause::Left | LinkDownCause::Retired | LinkDownCause::Moved => {
+            tracing::info!(worker, shard, address, cause = text, failures, "{what}");
         }
         LinkDownCause::Protocol(_)
         | LinkDownCause::RefusedByWorker(_)
         | LinkDownCause::RefusedByGateway(_) => {
-            tracing::error!(worker, shard, cause = text, "{what}");
+            tracing::error!(worker, shard, address, cause = text, failures, "{what}");
         }
-        _ => tracing::warn!(worker, shard, cause = text, "{what}"),
+        _ => tracing::warn!(worker, shard, address, cause = text, failures, "{what}"),
     }
 }
 
 fn cause_text(cause: LinkDownCause) -> String {
     match cause {
+        LinkDownCause::Dial { errno: errno::ELOOP } => {
+            "it was connected to itself: nobody listens at that port of this host".into()
+        }
         LinkDownCause::Dial { errno } => {
             format!("it cannot be dialled: {}", io::Error::from_raw_os_error(errno))
         }
@@ -62,5 +89,6 @@ fn cause_text(cause: LinkDownCause) -> String {
         LinkDownCause::RefusedByGateway(refusal) => format!("the gateway refuses the handshake: {refusal}"),
         LinkDownCause::Hopeless => "the worker made the same error twice at the same place".into(),
         LinkDownCause::Retired => "the configuration does not name the worker any more".into(),
+        LinkDownCause::Moved => "the configuration has another address for the worker".into(),
     }
 }

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod control;
+mod dial;
 mod log;
 mod pace;
 
@@ -11,6 +12,7 @@ use std::{io, time::Duration};
 
 pub use control::{Request, ShardHandle, channel};
 use crossbeam_channel::Receiver;
+pub use dial::{Dials, LookUp, Target};
 use pace::Pace;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -69,6 +71,7 @@ pub struct Shard<D, C> {
     events: Vec<Event>,
     next: Next,
     pace: Pace,
+    dials: Dials,
     /// When the last turn ended.
     ended_ns: u64,
 }
@@ -96,6 +99,7 @@ impl<D: Driver, C: Clock> Shard<D, C> {
             events: Vec::new(),
             next: Next::Busy,
             pace: Pace::new(0),
+            dials: Dials::default(),
             ended_ns: now_ns,
         }
     }
@@ -103,6 +107,12 @@ impl<D: Driver, C: Clock> Shard<D, C> {
     /// Lets completions gather for at most so many microseconds while the shard is busy; 0: never.
     pub fn gathering_us(mut self, gather_us_max: u32) -> Self {
         self.pace = Pace::new(gather_us_max);
+        self
+    }
+
+    /// Dials workers where these say.
+    pub fn dialling(mut self, dials: Dials) -> Self {
+        self.dials = dials;
         self
     }
 
@@ -138,13 +148,12 @@ impl<D: Driver, C: Clock> Shard<D, C> {
         }
         while let Ok(request) = self.requests.try_recv() {
             match request {
-                Request::Configure(cfg, addresses) => {
+                Request::Configure(cfg, targets) => {
                     self.core.on_command(&mut self.driver, Command::Configure(cfg));
-                    for (name, address) in addresses {
-                        if let Some(index) = self.core.worker_index(&name) {
-                            self.driver.set_link_address(index, address);
-                        }
-                    }
+                    self.dials.configure(&mut self.core, &mut self.driver, targets);
+                }
+                Request::Addresses(host, addresses) => {
+                    self.dials.answer(&mut self.core, &mut self.driver, &host, &addresses);
                 }
                 Request::Command(command) => self.core.on_command(&mut self.driver, command),
                 // Whoever asked may have gone.
@@ -165,6 +174,8 @@ impl<D: Driver, C: Clock> Shard<D, C> {
         }
         self.next = self.core.end_turn(&mut self.driver);
         self.log_events();
+        let (dials, driver) = (&mut self.dials, &mut self.driver);
+        self.core.take_broken(|index, failed| dials.broken(driver, index, failed));
         self.ended_ns = self.clock.now_ns();
         self.core.stats().count_turn(self.ended_ns - began_ns);
         Ok(running)
@@ -174,7 +185,7 @@ impl<D: Driver, C: Clock> Shard<D, C> {
         let events = &mut self.events;
         let dropped = self.core.take_events(|event| events.push(event));
         for event in events.drain(..) {
-            log::write(&self.core, event);
+            log::write(&self.core, &self.dials, event);
         }
         if dropped > 0 {
             tracing::debug!(dropped, "more happened in one turn than is logged");

@@ -13,7 +13,7 @@ use roost_protocol::Reason;
 use crate::{
     core::{Command, CoreConfig, pool, shard::inspect::LinkView, stats::ShardStats},
     op::{Block, Driver, LinkAddress},
-    shard::{Clock, Request, Shard, ShardHandle, channel},
+    shard::{Clock, Request, Shard, ShardHandle, Target, channel},
     sim::{
         cast::{Cast, worker_actors},
         client::Ended,
@@ -276,7 +276,10 @@ impl Run {
                     Request::Command(Command::Close { connection, reason: Reason::AdminClosed })
                 }
                 Ask::Nudge => Request::Command(Command::Nudge),
-                Ask::Configure => configure(self.other_config()),
+                Ask::Configure => {
+                    let config = self.other_config();
+                    configure(config, self.reloads.range(1, 2) as u8)
+                }
                 Ask::StopAccepting => {
                     self.stopped_accepting = true;
                     Request::Command(Command::StopAccepting)
@@ -314,7 +317,7 @@ impl Run {
 
     fn calm_down(&mut self) {
         self.asks.clear();
-        self.handle.send(configure(self.scenario.config.clone()));
+        self.handle.send(configure(self.scenario.config.clone(), 1));
         let mut world = self.world.borrow_mut();
         world.note(|| "calm".into());
         let ordered_release = world.faults.ordered_release;
@@ -395,15 +398,20 @@ impl Run {
     }
 }
 
-/// A reload as the shell asks for it.
-fn configure(config: CoreConfig) -> Request {
-    let addresses = config.workers.iter().map(|worker| (worker.name.clone(), address(&worker.name)));
-    let addresses = addresses.collect();
-    Request::Configure(Box::new(config), addresses)
+/// A reload as the shell asks for it, with the workers at this one of their hosts' addresses.
+fn configure(config: CoreConfig, host: u8) -> Request {
+    let target = |name: &str| (name.to_owned(), Target::Address(address_at(host, name)));
+    let targets = config.workers.iter().map(|worker| target(&worker.name)).collect();
+    Request::Configure(Box::new(config), targets)
 }
 
 /// Where a worker of this name listens, whichever link goes there.
 fn address(name: &str) -> LinkAddress {
+    address_at(1, name)
+}
+
+/// The same, at another address of its host.
+fn address_at(host: u8, name: &str) -> LinkAddress {
     let port = name.rsplit_once('-').and_then(|(_, number)| number.parse::<u16>().ok());
-    LinkAddress::Tcp(([127, 0, 0, 1], 7_000 + port.expect("worker-NUMBER")).into())
+    LinkAddress::Tcp(([127, 0, 0, host], 7_000 + port.expect("worker-NUMBER")).into())
 }

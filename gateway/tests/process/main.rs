@@ -8,6 +8,7 @@ mod bad_clients;
 mod bad_workers;
 mod life;
 mod limits;
+mod names;
 mod passed;
 mod proxy;
 mod python;

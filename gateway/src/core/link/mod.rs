@@ -125,6 +125,11 @@ pub(crate) struct Rx {
     pub(crate) stalled: bool,
 }
 
+/// Causes of failed attempts that are remembered, at most.
+const CAUSES_MAX: u32 = 8;
+/// Failed attempts after which one of a known cause is news again; then after twice as many, and so on.
+const FAILURES_AGAIN: u32 = 8;
+
 /// One link.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -161,6 +166,14 @@ pub(crate) struct Link {
     pub(crate) connections: u32,
     pub(crate) retry_at_ms: u64,
     pub(crate) backoff_ms: u32,
+    /// Addresses that are dialled in turn; 0: none is known, so that it is not dialled.
+    pub(crate) addresses: u32,
+    /// Of those, dialled without success one after the other.
+    pub(crate) tries: u32,
+    /// It was not up when its last TCP connection went.
+    pub(crate) failed: bool,
+    /// It has a new address: the next dial is due as soon as it is down.
+    pub(crate) moved: bool,
     /// When the worker was last heard, or the session began to miss it.
     pub(crate) heard_at_ms: u64,
     /// Where in the session the worker last broke the protocol.
@@ -171,9 +184,11 @@ pub(crate) struct Link {
     pub(crate) pinged_at_ms: u64,
     /// What LINK_HELLO said on this connection.
     pub(crate) hello: Option<LinkHello>,
-    /// Why the last attempt to bring the link up failed, if none has come through since: what the log
-    /// knows already.
-    pub(crate) told: Option<LinkDownCause>,
+    /// Why attempts to bring the link up have failed since it was up, as far as the log knows: the last
+    /// causes, as many as there are addresses.
+    pub(crate) told: VecDeque<LinkDownCause>,
+    /// Attempts that have failed since it was up.
+    pub(crate) failures: u32,
 }
 
 impl Link {
@@ -199,12 +214,17 @@ impl Link {
             connections: 0,
             retry_at_ms: 0,
             backoff_ms: 0,
+            addresses: 1,
+            tries: 0,
+            failed: false,
+            moved: false,
             heard_at_ms: 0,
             pinged_at_ms: 0,
             error_position: None,
             hopeless: false,
             hello: None,
-            told: None,
+            told: VecDeque::new(),
+            failures: 0,
         }
     }
 
@@ -223,6 +243,24 @@ impl Link {
             && self.connections == 0
             && self.blocked.is_empty()
             && self.tx.retained_bytes() == 0
+    }
+
+    /// A TCP connection is gone, or did not come up, for this cause. A worker that cannot be reached is
+    /// dialled for ever: it is news when the cause changes, and now and then. Gives, if it is, how many
+    /// attempts have failed since the link was up.
+    pub(crate) fn is_news(&mut self, cause: LinkDownCause) -> Option<u32> {
+        if self.state == LinkState::Up {
+            return Some(0);
+        }
+        self.failures = self.failures.saturating_add(1);
+        if self.told.contains(&cause) {
+            let again = self.failures >= FAILURES_AGAIN && self.failures.is_power_of_two();
+            return again.then_some(self.failures);
+        }
+        // Each address may fail in its own way.
+        self.told.truncate((self.addresses.clamp(1, CAUSES_MAX) - 1) as usize);
+        self.told.push_front(cause);
+        Some(self.failures)
     }
 
     /// Whether connections can be routed here: there is a session, and no older one is being

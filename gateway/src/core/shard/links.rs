@@ -20,7 +20,7 @@ use crate::{
         shard::{ShardCore, kind},
         stats::Stat,
     },
-    op::{Io, Op, Sock, Token},
+    op::{Io, Op, Sock, Token, errno},
 };
 
 /// How long an acknowledgement waits for data to ride on: alone it is a send for us and a wake-up
@@ -100,6 +100,7 @@ impl ShardCore {
                 }
             }
             let keepalive_ms = u64::from(self.keepalive_ms());
+            let connect_ms_max = self.connect_ms_max(&self.links[index]);
             let link = &mut self.links[index];
             if link.retired && link.connections == 0 && link.tx.lag_frames() == 0 {
                 self.break_link(io, index, LinkDownCause::Retired);
@@ -112,16 +113,17 @@ impl ShardCore {
                 continue;
             }
             match link.state {
-                LinkState::Down if self.now_ms >= link.retry_at_ms => {
+                LinkState::Down if self.now_ms >= link.retry_at_ms && link.addresses > 0 => {
                     link.state = LinkState::Connecting;
                     self.submit_link(io, index, kind::LINK_CONNECT, Op::Connect { link: index as u16 });
                 }
-                LinkState::Connecting | LinkState::Handshaking
+                LinkState::Connecting if self.now_ms >= link.retry_at_ms + connect_ms_max => {
+                    self.break_link(io, index, LinkDownCause::Late(LinkStep::Connect));
+                }
+                LinkState::Handshaking
                     if self.now_ms >= link.retry_at_ms + u64::from(self.cfg.handshake_timeout_ms) =>
                 {
-                    let connecting = link.state == LinkState::Connecting;
-                    let step = if connecting { LinkStep::Connect } else { LinkStep::Welcome };
-                    self.break_link(io, index, LinkDownCause::Late(step));
+                    self.break_link(io, index, LinkDownCause::Late(LinkStep::Welcome));
                 }
                 LinkState::Up
                     if silent_ms >= keepalive_ms && self.now_ms >= link.pinged_at_ms + keepalive_ms =>
@@ -158,10 +160,10 @@ impl ShardCore {
         for link in &self.links {
             at = at.min(match link.state {
                 LinkState::Down if link.retired && link.session.is_none() => u64::MAX,
+                LinkState::Down if link.addresses == 0 => u64::MAX,
                 LinkState::Down => link.retry_at_ms,
-                LinkState::Connecting | LinkState::Handshaking => {
-                    link.retry_at_ms + u64::from(self.cfg.handshake_timeout_ms)
-                }
+                LinkState::Connecting => link.retry_at_ms + self.connect_ms_max(link),
+                LinkState::Handshaking => link.retry_at_ms + u64::from(self.cfg.handshake_timeout_ms),
                 LinkState::Up => (link.heard_at_ms.max(link.pinged_at_ms)) + keepalive_ms,
                 LinkState::Closing => u64::MAX,
             });
@@ -179,6 +181,9 @@ impl ShardCore {
 
     fn on_link_connect(&mut self, io: &mut impl Io, index: usize, result: i32) {
         if result < 0 {
+            if result == -errno::EDESTADDRREQ {
+                self.links[index].addresses = 0;
+            }
             return self.break_link(io, index, LinkDownCause::Dial { errno: -result });
         }
         let mut nonce = [0; NONCE_BYTES];
@@ -247,7 +252,8 @@ impl ShardCore {
             &mut link.control,
         );
         link.state = LinkState::Up;
-        link.told = None;
+        link.told.clear();
+        link.failures = 0;
         link.backoff_ms = 0;
         link.draining = false;
         let same = link.session.is_some_and(|session| session.worker == welcome.worker);
@@ -370,12 +376,14 @@ impl ShardCore {
         if matches!(link.state, LinkState::Down | LinkState::Closing) {
             return;
         }
-        self.stats.inc(Stat::LinkBreaks);
         let was_up = link.state == LinkState::Up;
-        if was_up || link.told != Some(cause) {
-            // A worker that cannot be reached is dialled for ever: once is enough to say so.
-            link.told = (!was_up).then_some(cause);
-            self.events.push(Event::LinkDown { worker: index as u8, cause, was_up });
+        link.failed = !was_up;
+        // Without an address it was not dialled at all; whoever looks for one says why there is none.
+        if was_up || link.addresses > 0 {
+            self.stats.inc(Stat::LinkBreaks);
+            if let Some(failures) = link.is_news(cause) {
+                self.events.push(Event::LinkDown { worker: index as u8, cause, was_up, failures });
+            }
         }
         link.state = LinkState::Closing;
         self.join_link(io, index);
@@ -398,7 +406,6 @@ impl ShardCore {
     }
 
     fn on_link_closed(&mut self, index: usize) {
-        let jitter = self.random_below(1000);
         let link = &mut self.links[index];
         assert_eq!(link.ops, 0, "invariant join-before-close: a link is closed only when its ops are joined");
         link.state = LinkState::Down;
@@ -411,11 +418,7 @@ impl ShardCore {
             self.pools.release(block);
         }
         link.rx = crate::core::link::Rx::default();
-        let (first, longest) = self.cfg.link_redial_ms;
-        link.backoff_ms = (link.backoff_ms * 2).clamp(first, longest);
-        // Jittered down by up to half, so that shards and gateways do not dial in step.
-        let pause = u64::from(link.backoff_ms) * u64::from(1000 - jitter / 2) / 1000;
-        link.retry_at_ms = self.now_ms + pause.max(1);
+        self.arrange_redial(index);
     }
 
     pub(super) fn publish_links(&self) {

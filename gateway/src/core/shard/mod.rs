@@ -10,12 +10,14 @@
 //! * [`routing`]: which worker a connection belongs to; failover and moves.
 //! * [`fanout`]: broadcasts, a bounded part per turn.
 //! * [`sweep`]: deadlines, by visiting the table slice by slice.
+//! * [`dial`]: when a link is dialled, and where next.
 //! * [`workers`]: which worker has which link.
 //! * [`command`]: what the shell asks for.
 
 mod accept;
 mod close;
 mod command;
+mod dial;
 mod fanout;
 mod hello;
 #[cfg(any(test, feature = "sim"))]
@@ -34,6 +36,7 @@ mod workers;
 use std::{collections::VecDeque, sync::Arc};
 
 pub use command::{Command, ConnectionInfo};
+pub use dial::Redial;
 use roost_protocol::{ConnectionId, Reason};
 
 use crate::{
@@ -107,6 +110,8 @@ pub struct ShardCore {
     small: Option<(Block, u32)>,
     spills: Spills,
     links: Vec<Link>,
+    /// Links whose TCP connection has gone since [`ShardCore::take_broken`] was last called.
+    broken: Vec<u16>,
     /// Configurations taken since the start.
     configured: u64,
     accepting: accept::Accepting,
@@ -141,6 +146,7 @@ impl ShardCore {
         stats.set(Stat::SlotsMax, u64::from(cfg.slots_max));
         let mut core = Self {
             links: Vec::new(),
+            broken: Vec::new(),
             configured: 0,
             table: Table::new(cfg.slots_max, slots_per_ring),
             accepting: accept::Accepting::new(cfg.listeners, cfg.accept_ramp_per_s),

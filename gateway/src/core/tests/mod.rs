@@ -1,6 +1,7 @@
 //! Property tests: the parts of the core against plain models. `PROPTEST_CASES` widens them.
 
 mod churn;
+mod dial;
 mod outbox;
 mod spill;
 mod sweep;

@@ -2,7 +2,7 @@
 
 use super::{Dial, EBADF, Endpoint, Event, InFlight, Phase, World, sock_of};
 use crate::{
-    op::{Op, Sock, Token, errno},
+    op::{LinkAddress, Op, Sock, Token, errno},
     sim::net::ConnId,
 };
 
@@ -85,7 +85,7 @@ impl World {
 
     fn endpoint(&mut self, link: u16) -> Option<&mut Endpoint> {
         let address = self.link_addresses.get(&link)?;
-        self.endpoints.iter_mut().find(|endpoint| endpoint.address == *address)
+        self.endpoints.iter_mut().find(|endpoint| is_same_worker(&endpoint.address, address))
     }
 
     pub(super) fn finish_connect(&mut self, serial: u64, link: u16) {
@@ -99,7 +99,9 @@ impl World {
                 self.end(serial, 0);
             }
             Some((Dial::BlackHole, _)) => self.end(serial, -errno::ETIMEDOUT),
-            Some((Dial::Refuse, _)) | None => self.end(serial, -errno::ECONNREFUSED),
+            Some((Dial::Refuse, _)) => self.end(serial, -errno::ECONNREFUSED),
+            None if self.link_addresses.contains_key(&link) => self.end(serial, -errno::ECONNREFUSED),
+            None => self.end(serial, -errno::EDESTADDRREQ),
         }
     }
 
@@ -171,5 +173,13 @@ impl World {
             self.end(serial, 0);
             self.end(victim, -errno::ECANCELED);
         }
+    }
+}
+
+/// Whether both addresses lead to one worker: a host may have several.
+fn is_same_worker(one: &LinkAddress, other: &LinkAddress) -> bool {
+    match (one, other) {
+        (LinkAddress::Tcp(one), LinkAddress::Tcp(other)) => one.port() == other.port(),
+        _ => one == other,
     }
 }
