@@ -12,6 +12,7 @@ pub mod limits;
 pub mod link;
 mod outbox;
 pub mod pool;
+pub mod proxy;
 pub mod record;
 pub mod shard;
 mod slab;

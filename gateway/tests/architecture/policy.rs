@@ -25,8 +25,8 @@ pub(crate) const LAYERS: &[Layer] = &[
     Layer { at: "gateway/src/op/", crates: &["std"], modules: &["op"], pure: true },
     Layer {
         at: "gateway/src/core/",
-        // ipnet is a plain value, an address and a prefix length; proxy_header parses bytes.
-        crates: &["std", "bytes", "bytemuck", "ipnet", "proxy_header", "roost_protocol"],
+        // ipnet is a plain value, an address and a prefix length.
+        crates: &["std", "bytes", "bytemuck", "ipnet", "roost_protocol"],
         modules: &["op", "core"],
         pure: true,
     },

@@ -81,9 +81,19 @@ fn workers_see_the_address_that_the_proxy_names() {
             assert_eq!(opened_from(&header).0, Some(source));
         }
     }
-    // A health check of the proxy itself.
-    let (peer, own) = opened_from(&v2(None));
-    assert_eq!(peer, Some(own));
+    // One client is one client, whichever notation or version the proxy chooses.
+    let mapped: SocketAddr = "[::ffff:203.0.113.7]:4711".parse().unwrap();
+    for header in [v1(mapped), v2(Some(mapped))] {
+        assert_eq!(opened_from(&header).0, Some("203.0.113.7:4711".parse().unwrap()));
+    }
+    // Health checks of the proxy itself, with a family and a length that mean nothing.
+    let mut odd = v2(None);
+    odd[13..16].copy_from_slice(&[0x21, 0, 2]);
+    odd.extend([9; 2]);
+    for local in [v2(None), odd] {
+        let (peer, own) = opened_from(&local);
+        assert_eq!(peer, Some(own));
+    }
     // The listener beside it expects no header and takes none.
     let mut plain = gateway.connect();
     plain.send_hello("plain");
@@ -109,11 +119,48 @@ fn a_header_in_crumbs_is_a_header() {
     gateway.stop();
 }
 
+/// The extensions of a client's certificate are long; how TCP cuts them is nobody's choice.
+#[test]
+fn a_long_header_is_taken_or_refused_however_it_is_cut() {
+    let (gateway, proxied) = behind_proxy("127.0.0.0/8", &[]);
+    let mut refused = 0;
+    for (extension_bytes, is_taken) in [(1_900, true), (3_000, true), (16_356, true), (16_357, false)] {
+        let mut header = v2(Some("203.0.113.7:4711".parse().unwrap()));
+        header[14..16].copy_from_slice(&(12 + extension_bytes as u16).to_be_bytes());
+        header.extend(vec![0xea; extension_bytes]);
+        for cut in [0, 15, 20, header.len() - 50, header.len() - 1] {
+            let mut client = Client::connect(proxied);
+            client.send(&header[..cut]);
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            if is_taken {
+                client.send(&header[cut..]);
+                client.hello("a");
+                continue;
+            }
+            // It may be gone before this arrives.
+            drop(std::io::Write::write_all(&mut client.stream, &header[cut..]));
+            refused += 1;
+            gateway.await_closes(Reason::ProxyHeader, refused);
+        }
+    }
+    gateway.stop();
+}
+
 #[test]
 fn what_is_no_header_is_refused() {
     let (gateway, proxied) = behind_proxy("127.0.0.0/8", &[]);
-    let cut = b"PROXY TCP4 not.an.address 192.0.2.1 1 2\r\n";
-    for (count, bytes) in (1..).zip([&b"\x01\x00\x00\x06\x01\x00"[..], cut, b"GET / HTTP/1.1\r\n\r\n"]) {
+    // Whole lines and headers: nobody has to wait for a time-out.
+    let mut unfit = v2(Some("203.0.113.7:1".parse().unwrap()));
+    unfit[13] = 0x41;
+    for (count, bytes) in (1..).zip([
+        &b"\x01\x00\x00\x06\x01\x00"[..],
+        b"PROXY TCP4 not.an.address 192.0.2.1 1 2\r\n",
+        b"PROXY TCP4 203.0.113.7 192.0.2.1 056324 443\r\n",
+        b"PROXY TCP4 203.0.113.7 192.0.2.1 1 +443\r\n",
+        b"PROXY UNKNOWNX\r\n",
+        &unfit,
+        b"GET / HTTP/1.1\r\n\r\n",
+    ]) {
         let mut client = Client::connect(proxied);
         client.send(bytes);
         client.expect_goaway(Reason::ProxyHeader);

@@ -219,9 +219,10 @@ impl ShardCore {
         self.table.free(slot);
     }
 
-    /// Until OPEN, the fields for session, hash and rate hold the peer's address.
+    /// Until OPEN, the fields for session, hash and rate hold the peer's address. An IPv4-mapped one
+    /// is an IPv4 address: a client is the same client to limits and workers over any socket.
     pub(super) fn keep_peer(&mut self, slot: u32, peer: SocketAddr) {
-        let (family, bytes) = match peer.ip() {
+        let (family, bytes) = match peer.ip().to_canonical() {
             IpAddr::V4(ip) => (flag::PEER_V4, ip.to_ipv6_mapped().octets()),
             IpAddr::V6(ip) => (flag::PEER_V6, ip.octets()),
         };

@@ -2,16 +2,17 @@
 
 use std::net::SocketAddr;
 
-use proxy_header::{Error, ParseConfig, ProxyHeader};
 use roost_protocol::Reason;
 
 use crate::{
-    core::{outbox::Span, record::flag, shard::ShardCore},
+    core::{
+        outbox::Span,
+        proxy::{HEAD_BYTES, Verdict, parse},
+        record::flag,
+        shard::ShardCore,
+    },
     op::Io,
 };
-
-/// Longest header: v2 with the longest address and a fair share of extensions.
-const HEADER_BYTES_MAX: u32 = 2_048;
 
 impl ShardCore {
     /// Whether a listener expects a PROXY header, and from whom.
@@ -32,21 +33,19 @@ impl ShardCore {
         // The header may come in pieces: what came before stands in the spill.
         let spill = self.hot(slot).spill;
         let before = if spill == 0 { 0 } else { self.spills.bytes(spill) };
-        let mut bytes = std::mem::take(&mut self.scratch);
-        bytes.clear();
+        let (mut head, mut filled) = ([0; HEAD_BYTES], 0);
         let mut add = |span: Span| {
-            bytes.extend(&io.block(span.block)[span.offset as usize..][..span.len as usize]);
+            let bytes = &io.block(span.block)[span.offset as usize..][..span.len as usize];
+            let taken = bytes.len().min(HEAD_BYTES - filled);
+            head[filled..][..taken].copy_from_slice(&bytes[..taken]);
+            filled += taken;
         };
         if spill != 0 {
-            self.spills.walk(spill, before, &mut add);
+            self.spills.walk(spill, HEAD_BYTES as u32, &mut add);
         }
         add(span);
-        let parsed = ProxyHeader::parse(&bytes, ParseConfig::default())
-            .map(|(header, len)| (header.proxied_address().map(|address| address.source), len as u32));
-        let too_long = bytes.len() as u32 > HEADER_BYTES_MAX;
-        self.scratch = bytes;
-        match parsed {
-            Ok((source, len)) => {
+        match parse(&head[..filled], (before + span.len) as usize) {
+            Verdict::Header { bytes, source } => {
                 if spill != 0 {
                     self.spills.discard(&mut self.pools, spill);
                     self.table.hot_mut(slot).spill = 0;
@@ -59,14 +58,14 @@ impl ShardCore {
                 if !self.admit_address(io, slot) {
                     return None;
                 }
-                let of_span = len - before;
+                let of_span = bytes as u32 - before;
                 Some(Span { offset: span.offset + of_span, len: span.len - of_span, ..span })
             }
-            Err(Error::BufferTooShort) if !too_long => {
+            Verdict::Incomplete => {
                 self.spill(io, slot, span);
                 None
             }
-            Err(_) => {
+            Verdict::Refused => {
                 self.refuse(io, slot, Reason::ProxyHeader);
                 None
             }

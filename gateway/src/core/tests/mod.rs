@@ -3,6 +3,7 @@
 mod churn;
 mod dial;
 mod outbox;
+mod proxy;
 mod spill;
 mod sweep;
 mod table;
