@@ -116,6 +116,27 @@ class Gateway:
         self.socket.sendall(link.encode("ACK", self.received.to_bytes(8, "big")))
 
 
+class SecretTest(unittest.TestCase):
+    """A secret is as long, and as secret, as the reference worker wants it."""
+
+    def refused(self, content, mode=0o600):
+        with tempfile.TemporaryDirectory() as directory:
+            path = pathlib.Path(directory) / "secret"
+            path.write_bytes(content)
+            path.chmod(mode)
+            ended = subprocess.run(
+                [sys.executable, HERE / "worker.py", "--listen", "127.0.0.1:0", "--secret-file", path],
+                capture_output=True, text=True, timeout=30)
+        self.assertNotEqual(ended.returncode, 0)
+        return ended.stderr
+
+    def test_15_bytes_are_too_few(self):
+        self.assertIn("has 15 bytes, 16 are the least", self.refused(b"123456789abcdef\r\n"))
+
+    def test_a_file_that_everybody_may_change_is_refused(self):
+        self.assertIn("everybody may change it", self.refused(SECRET, 0o666))
+
+
 class WorkerTest(unittest.TestCase):
     def setUp(self):
         directory = tempfile.TemporaryDirectory()

@@ -425,18 +425,32 @@ def listen(address, secret):
     return socket.create_server((host, int(port)), family=family)
 
 
+def read_secret(path):
+    """The secret in a file, by the rules of gateway and reference worker."""
+    try:
+        with open(path, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode & 0o777
+            secret = file.read().rstrip(b"\r\n")
+    except OSError as error:
+        sys.exit(f"worker: {path} cannot be read: {error.strerror}")
+    if mode & 0o002:
+        sys.exit(f"worker: {path}: everybody may change it (mode {mode:04o}): chmod 600 {path}")
+    if len(secret) < 16:
+        sys.exit(f"worker: {path}: the secret has {len(secret)} bytes, 16 are the least")
+    if mode & 0o066:
+        print(f"worker: {path}: others may read it (mode {mode:04o}); chmod 600 {path}", file=sys.stderr)
+    return secret
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--listen", required=True, metavar="ADDRESS:PORT",
                         help="or unix:PATH; port 0 lets the system choose")
-    parser.add_argument("--secret-file", help="what gateways must know; trailing line ends do not count")
+    parser.add_argument("--secret-file", help="what gateways must know, 16 bytes at least; trailing line ends do not count")
     args = parser.parse_args()
     secret = None
     if args.secret_file:
-        with open(args.secret_file, "rb") as file:
-            secret = file.read().rstrip(b"\r\n")
-        if not secret:
-            sys.exit(f"worker: {args.secret_file} is empty")
+        secret = read_secret(args.secret_file)
     try:
         listener = listen(args.listen, secret)
     except (OSError, ValueError) as error:

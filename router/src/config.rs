@@ -5,7 +5,7 @@ use roost_protocol::link;
 /// The configuration of a worker. Times in milliseconds, sizes in bytes.
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {
-    /// The link secret; none: links are taken from whoever can reach a listener.
+    /// The link secret, at least 16 bytes; none: links are taken from whoever can reach a listener.
     pub secret: Option<Vec<u8>>,
     /// What a gateway may send without acknowledgement. Raised to the largest frame of a gateway
     /// that allows larger ones.

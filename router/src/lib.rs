@@ -7,6 +7,8 @@
 //! * `core`: all sessions of a worker and its handler, sans-IO: what a frame means.
 //! * [`server`]: sockets, tasks and timers on tokio-uring.
 //!
+//! Shared with the gateway's shell: [`secret`], files with secrets, and [`listen`], TCP listeners.
+//!
 //! ```no_run
 //! use roost_router::{Listener, Worker, WorkerConfig, handlers, shutdown};
 //!
@@ -26,7 +28,9 @@ pub mod config;
 pub mod core;
 pub mod handler;
 pub mod handlers;
+pub mod listen;
 pub mod metrics;
+pub mod secret;
 pub mod server;
 pub mod session;
 pub mod stats;

@@ -3,15 +3,17 @@
 
 use std::{
     io::{IsTerminal, Write},
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
     sync::Arc,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use clap::{Parser, ValueEnum};
-use roost_router::{Address, Listener, ShutdownHandle, Stats, Worker, WorkerConfig, handlers, metrics};
+use roost_router::{
+    Address, Listener, ShutdownHandle, Stats, Worker, WorkerConfig, handlers, listen, metrics, secret,
+};
 
 /// The reference worker of roost: takes links from gateways and answers their clients.
 #[derive(Debug, Parser)]
@@ -23,7 +25,7 @@ struct Args {
     /// What to do with messages.
     #[arg(long, value_enum, default_value = "echo")]
     handler: HandlerName,
-    /// File with the link secret (trailing line ends ignored). Required unless every --listen is a
+    /// File with the link secret, at least 16 bytes (trailing line ends ignored). Required unless every --listen is a
     /// loopback address or a Unix socket.
     #[arg(long, value_name = "FILE")]
     link_secret_file: Option<PathBuf>,
@@ -121,26 +123,27 @@ fn read_secret(args: &Args) -> anyhow::Result<Option<Vec<u8>>> {
         }
         return Ok(None);
     };
-    let text =
-        std::fs::read(path).with_context(|| format!("cannot read --link-secret-file {}", path.display()))?;
-    let end = text.iter().rposition(|byte| !matches!(byte, b'\r' | b'\n')).map_or(0, |last| last + 1);
-    let secret = &text[..end];
-    if secret.is_empty() {
-        bail!("--link-secret-file {} is empty", path.display());
+    let secret = secret::link(path).map_err(|cause| anyhow!("--link-secret-file {cause}"))?;
+    if let Some(warning) = secret.warning {
+        tracing::warn!("--link-secret-file {warning}");
     }
-    Ok(Some(secret.to_vec()))
+    Ok(Some(secret.bytes))
 }
 
 fn bind(address: &Address) -> anyhow::Result<Listener> {
-    let listener = Listener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
+    let listener = Listener::bind(address).map_err(|error| match address {
+        Address::Tcp(address) => anyhow!(listen::explain(&error, *address, "--listen")),
+        Address::Unix(_) => anyhow!("cannot listen on {address}: {error}"),
+    })?;
     // Piped readers wait for this line; a closed pipe is theirs to explain.
     let _ = writeln!(std::io::stdout(), "roost-router: listening on {}", listener.address()?);
     Ok(listener)
 }
 
 fn serve_metrics(address: SocketAddr, stats: Arc<Stats>) -> anyhow::Result<()> {
-    let listener =
-        TcpListener::bind(address).with_context(|| format!("cannot serve metrics on {address}"))?;
+    let listener = listen::tcp(address).map_err(|error| {
+        anyhow!("cannot serve metrics: {}", listen::explain(&error, address, "--metrics"))
+    })?;
     let _ = writeln!(std::io::stdout(), "roost-router: metrics on http://{}", listener.local_addr()?);
     std::thread::Builder::new()
         .name("metrics".into())

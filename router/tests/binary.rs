@@ -181,24 +181,52 @@ fn mistakes_are_named_in_one_line() {
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     std::fs::write(path("empty"), "\n").unwrap();
     fails(&["--listen", "0.0.0.0:0"], "give --link-secret-file");
-    fails(&["--link-secret-file", &path("none")], "cannot read --link-secret-file");
-    fails(&["--link-secret-file", &path("empty")], "is empty");
+    fails(&["--link-secret-file", &path("none")], "cannot be read");
+    fails(&["--link-secret-file", &path("empty")], "the secret has 0 bytes, 16 are the least");
+    std::fs::write(path("short"), "123456789abcdef\n").unwrap();
+    fails(&["--link-secret-file", &path("short")], "the secret has 15 bytes, 16 are the least");
+    std::fs::write(path("open"), "a secret for everybody").unwrap();
+    set_mode(&path("open"), 0o666);
+    fails(&["--link-secret-file", &path("open")], "everybody may change it (mode 0666)");
     let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let held = holder.local_addr().unwrap().to_string();
     fails(&["--listen", &held], "cannot listen on");
-    fails(&["--listen", "127.0.0.1:0", "--metrics", &held], "cannot serve metrics on");
+    fails(&["--listen", "127.0.0.1:0", "--metrics", &held], "cannot serve metrics: cannot listen on");
+}
+
+fn set_mode(path: &str, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn a_secret_that_others_may_read_is_taken_with_a_warning() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "0123456789abcdef").unwrap();
+    let path = file.path().to_str().unwrap();
+    for (mode, is_said) in [(0o600, false), (0o640, true), (0o644, true)] {
+        set_mode(path, mode);
+        let mut process = command(&["--listen", "127.0.0.1:0", "--link-secret-file", path]).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.contains("listening on"), "{line}");
+        process.kill().unwrap();
+        let output = process.wait_with_output().unwrap();
+        let log = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(log.contains("may read it"), is_said, "mode {mode:o}: {log}");
+    }
 }
 
 #[test]
 fn a_secret_file_opens_other_addresses() {
     let dir = tempfile::tempdir().unwrap();
     let secret = dir.path().join("secret");
-    std::fs::write(&secret, "open sesame \r\n").unwrap();
+    std::fs::write(&secret, "open sesame, o cave \r\n").unwrap();
     let mut worker =
         Process::start(&["--listen", "0.0.0.0:0", "--link-secret-file", secret.to_str().unwrap()]);
     let port = worker.line("roost-router: listening on 0.0.0.0:");
     let address = format!("127.0.0.1:{port}").parse().unwrap();
-    let mut link = Link::new(Peer::new(1, 0).with_secret(Some(b"open sesame ")), &address);
+    let mut link = Link::new(Peer::new(1, 0).with_secret(Some(b"open sesame, o cave ")), &address);
     link.up();
     let id = link.peer.id(0);
     link.peer.open(id, b"user");

@@ -145,9 +145,18 @@ fn windows_hold_in_both_directions() {
     worker.stop();
 }
 
+/// A program that embeds a worker is held to the rule, too.
+#[test]
+fn a_worker_takes_no_secret_of_15_bytes() {
+    let config = WorkerConfig { secret: Some(b"123456789abcdef".to_vec()), ..WorkerConfig::default() };
+    let (_stop, stopped) = roost_router::shutdown();
+    let refused = roost_router::Worker::new(config).run(handlers::Echo, Vec::new(), stopped).unwrap_err();
+    assert!(refused.to_string().contains("16 are the least"), "{refused}");
+}
+
 #[test]
 fn a_secret_opens_the_link_and_a_wrong_one_does_not() {
-    let config = WorkerConfig { secret: Some(b"xyzzy".to_vec()), ..WorkerConfig::default() };
+    let config = WorkerConfig { secret: Some(b"xyzzy xyzzy xyzzy".to_vec()), ..WorkerConfig::default() };
     let worker = start(config, handlers::Echo);
     for (secret, refusal) in [(None, Refusal::SecretRequired), (Some(&b"plugh"[..]), Refusal::SecretWrong)] {
         let mut link = Link::new(Peer::new(9, 0).with_secret(secret), &worker.addresses[0]);
@@ -161,7 +170,7 @@ fn a_secret_opens_the_link_and_a_wrong_one_does_not() {
         let refuse = link.peer.control.last().expect("the worker says why");
         assert_eq!(Refusal::from_code(refuse.header.aux), refusal);
     }
-    let mut link = Link::new(Peer::new(1, 0).with_secret(Some(b"xyzzy")), &worker.addresses[1]);
+    let mut link = Link::new(Peer::new(1, 0).with_secret(Some(b"xyzzy xyzzy xyzzy")), &worker.addresses[1]);
     link.up();
     let id = link.peer.id(0);
     link.peer.open(id, b"user");

@@ -8,6 +8,8 @@ use std::{
     str::FromStr,
 };
 
+use crate::listen;
+
 /// An address to listen on: `HOST:PORT`, or `unix:PATH`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
@@ -70,10 +72,10 @@ pub enum Listener {
 }
 
 impl Listener {
-    /// Binds and listens. A Unix socket file that nobody listens on any more is replaced.
+    /// Binds and listens; `[::]` takes no IPv4 ([`listen::tcp`]). A Unix socket file that nobody listens on any more is replaced.
     pub fn bind(address: &Address) -> io::Result<Self> {
         match address {
-            Address::Tcp(address) => TcpListener::bind(address).map(Self::Tcp),
+            Address::Tcp(address) => listen::tcp(*address).map(Self::Tcp),
             Address::Unix(path) => {
                 remove_stale(path)?;
                 UnixListener::bind(path).map(Self::Unix)

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use roost_protocol::InstanceId;
+use roost_protocol::{InstanceId, auth};
 use rustix::io::Errno;
 use tokio::sync::Notify;
 
@@ -59,9 +59,14 @@ impl Worker {
     ///
     /// # Errors
     ///
-    /// If io_uring or randomness cannot be had, or a listener cannot be used. What goes wrong with
+    /// If io_uring or randomness cannot be had, the secret is shorter than 16 bytes, or a listener cannot
+    /// be used. What goes wrong with
     /// single links is logged and counted, and ends those links only.
     pub fn run<H: Handler>(self, handler: H, listeners: Vec<Listener>, shutdown: Shutdown) -> io::Result<()> {
+        // Whoever embeds a worker is held to the same.
+        if let Some(secret) = &self.config.secret {
+            auth::secret(secret).map_err(|short| io::Error::new(io::ErrorKind::InvalidInput, short))?;
+        }
         let mut instance = [0; 16];
         getrandom::fill(&mut instance)?;
         let runtime =
@@ -318,7 +323,10 @@ fn explain_no_ring(error: io::Error) -> io::Error {
             "io_uring is forbidden: see sysctl kernel.io_uring_disabled, and the seccomp profile of the \
              container"
         }
-        Some(Errno::NOMEM) => "out of locked memory: raise RLIMIT_MEMLOCK",
+        Some(Errno::NOMEM) => {
+            "no memory for a ring; where rings count against RLIMIT_MEMLOCK (for unprivileged users, all processes \
+             of one together), raise it: ulimit -l, LimitMEMLOCK=, docker's --ulimit memlock=-1"
+        }
         _ => "the worker cannot run without io_uring",
     };
     io::Error::new(error.kind(), format!("cannot set up io_uring ({error}): {remedy}"))
