@@ -1,6 +1,6 @@
 //! The flags. The important keys have one; `--set KEY=VALUE` reaches the rest.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
@@ -55,13 +55,13 @@ pub struct Options {
     #[arg(long, value_name = "HANDLER", global = true)]
     pub embedded_handler: Option<EmbeddedHandler>,
     /// Threads that own connections
-    #[arg(long, value_name = "N", global = true)]
+    #[arg(long, value_name = "N", value_parser = whole::<u16>, global = true)]
     pub shards: Option<u16>,
     /// Connections held at once
-    #[arg(long, value_name = "N", global = true)]
+    #[arg(long, value_name = "N", value_parser = whole::<u32>, global = true)]
     pub connections_max: Option<u32>,
     /// Slots of one ring
-    #[arg(long, value_name = "N", global = true)]
+    #[arg(long, value_name = "N", value_parser = whole::<u32>, global = true)]
     pub ring_slots_max: Option<u32>,
     /// The best kernel feature tier to use
     #[arg(long, value_name = "TIER", global = true)]
@@ -76,13 +76,13 @@ pub struct Options {
     #[arg(long, value_name = "FILE", global = true)]
     pub link_secret_file: Option<PathBuf>,
     /// Absence after which a worker's connections go elsewhere
-    #[arg(long, value_name = "MS", global = true)]
+    #[arg(long, value_name = "MS", value_parser = whole::<u32>, global = true)]
     pub link_failover_ms: Option<u32>,
     /// Heartbeat interval asked of clients; 0: none
-    #[arg(long, value_name = "MS", global = true)]
+    #[arg(long, value_name = "MS", value_parser = whole::<u32>, global = true)]
     pub heartbeat_interval_ms: Option<u32>,
     /// Silence after which a client is closed; 0: never
-    #[arg(long, value_name = "MS", global = true)]
+    #[arg(long, value_name = "MS", value_parser = whole::<u32>, global = true)]
     pub idle_timeout_ms: Option<u32>,
     /// Clients while no worker is up: wait or refuse
     #[arg(long, value_name = "POLICY", global = true)]
@@ -91,7 +91,7 @@ pub struct Options {
     #[arg(long, value_name = "POLICY", global = true)]
     pub full: Option<FullPolicy>,
     /// Over how long clients are sent away at SIGTERM
-    #[arg(long, value_name = "MS", global = true)]
+    #[arg(long, value_name = "MS", value_parser = whole::<u32>, global = true)]
     pub drain_ms: Option<u32>,
     /// Unix socket over which a successor takes the listeners
     #[arg(long, value_name = "PATH", global = true)]
@@ -109,6 +109,16 @@ fn key_and_value(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
         _ => Err("write KEY=VALUE, as in per_ip_max=100".to_owned()),
     }
+}
+
+/// A whole number, whose digits may be parted by underscores as in TOML.
+fn whole<T: FromStr>(text: &str) -> Result<T, String> {
+    let parted = !text.starts_with('_') && !text.ends_with('_') && !text.contains("__");
+    let digits: String = text.chars().filter(|&character| character != '_').collect();
+    if !parted || digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err("no whole number: write digits only, as in 1000000 or 1_000_000".to_owned());
+    }
+    digits.parse().map_err(|_| "out of range".to_owned())
 }
 
 impl Options {
@@ -166,6 +176,21 @@ mod tests {
             }
             assert!(keys::key(id).is_some(), "--{id} is no key of the file");
         }
+    }
+
+    #[test]
+    fn numbers_are_digits_parted_by_underscores() {
+        let parse = |text: &str| Cli::try_parse_from(["roost-gateway", "--connections-max", text]);
+        for (text, number) in [("7", 7), ("1_000_000", 1_000_000)] {
+            assert_eq!(parse(text).unwrap().options.connections_max, Some(number));
+        }
+        for text in ["1M", "+7", "1__0", "_1", "1_", "_", "", "1.5", "0x10", "30s"] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains("1_000_000") || text.is_empty(), "{text}: {error}");
+        }
+        assert!(parse("4294967296").unwrap_err().to_string().contains("out of range"));
+        let error = Cli::try_parse_from(["roost-gateway", "--drain-ms", "30s"]).unwrap_err().to_string();
+        assert!(error.contains("30s") && error.contains("digits only"), "{error}");
     }
 
     #[test]

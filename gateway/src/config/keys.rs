@@ -11,6 +11,7 @@ use super::value::{
     Alternative, Auto, EmbeddedHandler, FullPolicy, ListenerSpec, LogFormat, LogLevel, NoWorkerPolicy,
     WorkerSpec,
 };
+use crate::ring;
 
 /// When a changed value takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,8 +79,9 @@ const DEADLINE_MS_MAX: u64 = 32_000_000;
 const MIB: u64 = 1024 * 1024;
 
 keys! {
-    /// Where clients connect: `ADDR:PORT`, IPv4 or `[IPv6]`; `proxy:ADDR:PORT` expects a PROXY
-    /// protocol header (v1 or v2) before the first frame, from the sources in `proxy_trusted`.
+    /// Where clients connect: `ADDR:PORT`, IPv4 or `[IPv6]`; `[::]` is all of IPv6 and no IPv4, so
+    /// name 0.0.0.0 and [::] for both. `proxy:ADDR:PORT` expects a PROXY protocol header (v1 or v2)
+    /// before the first frame, from the sources in `proxy_trusted`.
     Start listen: Vec<ListenerSpec> = vec![ListenerSpec::local(7400)];
     /// Networks whose PROXY headers are believed; everybody else on a `proxy:` listener is closed.
     Live proxy_trusted: Vec<IpNet> = Vec::new();
@@ -100,7 +102,7 @@ keys! {
     /// (`roost-gateway check` shows the arithmetic).
     Start connections_max: Auto<u32> = Auto::Auto, in 1..=1 << 24;
     /// Slots of one ring's file table; more connections than that take more rings.
-    Start ring_slots_max: u32 = 16_384, in 64..=1 << 20;
+    Start ring_slots_max: u32 = 16_384, in 64..=ring::RING_SLOTS_MAX as u64;
     /// How long a shard that has hardly any time to spare lets events gather before it acts on
     /// them, at most, in microseconds: fewer, larger turns cost less, and messages wait. The less
     /// time to spare, the longer; below 60% of its core not at all. 0: never.
@@ -119,7 +121,8 @@ keys! {
     Live handshake_timeout_ms: u32 = 10_000, in 1_000..=DEADLINE_MS_MAX;
     /// What WELCOME asks clients to send PING at; a blocked client gets a PONG as often. 0: none.
     Live heartbeat_interval_ms: u32 = 60_000, in 0..=DEADLINE_MS_MAX;
-    /// Silence after which a client is closed; more than two heartbeats. 0: never.
+    /// Silence after which a client is closed; two heartbeats at least, and 0 where there are none.
+    /// 0: never.
     Live idle_timeout_ms: u32 = 150_000, in 0..=DEADLINE_MS_MAX;
     /// How long a frame may stay incomplete.
     Live frame_timeout_ms: u32 = 30_000, in 1_000..=DEADLINE_MS_MAX;
@@ -190,7 +193,8 @@ keys! {
     /// Empty: nowhere else. Not said at a hand-over, where they come back to the same address.
     Live drain_to: Alternative = Alternative::default();
 
-    /// Where `/metrics`, `/healthz`, `/readyz` and the page are served. Empty: nowhere.
+    /// Where `/metrics`, `/healthz`, `/readyz` and the page are served; `[::]` is all of IPv6 and no
+    /// IPv4, as for `listen`. Empty: nowhere.
     Start admin_listen: Vec<SocketAddr> = vec![SocketAddr::from(([127, 0, 0, 1], 7401))];
     /// File with the token for whatever lists connections or changes state (`/api/`). Empty: that
     /// part is off.

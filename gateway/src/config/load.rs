@@ -1,7 +1,12 @@
 //! The layers: defaults, file, environment, flags. Every value remembers where it came from, so
 //! that an error names the place to correct.
 
-use std::{collections::BTreeMap, ffi::OsString, fmt, fs, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+    fmt, fs,
+    path::PathBuf,
+};
 
 use serde::Deserialize;
 use toml::{Table, Value, de::DeTable};
@@ -10,6 +15,7 @@ use super::{
     check,
     cli::Options,
     keys::{self, Config, KEYS},
+    refuse,
 };
 
 /// Where a value came from.
@@ -78,9 +84,16 @@ pub struct Loaded {
     /// What is odd but does not stop the gateway; for the log.
     pub warnings: Vec<String>,
     sources: BTreeMap<&'static str, Source>,
+    bad: BTreeSet<&'static str>,
 }
 
 impl Loaded {
+    /// Whether the value of `key` is as the operator wrote it, or the default that he left. False
+    /// only after [`load_all`] had to refuse it.
+    pub fn is_sound(&self, key: &str) -> bool {
+        !self.bad.contains(key)
+    }
+
     /// Where the value of `key` came from.
     pub fn source(&self, key: &str) -> &Source {
         self.sources.get(key).unwrap_or(&Source::Default)
@@ -103,6 +116,13 @@ impl Loaded {
 /// Every problem found, a line each: an unreadable file, broken TOML, an unknown key, a value of
 /// the wrong type or out of range, values that contradict each other.
 pub fn load(options: &Options, environment: &Environment) -> Result<Loaded, ConfigError> {
+    let (loaded, problems) = load_all(options, environment);
+    if problems.is_empty() { Ok(loaded) } else { Err(ConfigError(problems)) }
+}
+
+/// As [`load`], for whoever has more to say than what is wrong here: what was refused has its
+/// default.
+pub fn load_all(options: &Options, environment: &Environment) -> (Loaded, Vec<String>) {
     let mut layers = Layers::default();
     if let Some(path) = &options.config {
         layers.file(path.clone());
@@ -118,13 +138,17 @@ struct Layers {
     sources: BTreeMap<&'static str, Source>,
     problems: Vec<String>,
     warnings: Vec<String>,
+    bad: BTreeSet<&'static str>,
 }
 
 impl Layers {
     fn file(&mut self, path: PathBuf) {
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
-            Err(error) => return self.problems.push(format!("{}: cannot be read: {error}", path.display())),
+            Err(error) => {
+                self.bad.extend(KEYS.iter().map(|key| key.name));
+                return self.problems.push(format!("{}: cannot be read: {error}", path.display()));
+            }
         };
         let line = |offset: usize| 1 + text[..offset].matches('\n').count();
         let parsed = DeTable::parse(&text).and_then(|spans| Ok((spans, text.parse::<Table>()?)));
@@ -132,7 +156,13 @@ impl Layers {
             Ok(parsed) => parsed,
             Err(error) => {
                 let line = line(error.span().map_or(0, |span| span.start));
-                return self.problems.push(format!("{}:{line}: {}", path.display(), error.message()));
+                let written = text.lines().nth(line - 1).unwrap_or("").trim();
+                self.bad.extend(KEYS.iter().map(|key| key.name));
+                return self.problems.push(format!(
+                    "{}:{line}: `{written}`: {}; numbers are digits only, texts stand in quotes",
+                    path.display(),
+                    error.message().replace('\n', ", ")
+                ));
             }
         };
         let mut entries: Vec<_> = spans.get_ref().keys().map(|key| (line(key.span().start), key)).collect();
@@ -169,7 +199,14 @@ impl Layers {
     }
 
     /// Sets a key from text that need not be TOML: words without quotes, lists with commas.
+    ///
+    /// Text that is empty is refused, whatever the key: it is rather a template that found nothing
+    /// than a wish to undo what a file says.
     fn set_text(&mut self, name: &str, text: &str, source: Source) {
+        if let Some(key) = keys::key(name).filter(|_| refuse::is_empty(text)) {
+            self.bad.insert(key.name);
+            return self.problems.push(format!("{}: {}", place(&source, key.name), refuse::empty(key)));
+        }
         let default = Table::try_from(Config::default()).expect("a configuration is a table");
         let quoted = Value::String(text.to_owned());
         let literal =
@@ -179,7 +216,9 @@ impl Layers {
                 let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
                 Value::Array(items.map(|item| Value::String(item.to_owned())).collect())
             }),
-            _ => literal.filter(|literal| deserialize(name, literal.clone()).is_ok()).unwrap_or(quoted),
+            _ => {
+                literal.filter(|literal| refuse::check_type(name, literal.clone()).is_ok()).unwrap_or(quoted)
+            }
         };
         self.set(name, value, source);
     }
@@ -188,36 +227,34 @@ impl Layers {
         let Some(key) = keys::key(name) else {
             return self.problems.push(format!("{source}: unknown key `{name}`{}", did_you_mean(name)));
         };
-        if let Err(message) = deserialize(name, value.clone()) {
-            return self.problems.push(format!("{source}: {name}: {message}"));
-        }
-        if let (Some((least, most)), Some(number)) = (key.range, value.as_integer())
-            && !u64::try_from(number).is_ok_and(|number| (least..=most).contains(&number))
-        {
-            let message = format!("{number} is out of range, write {least} to {most}");
-            return self.problems.push(format!("{source}: {name}: {message}"));
+        if let Err(message) = refuse::check(key, &value) {
+            self.bad.insert(key.name);
+            return self.problems.push(format!("{}: {message}", place(&source, key.name)));
         }
         self.values.insert(name.to_owned(), value);
         self.sources.insert(key.name, source);
     }
 
-    fn finish(self) -> Result<Loaded, ConfigError> {
-        let Self { values, sources, mut problems, warnings } = self;
+    fn finish(self) -> (Loaded, Vec<String>) {
+        let Self { values, sources, mut problems, warnings, bad } = self;
         let config = Config::deserialize(values).expect("each key was checked when it was set");
-        let loaded = Loaded { config, warnings, sources };
-        if problems.is_empty() {
-            // Contradictions between values, only when each makes sense alone.
-            for (key, message) in check::contradictions(&loaded.config) {
-                problems.push(format!("{}: {key}: {message}", loaded.source(key)));
+        let loaded = Loaded { config, warnings, sources, bad };
+        for (keys, message) in check::contradictions(&loaded.config) {
+            // Values contradict each other only when each makes sense alone.
+            if keys.iter().all(|key| loaded.is_sound(key)) {
+                problems.push(format!("{}: {message}", place(loaded.source(keys[0]), keys[0])));
             }
         }
-        if problems.is_empty() { Ok(loaded) } else { Err(ConfigError(problems)) }
+        (loaded, problems)
     }
 }
 
-fn deserialize(name: &str, value: Value) -> Result<Config, String> {
-    let table = Table::from_iter([(name.to_owned(), value)]);
-    Config::deserialize(table).map_err(|error| error.message().to_owned())
+/// Where to correct the value of `key`. Variables and flags name it already.
+fn place(source: &Source, key: &str) -> String {
+    match source {
+        Source::Default | Source::File(..) => format!("{source}: {key}"),
+        Source::Variable(_) | Source::Flag(_) => source.to_string(),
+    }
 }
 
 fn dashed(name: &str) -> String {
@@ -262,10 +299,10 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_environment_and_that_over_the_file() {
-        let file = "idle_timeout_ms = 100_000\ndrain_ms = 1\nper_ip_max = 5\nshards = 1\n";
+        let file = "idle_timeout_ms = 130_000\ndrain_ms = 1\nper_ip_max = 5\nshards = 1\n";
         let variables = [("ROOST_DRAIN_MS", "2"), ("ROOST_PER_IP_MAX", "6"), ("ROOST_SHARDS", "auto")];
         let loaded = loaded(file, &variables, &["--set", "per_ip_max=7"]).unwrap();
-        let expected = Config { idle_timeout_ms: 100_000, drain_ms: 2, per_ip_max: 7, ..Config::default() };
+        let expected = Config { idle_timeout_ms: 130_000, drain_ms: 2, per_ip_max: 7, ..Config::default() };
         assert_eq!(loaded.config, expected);
         assert!(matches!(loaded.source("idle_timeout_ms"), Source::File(_, 1)));
         assert_eq!(*loaded.source("drain_ms"), Source::Variable("ROOST_DRAIN_MS".to_owned()));
@@ -290,7 +327,8 @@ mod tests {
         for key in KEYS {
             let value = &defaults[key.name];
             let plain = match value {
-                toml::Value::String(text) => text.clone(),
+                // An empty one has to be said.
+                toml::Value::String(text) if !text.is_empty() => text.clone(),
                 other => other.to_string(),
             };
             let file = format!("{} = {value}", key.name);
@@ -312,8 +350,8 @@ mod tests {
             "\nidle_timeout = 5\ndrain_ms = \"x\"\nper_ip_max = -1\nworkers = [\"nowhere\"]\nfull = \"no\"\n";
         let expected = "\
 roost.toml:2: unknown key `idle_timeout`; did you mean `idle_timeout_ms`?
-roost.toml:3: drain_ms: invalid type: string \"x\", expected u32
-roost.toml:4: per_ip_max: invalid value: integer `-1`, expected u32
+roost.toml:3: drain_ms: `x` is no whole number: write digits only, in milliseconds, as in 30000 for 30 s
+roost.toml:4: per_ip_max: -1 is out of range, write 0 to 16777216
 roost.toml:5: workers: `nowhere` is no worker: write [NAME=]HOST:PORT or [NAME=]unix:PATH
 roost.toml:6: full: `no` is not one of backlog, refuse";
         assert_eq!(problems(file, &[], &[]), expected);
@@ -332,15 +370,16 @@ roost.toml:6: full: `no` is not one of backlog, refuse";
 
     #[test]
     fn ranges_hold_in_every_layer() {
-        let remedy = "frame_bytes_max: 16777216 is out of range, write 64 to 16777215";
+        let remedy = "16777216 is out of range, write 64 to 16777215";
         let value = "16777216";
-        assert_eq!(problems("frame_bytes_max = 16777216", &[], &[]), format!("roost.toml:1: {remedy}"));
+        let file = problems("frame_bytes_max = 16777216", &[], &[]);
+        assert_eq!(file, format!("roost.toml:1: frame_bytes_max: {remedy}"));
         let variable = problems("", &[("ROOST_FRAME_BYTES_MAX", value)], &[]);
         assert_eq!(variable, format!("environment ROOST_FRAME_BYTES_MAX: {remedy}"));
         let flag = problems("", &[], &["--set", "frame_bytes_max=16777216"]);
         assert_eq!(flag, format!("--set frame_bytes_max: {remedy}"));
         let shards = problems("", &[], &["--shards", "0"]);
-        assert_eq!(shards, "--shards: shards: 0 is out of range, write 1 to 256");
+        assert_eq!(shards, "--shards: 0 is out of range, write 1 to 256");
     }
 
     #[test]
@@ -349,6 +388,15 @@ roost.toml:6: full: `no` is not one of backlog, refuse";
             ("listen = []", "roost.toml:1: listen: empty"),
             ("idle_timeout_ms = 60000", "roost.toml:1: idle_timeout_ms: 60000 closes clients"),
             ("heartbeat_interval_ms = 0\nidle_timeout_ms = 5", "roost.toml:2: idle_timeout_ms: 5 is less"),
+            ("heartbeat_interval_ms = 0", "default: idle_timeout_ms: 150000 closes clients that nobody asks"),
+            ("idle_timeout_ms = 60001", "roost.toml:1: idle_timeout_ms: 60001 closes clients that keep to"),
+            ("idle_timeout_ms = 119999", "roost.toml:1: idle_timeout_ms: 119999 closes clients that keep to"),
+            (
+                "listen = [\"0.0.0.0:7400\", \"127.0.0.1:7400\"]",
+                "roost.toml:1: listen: 127.0.0.1:7400 is taken",
+            ),
+            ("listen = [\"127.0.0.1:7401\"]", "default: admin_listen: 127.0.0.1:7401 is taken"),
+            ("listen = [\"[::]:7400\", \"[::1]:7400\"]", "roost.toml:1: listen: [::1]:7400 is taken"),
             ("retry_after_min_ms = 9000", "roost.toml:1: retry_after_min_ms: 9000 is more"),
             (
                 "gather_us_max = 200\nbusy_poll_us_max = 200",
@@ -369,6 +417,113 @@ roost.toml:6: full: `no` is not one of backlog, refuse";
             let found = problems(file, &[], &[]);
             assert!(found.lines().any(|line| line.starts_with(start)), "{file}: {found}");
         }
+        let long = format!("/{}", "x".repeat(107));
+        for file in [format!("handover_socket = \"{long}\""), format!("workers = [\"unix:{long}\"]")] {
+            let found = problems(&file, &[], &[]);
+            assert!(found.contains("at most 107 bytes") && found.lines().count() == 1, "{found}");
+        }
+    }
+
+    #[test]
+    fn what_goes_together_is_taken() {
+        for file in [
+            "listen = [\"0.0.0.0:7400\", \"[::]:7400\"]\nadmin_listen = [\"0.0.0.0:7401\", \"[::]:7401\"]",
+            "listen = [\"127.0.0.1:0\", \"127.0.0.1:0\"]",
+            "listen = [\"127.0.0.1:7400\", \"127.0.0.2:7400\"]",
+            "heartbeat_interval_ms = 0\nidle_timeout_ms = 0",
+            "idle_timeout_ms = 120000",
+            "idle_timeout_ms = 0",
+        ] {
+            if let Err(error) = loaded(file, &[], &[]) {
+                panic!("{file}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_value_is_shown_with_the_form_that_it_should_have() {
+        for (name, text, expected) in [
+            (
+                "connections_max",
+                "1M",
+                "`1M` is no whole number and not `auto`: write digits only, as in 1000000",
+            ),
+            ("connections_max", "1.5", "`1.5` is no whole number and not `auto`: "),
+            ("memory_bytes_max", "2GiB", "in bytes, as in 1048576 for 1 MiB"),
+            (
+                "drain_ms",
+                "30s",
+                "`30s` is no whole number: write digits only, in milliseconds, as in 30000 for 30 s",
+            ),
+            ("gather_us_max", "1ms", "in microseconds, as in 1000 for 1 ms"),
+            ("drain_ms", "99999999999999999999", "99999999999999999999 is out of range, write 0 to 86400000"),
+            ("per_ip_loopback", "yes", "`yes` is neither true nor false"),
+            (
+                "proxy_trusted",
+                "10.0.0.0/8,10.1/16",
+                "`10.1/16` is no network: write ADDRESS/BITS, as in 10.0.0.0/8",
+            ),
+            ("admin_listen", "localhost:1", "`localhost:1` is no address: write ADDR:PORT"),
+        ] {
+            let variable = format!("ROOST_{}", name.to_uppercase());
+            let found = problems("", &[(&variable, text)], &[]);
+            let [line] = found.lines().collect::<Vec<_>>()[..] else { panic!("{found}") };
+            assert!(
+                line.starts_with(&format!("environment {variable}: ")) && line.contains(expected),
+                "{line}"
+            );
+            let found = problems("", &[], &["--set", &format!("{name}={text}")]);
+            assert!(found.starts_with(&format!("--set {name}: ")) && found.contains(expected), "{found}");
+        }
+        let found = problems("connections_max = 1M\n", &[], &[]);
+        assert!(found.starts_with("roost.toml:1: `connections_max = 1M`: "), "{found}");
+        assert!(found.ends_with("numbers are digits only, texts stand in quotes"), "{found}");
+    }
+
+    #[test]
+    fn underscores_part_digits_everywhere() {
+        let variables = [("ROOST_DRAIN_MS", "2_000")];
+        let flags = ["--connections-max", "1_000_000", "--set", "memory_bytes_max=4_000_000_000"];
+        let config = loaded("per_ip_max = 1_000", &variables, &flags).unwrap().config;
+        assert_eq!((config.drain_ms, config.per_ip_max), (2_000, 1_000));
+        assert_eq!(config.connections_max, Auto::Value(1_000_000));
+        assert_eq!(config.memory_bytes_max, Auto::Value(4_000_000_000));
+    }
+
+    /// A template that found nothing must neither turn workers into one inside, nor a secret off.
+    #[test]
+    fn an_empty_variable_is_refused_whatever_the_key() {
+        for key in KEYS {
+            for text in ["", " ", ",", " , "] {
+                if text.contains(',')
+                    && !toml::Table::try_from(Config::default()).unwrap()[key.name].is_array()
+                {
+                    continue;
+                }
+                let expected = format!("environment {}: empty: unset it", key.variable());
+                let found = problems("", &[(&key.variable(), text)], &[]);
+                assert!(found.starts_with(&expected) && found.lines().count() == 1, "{found}");
+                let found = problems("", &[], &["--set", &format!("{}={text}", key.name)]);
+                assert!(found.starts_with(&format!("--set {}: empty", key.name)), "{found}");
+            }
+        }
+        let file = "workers = [\"unix:/w\"]\nlink_secret_file = \"/s\"";
+        let said = [("ROOST_WORKERS", "[]"), ("ROOST_LINK_SECRET_FILE", "\"\"")];
+        assert_eq!(loaded(file, &said, &[]).unwrap().config, Config::default());
+    }
+
+    #[test]
+    fn bad_values_and_contradictions_are_said_in_one_pass() {
+        let found = problems(
+            "drain_ms = \"x\"\nretry_after_min_ms = 9000\nidle_timeout_ms = \"y\"\nheartbeat_interval_ms = 200000",
+            &[("ROOST_PER_IP_MAX", "many")],
+            &["--shards", "2", "--connections-max", "1"],
+        );
+        let starts: Vec<_> = found.lines().map(|line| line.split(' ').next().unwrap()).collect();
+        // Nothing is said of idle_timeout_ms against the heartbeat: what it is to be is not known.
+        let expected =
+            ["roost.toml:1:", "roost.toml:3:", "environment", "--connections-max:", "roost.toml:2:"];
+        assert_eq!(starts, expected, "{found}");
     }
 
     #[test]

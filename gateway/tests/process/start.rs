@@ -84,11 +84,14 @@ fn io_uring_denied_by_seccomp_is_explained() {
 #[test]
 fn check_prints_what_would_run() {
     let mut check = Command::new(env!("CARGO_BIN_EXE_roost-gateway"));
-    check.args(["check", "--connections-max", "100"]);
+    let ports = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+    check.args(["check", "--connections-max", "100"]).args(ports);
     let (status, text) = output(check);
     assert!(status.success() && text.contains("100 connections can be held"), "{text}");
     let mut check = Command::new(env!("CARGO_BIN_EXE_roost-gateway"));
-    check.args(["check", "--connections-max", "16777216", "--set", "memory_bytes_max=1073741824"]);
+    check
+        .args(["check", "--connections-max", "16777216", "--set", "memory_bytes_max=1073741824"])
+        .args(ports);
     let (status, text) = output(check);
     assert!(!status.success() && text.contains("not ok"), "{text}");
 }
