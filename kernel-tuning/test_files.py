@@ -27,6 +27,16 @@ class FilesTest(unittest.TestCase):
         self.assertLessEqual(built, names)
         self.assertIn(f'ENTRYPOINT ["/usr/local/bin/{min(copied)}"]', self.dockerfile)
 
+    def test_a_reload_is_checked_first_with_the_configuration_of_the_start(self):
+        start = re.search(r"^ExecStart=(.+)$", self.unit, re.MULTILINE)[1]
+        reloads = re.findall(r"^ExecReload=(.+)$", self.unit, re.MULTILINE)
+        program, _, arguments = start.partition(" ")
+        self.assertEqual(reloads, [f"{program} check {arguments}", "/bin/kill -HUP $MAINPID"])
+
+    def test_rings_may_be_locked_memory(self):
+        self.assertIn("--ulimit memlock=-1", self.dockerfile)
+        self.assertIn("\nLimitMEMLOCK=infinity\n", self.unit)
+
     def test_the_image_runs_as_nobody_in_particular(self):
         self.assertRegex(self.dockerfile, r"(?m)^USER [1-9]\d*")
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use roost_gateway::{
-    config::{Cli, Command, Environment, load},
+    config::{Cli, Command, Environment, load_all},
     logging, preflight, run,
 };
 
@@ -14,17 +14,21 @@ const BAD_CONFIGURATION: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let loaded = match load(&cli.options, &Environment::of_process()) {
-        Ok(loaded) => loaded,
-        Err(error) => {
-            eprintln!("{error}");
-            return ExitCode::from(BAD_CONFIGURATION);
-        }
-    };
+    let (loaded, problems) = load_all(&cli.options, &Environment::of_process());
+    if !problems.is_empty() {
+        eprintln!("{}", problems.join("\n"));
+    }
     if cli.command == Some(Command::Check) {
-        let (text, ok) = preflight::check(&loaded);
+        let (text, ok) = preflight::check(&loaded, problems.len(), run::rehearse);
         print!("{text}");
-        return if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        return match (problems.is_empty(), ok) {
+            (false, _) => ExitCode::from(BAD_CONFIGURATION),
+            (true, false) => ExitCode::FAILURE,
+            (true, true) => ExitCode::SUCCESS,
+        };
+    }
+    if !problems.is_empty() {
+        return ExitCode::from(BAD_CONFIGURATION);
     }
     let log_level = match logging::init(loaded.config.log_level, loaded.config.log_format) {
         Ok(handle) => handle,

@@ -15,25 +15,22 @@ mod routes;
 mod server;
 
 use std::{
-    fs,
     net::{SocketAddr, TcpListener},
-    path::Path,
     sync::Arc,
     thread::JoinHandle,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, anyhow};
+use roost_router::listen;
 use tokio::sync::oneshot;
 
 use self::{guard::Guard, routes::Routes};
 use crate::{
     config::Config,
     metrics::{Metrics, Readiness},
+    preflight::secrets,
     shard::ShardHandle,
 };
-
-/// Shortest token that is taken, in bytes.
-const TOKEN_BYTES_MIN: usize = 16;
 
 /// The running admin side; it ends when this is dropped.
 #[derive(Debug)]
@@ -51,7 +48,7 @@ impl Admin {
     /// # Errors
     /// An address cannot be bound, or the token cannot be read.
     pub fn start(config: &Config, shards: Vec<ShardHandle>) -> Result<Self> {
-        let token = read_token(&config.admin_token_file)?;
+        let token = read_token(config)?;
         let listeners = config.admin_listen.iter().map(bind).collect::<Result<Vec<_>>>()?;
         let addresses = listeners.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?;
         let stats: Vec<_> = shards.iter().map(|shard| Arc::clone(shard.stats())).collect();
@@ -88,26 +85,19 @@ impl Drop for Admin {
 }
 
 fn bind(address: &SocketAddr) -> Result<TcpListener> {
-    let listener = TcpListener::bind(address).with_context(|| {
-        format!("cannot serve metrics on {address}; --admin-listen chooses another address (port 0: any)")
+    let listener = listen::tcp(*address).map_err(|error| {
+        anyhow!("cannot serve metrics: {}", listen::explain(&error, *address, "--admin-listen"))
     })?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
 
-fn read_token(path: &Path) -> Result<Option<Vec<u8>>> {
-    if path.as_os_str().is_empty() {
-        return Ok(None);
-    }
-    let text =
-        fs::read(path).with_context(|| format!("admin_token_file {} cannot be read", path.display()))?;
-    let token = text.trim_ascii();
-    if token.len() < TOKEN_BYTES_MIN || !token.iter().all(u8::is_ascii_graphic) {
-        bail!(
-            "admin_token_file {}: a token has at least {TOKEN_BYTES_MIN} printable characters and no space; \
-             `head -c 32 /dev/urandom | base64 > FILE` makes one",
-            path.display()
-        );
-    }
-    Ok(Some(token.to_vec()))
+fn read_token(config: &Config) -> Result<Option<Vec<u8>>> {
+    let token = secrets::admin_token(config).map_err(|error| anyhow!(error))?;
+    Ok(token.map(|token| {
+        if let Some(warning) = token.warning {
+            tracing::warn!("{warning}");
+        }
+        token.bytes
+    }))
 }

@@ -124,7 +124,8 @@ fn version_2(head: &[u8], total: usize) -> Verdict {
     if total < bytes {
         return Verdict::Incomplete;
     }
-    let source = (addresses_bytes <= 36).then(|| source(&head[V2_FIXED_BYTES..][..addresses_bytes])).flatten();
+    let source =
+        (addresses_bytes <= 36).then(|| source(&head[V2_FIXED_BYTES..][..addresses_bytes])).flatten();
     Verdict::Header { bytes, source }
 }
 

@@ -2,13 +2,15 @@
 
 use super::{
     cost::{
-        FDS_BASE, FDS_PER_RING, HASH_CHAIN_MAX, KERNEL_BYTES, RESERVE_BYTES_MIN, RESERVE_DIVISOR, USER_BYTES,
+        FDS_ADMIN, FDS_BASE, FDS_EMBEDDED, FDS_PER_RING, HASH_CHAIN_MAX, KERNEL_BYTES, RESERVE_BYTES_MIN,
+        RESERVE_DIVISOR, USER_BYTES, WORKERS_SPARE,
     },
     machine::Machine,
 };
 use crate::{
     config::Config,
-    core::{CoreConfig, bounds::Bounds},
+    core::{CoreConfig, bounds::Bounds, stats::LINKS_MAX},
+    ring::RING_SLOTS_MAX,
 };
 
 /// Connections that ids, tables and tokens can name.
@@ -28,6 +30,10 @@ pub struct Demand {
     pub ring_slots_max: u64,
     /// Whether clients take no file descriptors.
     pub direct: bool,
+    /// Descriptors of the process that are neither clients' nor rings'.
+    pub fds: u64,
+    /// Rings of the process that are no shard's.
+    pub rings_besides: u64,
     /// The operator's memory budget.
     pub memory_bytes: Option<u64>,
     /// Memory of the pools and windows, which does not grow with the connections.
@@ -43,13 +49,28 @@ impl Demand {
         Self {
             connections: config.connections_max.value().map(u64::from),
             shards,
-            ring_slots_max: config.ring_slots_max.into(),
+            ring_slots_max: config.ring_slots_max.min(RING_SLOTS_MAX).into(),
             direct,
+            fds: fds(config, shards),
+            rings_besides: config.workers.is_empty().into(),
             memory_bytes: config.memory_bytes_max.value(),
             fixed_bytes: fixed_bytes(config, shards),
             listen_backlog: config.listen_backlog.into(),
         }
     }
+}
+
+/// Descriptors that are neither clients' nor rings': those that links, the admin side and a reload may
+/// come to need. Clients never get them, since there are no more clients than what is left allows.
+fn fds(config: &Config, shards: u64) -> u64 {
+    let listeners = config.listen.len() as u64 * (shards + 1) + config.admin_listen.len() as u64;
+    let links = match config.workers.len() as u64 {
+        // Both ends of a link are here.
+        0 => 2 * shards + FDS_EMBEDDED,
+        workers => shards * (workers + WORKERS_SPARE).min(LINKS_MAX as u64).max(workers),
+    };
+    let admin = if config.admin_listen.is_empty() { 0 } else { FDS_ADMIN };
+    FDS_BASE + listeners + links + admin
 }
 
 /// The most that pools and windows take, whatever the number of connections (`core::pool`): what
@@ -73,6 +94,8 @@ pub struct Limit {
     /// Whether the kernel refuses connections beyond it; otherwise they work until the memory
     /// ends, or as long as others leave room.
     pub hard: bool,
+    /// Whether what a running gateway takes is missing here, and is free once that has ended.
+    pub shared: bool,
     /// How to lift it.
     pub lift: String,
 }
@@ -96,10 +119,12 @@ impl Capacity {
                 name: "connection ids (24 bits)".to_owned(),
                 connections: CONNECTIONS_MAX,
                 hard: true,
+                shared: false,
                 lift: "run a second gateway".to_owned(),
             },
             descriptors(machine, demand),
         ];
+        limits.extend(locked(machine, demand));
         limits.extend(memory(machine, demand));
         limits.extend(files(machine));
         limits.sort_by_key(|limit| limit.connections);
@@ -122,17 +147,62 @@ impl Capacity {
     pub fn suffices(&self) -> bool {
         self.wanted.is_none_or(|wanted| wanted <= self.reachable())
     }
+
+    /// Why no gateway would start here with so many shards: more is wanted than the kernel allows, or
+    /// there is not a connection for each shard. None: one would.
+    pub fn refusal(&self, shards: u64) -> Option<String> {
+        let Limit { name, connections, hard, lift, .. } = &self.limits[0];
+        match self.wanted {
+            Some(wanted) if *hard && *connections < wanted => {
+                Some(format!("connections_max = {wanted}, but {name} allows {connections}: {lift}"))
+            }
+            _ if self.connections() < shards => Some(format!(
+                "no room for a connection on each of {shards} shards, {name} allows {connections}: {lift}"
+            )),
+            _ => None,
+        }
+    }
+}
+
+/// Rings for so many connections, each shard having its share of both.
+fn rings_for(connections: u64, demand: &Demand) -> u64 {
+    let share = connections.div_ceil(demand.shards).max(1);
+    demand.shards * share.div_ceil(demand.ring_slots_max) + demand.rings_besides
+}
+
+/// The rings that a start with this capacity may come to make.
+pub(super) fn rings_wanted(capacity: &Capacity, demand: &Demand) -> u64 {
+    rings_for(capacity.connections().min(capacity.reachable()), demand)
+}
+
+/// What locked memory allows; none where rings are not charged to it, or as many fit as are wanted.
+fn locked(machine: &Machine, demand: &Demand) -> Option<Limit> {
+    let rings = machine.rings_max?;
+    let a_shard = rings.saturating_sub(demand.rings_besides) / demand.shards;
+    Some(Limit {
+        name: format!(
+            "RLIMIT_MEMLOCK = {} KiB, which leaves room for {rings} rings (tried; all processes of this user \
+             share it)",
+            machine.memlock_bytes / 1024
+        ),
+        connections: (demand.shards * a_shard).saturating_mul(demand.ring_slots_max).min(CONNECTIONS_MAX),
+        hard: true,
+        shared: true,
+        lift: "raise it (ulimit -l, LimitMEMLOCK=infinity, docker's --ulimit memlock=-1)".to_owned(),
+    })
 }
 
 fn descriptors(machine: &Machine, demand: &Demand) -> Limit {
     let nofile = machine.nofile_soft;
     let slots = demand.ring_slots_max.min(nofile).max(1);
+    let others = demand.fds + machine.inherited_fds;
     let connections = if demand.direct {
         // Each ring's table may have as many slots as the limit; rings themselves take numbers.
-        (nofile.saturating_sub(FDS_BASE) / FDS_PER_RING).saturating_mul(slots)
+        let a_shard = nofile.saturating_sub(others) / FDS_PER_RING / demand.shards;
+        (demand.shards * a_shard).saturating_mul(slots)
     } else {
-        // x connections take x numbers and those of x / slots rings, at least one per shard.
-        let free = nofile.saturating_sub(FDS_BASE + FDS_PER_RING * demand.shards);
+        // x connections take x numbers and those of x / slots rings, each shard rounding up.
+        let free = nofile.saturating_sub(others + FDS_PER_RING * demand.shards);
         (u128::from(free) * u128::from(slots) / u128::from(slots + FDS_PER_RING)) as u64
     };
     let lift = match machine.nr_open {
@@ -147,9 +217,10 @@ fn descriptors(machine: &Machine, demand: &Demand) -> Limit {
     };
     let kind = if demand.direct { "ring tables" } else { "a descriptor per client" };
     Limit {
-        name: format!("RLIMIT_NOFILE = {nofile} ({kind})"),
+        name: format!("RLIMIT_NOFILE = {nofile} ({kind}, {others} for links, admin and others)"),
         connections: connections.min(CONNECTIONS_MAX),
         hard: true,
+        shared: false,
         lift: lift.to_owned(),
     }
 }
@@ -167,7 +238,10 @@ fn memory(machine: &Machine, demand: &Demand) -> Option<Limit> {
                 Some(group) => (
                     format!("memory control group, {} left", mib(group)),
                     group.saturating_sub(reserve(group)),
-                    "raise the group's limit (memory.max, MemoryMax=)".to_owned(),
+                    match machine.cgroup_limit {
+                        "memory.high" => "raise the group's memory.high (MemoryHigh=)".to_owned(),
+                        _ => "raise the group's limit (memory.max, MemoryMax=)".to_owned(),
+                    },
                 ),
                 None => (
                     format!("memory, {} free", mib(free)),
@@ -184,6 +258,7 @@ fn memory(machine: &Machine, demand: &Demand) -> Option<Limit> {
         name: format!("{name} ({} bytes per connection, {pools} for pools)", KERNEL_BYTES + USER_BYTES),
         connections,
         hard: false,
+        shared: demand.memory_bytes.is_none(),
         lift,
     })
 }
@@ -194,6 +269,7 @@ fn files(machine: &Machine) -> Option<Limit> {
         name: format!("fs.file-max = {max} ({open} open)"),
         connections: max.saturating_sub(open + FDS_BASE),
         hard: false,
+        shared: true,
         lift: "raise fs.file-max (kernel-tuning/tune)".to_owned(),
     })
 }
@@ -254,7 +330,7 @@ pub(super) fn mib(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{CONNECTIONS_MAX, Capacity, Demand};
+    use super::{CONNECTIONS_MAX, Capacity, Demand, rings_for};
     use crate::{
         config::Config,
         core::{CoreConfig, config::WorkerConfig, pool},
@@ -299,7 +375,7 @@ mod tests {
     #[test]
     fn with_plain_descriptors_nofile_is_the_capacity() {
         let capacity = Capacity::of(&box_of_24_gib(), &demand(false));
-        let room = 20_000 - 64 - 2 * 2;
+        let room = 20_000 - demand(false).fds - 2 * 2;
         assert!((room - 10..=room).contains(&capacity.reachable()), "{capacity:?}");
         assert!(capacity.limits[0].name.contains("RLIMIT_NOFILE"));
         assert!(capacity.limits[0].lift.contains("LimitNOFILE"));
@@ -310,7 +386,8 @@ mod tests {
         let machine = Machine { nofile_soft: 1_024, ..box_of_24_gib() };
         let capacity = Capacity::of(&machine, &demand(true));
         let nofile = capacity.limits.iter().find(|limit| limit.name.contains("NOFILE")).unwrap();
-        assert_eq!(nofile.connections, (1_024 - 64) / 2 * 1_024);
+        let rings = (1_024 - demand(true).fds) / 2 / 2 * 2;
+        assert_eq!(nofile.connections, rings * 1_024);
         assert!(nofile.connections < capacity.reachable() + 1);
     }
 
@@ -318,7 +395,7 @@ mod tests {
     fn each_limit_can_be_the_tightest_and_says_how_to_lift_it() {
         let machine = Machine { file_max: Some(100_000), ..box_of_24_gib() };
         let capacity = Capacity::of(&machine, &demand(true));
-        assert_eq!(capacity.reachable(), 100_000 - 1_000 - 64);
+        assert_eq!(capacity.reachable(), 100_000 - 1_000 - 40);
         assert!(capacity.limits[0].lift.contains("fs.file-max"));
 
         let machine = Machine { cgroup_free_bytes: Some(2 * GIB), ..box_of_24_gib() };
@@ -334,6 +411,62 @@ mod tests {
 
         let endless = Machine { memory_free_bytes: Some(1 << 50), file_max: None, ..box_of_24_gib() };
         assert_eq!(Capacity::of(&endless, &demand(true)).reachable(), CONNECTIONS_MAX);
+    }
+
+    /// A gateway that is full keeps its links, its health and the redial of a worker that restarts.
+    #[test]
+    fn clients_leave_descriptors_for_links_admin_and_others() {
+        let workers = (0..20).map(|i| format!("w{i}=unix:/run/w{i}").parse().unwrap()).collect();
+        let config = Config { workers, ..Config::default() };
+        let demand = Demand { shards: 4, ..Demand::of(&config, 4, false) };
+        // Links to all workers from all shards, listeners and their copies, the admin side.
+        assert!(demand.fds >= 20 * 4 + 5 + 65 + 3, "{demand:?}");
+        let machine = Machine { nofile_soft: 512, inherited_fds: 10, ..box_of_24_gib() };
+        let capacity = Capacity::of(&machine, &demand);
+        let clients = capacity.reachable();
+        assert!(clients > 100 && clients + demand.fds + 10 + 2 * 4 <= 512, "{clients} and {demand:?}");
+        // More links than numbers: nothing is promised.
+        let machine = Machine { nofile_soft: 128, ..machine };
+        let capacity = Capacity::of(&machine, &demand);
+        assert_eq!(capacity.reachable(), 0);
+        let refusal = capacity.refusal(4).unwrap();
+        assert!(refusal.contains("RLIMIT_NOFILE = 128") && refusal.contains("LimitNOFILE"), "{refusal}");
+    }
+
+    #[test]
+    fn locked_memory_allows_whole_rings_on_each_shard() {
+        let config = Config { ring_slots_max: 64, ..Config::default() };
+        let demand = Demand { shards: 2, ..Demand::of(&config, 2, true) };
+        let reachable = |rings_max| {
+            let machine = Machine { rings_max, memlock_bytes: 256 << 10, ..box_of_24_gib() };
+            Capacity::of(&machine, &demand)
+        };
+        // One is the worker's inside; of three left one would be of no use.
+        for (rings, connections) in [(5, 4 * 64), (4, 2 * 64), (2, 0), (1, 0), (0, 0)] {
+            let capacity = reachable(Some(rings));
+            assert_eq!(capacity.reachable(), connections, "{rings} rings");
+            let tightest = &capacity.limits[0];
+            assert!(tightest.name.starts_with("RLIMIT_MEMLOCK = 256 KiB"), "{tightest:?}");
+            assert!(tightest.lift.contains("ulimit memlock") && tightest.hard, "{tightest:?}");
+            assert_eq!(capacity.refusal(2).is_some(), connections == 0);
+            assert_eq!(rings_for(connections, &demand), if connections == 256 { 5 } else { 3 });
+        }
+        assert!(reachable(None).limits.iter().all(|limit| !limit.name.contains("MEMLOCK")));
+    }
+
+    #[test]
+    fn no_room_or_more_than_the_kernel_allows_is_a_refusal() {
+        let capacity = |machine: &Machine, wanted| {
+            Capacity::of(machine, &Demand { connections: wanted, ..demand(true) })
+        };
+        assert_eq!(capacity(&box_of_24_gib(), None).refusal(2), None);
+        // Memory may become free: that is a warning at the start.
+        assert_eq!(capacity(&box_of_24_gib(), Some(6_000_000)).refusal(2), None);
+        let full = Machine { cgroup_free_bytes: Some(0), cgroup_limit: "memory.high", ..box_of_24_gib() };
+        let refusal = capacity(&full, None).refusal(2).unwrap();
+        assert!(refusal.contains("on each of 2 shards") && refusal.contains("MemoryHigh="), "{refusal}");
+        let refusal = capacity(&Machine { nofile_soft: 200, ..box_of_24_gib() }, Some(1_000_000)).refusal(2);
+        assert!(refusal.unwrap().starts_with("connections_max = 1000000, but RLIMIT_NOFILE = 200"));
     }
 
     #[test]

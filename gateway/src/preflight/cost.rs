@@ -10,9 +10,18 @@ pub const KERNEL_BYTES: u64 = 4_160;
 /// the memory test fails.
 pub const USER_BYTES: u64 = 64;
 
-/// Descriptors of the process that are no clients: standard streams, listeners, admin, logs, links
-/// in use and being dialled.
-pub const FDS_BASE: u64 = 64;
+/// Descriptors of the process whatever is configured: standard streams, signals, the runtime of the
+/// admin side, the hand-over's sockets, resolvers, and some to spare.
+pub const FDS_BASE: u64 = 40;
+
+/// Connections of the admin side (`admin`'s places), each with a descriptor.
+pub const FDS_ADMIN: u64 = 64;
+
+/// Workers that may come by a reload, beyond those named at the start, for which there are descriptors.
+pub const WORKERS_SPARE: u64 = 8;
+
+/// Descriptors of the worker inside: its ring, its listener, what wakes it.
+pub const FDS_EMBEDDED: u64 = 6;
 
 /// Descriptors per ring: the ring and its eventfd.
 pub const FDS_PER_RING: u64 = 2;

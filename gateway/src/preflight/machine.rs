@@ -4,14 +4,18 @@ use std::{fs, io, path::Path, thread};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::cgroup;
+
 /// The limits and the memory of a machine, as far as they bound connections. What could not be
 /// read is `None`, never zero.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Machine {
     /// Kernel release, as uname(2) has it; for people only, nothing depends on it.
     pub kernel: String,
-    /// Cores this process may run on.
+    /// Cores that this process may use: its affinity (cpuset), less what a CPU quota takes.
     pub cores: usize,
+    /// The CPU quota of the control group, in thousandths of a core; none: there is no quota.
+    pub cpu_quota: Option<u64>,
     /// Soft RLIMIT_NOFILE; `u64::MAX` for no limit.
     pub nofile_soft: u64,
     /// Hard RLIMIT_NOFILE.
@@ -29,6 +33,15 @@ pub struct Machine {
     pub memory_free_bytes: Option<u64>,
     /// Bytes that the memory control group still allows; none: no group limits it.
     pub cgroup_free_bytes: Option<u64>,
+    /// The group's file with the limit, such as `memory.high`; empty where no group limits it.
+    pub cgroup_limit: &'static str,
+    /// Descriptors that are open before anything has been opened here, beyond the standard streams:
+    /// whoever started this process left them.
+    pub inherited_fds: u64,
+    /// RLIMIT_MEMLOCK in bytes, raised; `u64::MAX` for no limit.
+    pub memlock_bytes: u64,
+    /// Rings that can be had at once, as tried; none: as many as are wanted.
+    pub rings_max: Option<u64>,
     /// net.ipv4.tcp_mem: pages for data in sockets, the point of pressure.
     pub tcp_mem_pressure_pages: Option<u64>,
     /// Bytes of a page.
@@ -49,13 +62,14 @@ impl Machine {
     /// Reads this machine, after [`raise_nofile`].
     pub fn read() -> Self {
         let limit = getrlimit(Resource::Nofile);
-        let uname = rustix::system::uname();
         Self {
-            kernel: uname.release().to_string_lossy().into_owned(),
-            cores: thread::available_parallelism().map_or(1, usize::from),
+            kernel: kernel(),
+            inherited_fds: open_fds(),
             nofile_soft: limit.current.unwrap_or(u64::MAX),
             nofile_hard: limit.maximum.unwrap_or(u64::MAX),
+            memlock_bytes: getrlimit(Resource::Memlock).current.unwrap_or(u64::MAX),
             page_bytes: rustix::param::page_size() as u64,
+            cores: cores(),
             ..Self::from_files(Path::new("/"))
         }
     }
@@ -73,6 +87,8 @@ impl Machine {
             let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
             line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
         };
+        let membership = proc("self/cgroup").unwrap_or_default();
+        let room = cgroup::memory_room(root, &membership);
         let buckets = sysctl("net/ipv4/tcp_ehash_entries").and_then(|values| values.first().copied());
         Self {
             nr_open: first("fs/nr_open"),
@@ -83,7 +99,9 @@ impl Machine {
                 let cache = kib("Cached").unwrap_or(0) + kib("Buffers").unwrap_or(0);
                 free + cache.saturating_sub(kib("Shmem").unwrap_or(0))
             }),
-            cgroup_free_bytes: cgroup_free_bytes(root, &proc("self/cgroup").unwrap_or_default()),
+            cgroup_free_bytes: room.as_ref().map(|room| room.bytes),
+            cgroup_limit: room.map_or("", |room| room.limit),
+            cpu_quota: cgroup::cpu_quota(root, &membership),
             tcp_mem_pressure_pages: sysctl("net/ipv4/tcp_mem")
                 .and_then(|values| u64::try_from(*values.get(1)?).ok()),
             somaxconn: first("net/core/somaxconn"),
@@ -95,6 +113,11 @@ impl Machine {
             ..Self::default()
         }
     }
+}
+
+/// The kernel's release, for people.
+pub fn kernel() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
 /// Raises the soft limit on open files to the hard one. Returns the limit now in force.
@@ -109,44 +132,45 @@ pub fn raise_nofile() -> io::Result<u64> {
     Ok(limit.maximum.unwrap_or(u64::MAX))
 }
 
-/// What the process's memory control group and those above it still allow, for both versions of
-/// the interface (cgroup-v2.rst, cgroup-v1/memory.rst).
-fn cgroup_free_bytes(root: &Path, membership: &str) -> Option<u64> {
-    let number = |path: &Path| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    let mut least = None;
-    for line in membership.lines() {
-        let mut parts = line.splitn(3, ':').skip(1);
-        let (Some(controllers), Some(group)) = (parts.next(), parts.next()) else { continue };
-        let (base, limit, usage) = match controllers {
-            "" => ("sys/fs/cgroup", "memory.max", "memory.current"),
-            _ if controllers.split(',').any(|name| name == "memory") => {
-                ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes")
-            }
-            _ => continue,
-        };
-        let base = root.join(base);
-        // A container may see its own group at the top of the mount, whatever the path says.
-        for group in Path::new(group.trim_start_matches('/')).ancestors() {
-            let directory = base.join(group);
-            let (Some(limit), Some(usage)) = (number(&directory.join(limit)), number(&directory.join(usage)))
-            else {
-                continue;
-            };
-            // The old interface says "no limit" as a huge number.
-            if limit < 1 << 60 {
-                let free = limit.saturating_sub(usage);
-                least = Some(least.map_or(free, |least: u64| least.min(free)));
-            }
-        }
+/// Raises the soft limit on locked memory to the hard one: rings may count against it.
+///
+/// # Errors
+/// What setrlimit(2) says; the old limit stays.
+pub fn raise_memlock() -> io::Result<()> {
+    let limit = getrlimit(Resource::Memlock);
+    if limit.current != limit.maximum {
+        setrlimit(Resource::Memlock, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
     }
-    least
+    Ok(())
+}
+
+/// Cores that this process may use: those of its affinity (sched_getaffinity(2), which a cpuset
+/// narrows), and no more than the CPU quota of its control group pays for, rounded down: a thread beyond
+/// that would only make all of them wait for the next period.
+pub fn cores() -> usize {
+    // The standard library knows affinity and most quotas.
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let membership = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    cores_within(cores, cgroup::cpu_quota(Path::new("/"), &membership))
+}
+
+fn cores_within(cores: usize, quota: Option<u64>) -> usize {
+    let paid = quota.map_or(cores, |thousandths| usize::try_from(thousandths / 1_000).unwrap_or(cores));
+    cores.min(paid).max(1)
+}
+
+/// Descriptors beyond the standard streams that are open now; 0 where it cannot be read.
+pub fn open_fds() -> u64 {
+    let open = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count) as u64;
+    // The standard streams, and the directory that is being read.
+    open.saturating_sub(4)
 }
 
 #[cfg(test)]
 mod tests {
     use std::{fs, path::Path};
 
-    use super::Machine;
+    use super::{Machine, cores_within};
 
     fn write(root: &Path, path: &str, text: &str) {
         let path = root.join(path);
@@ -174,23 +198,12 @@ mod tests {
     }
 
     #[test]
-    fn the_tightest_control_group_counts_in_both_versions() {
-        let root = tempfile::tempdir().unwrap();
-        let root = root.path();
-        write(root, "proc/self/cgroup", "4:cpu,memory:/a/b\n0::/x/y\n");
-        let v1 = "sys/fs/cgroup/memory";
-        write(root, &format!("{v1}/a/b/memory.limit_in_bytes"), "9223372036854771712\n");
-        write(root, &format!("{v1}/a/b/memory.usage_in_bytes"), "5\n");
-        assert_eq!(Machine::from_files(root).cgroup_free_bytes, None);
-        write(root, &format!("{v1}/a/memory.limit_in_bytes"), "1000\n");
-        write(root, &format!("{v1}/a/memory.usage_in_bytes"), "100\n");
-        assert_eq!(Machine::from_files(root).cgroup_free_bytes, Some(900));
-        write(root, "sys/fs/cgroup/x/y/memory.max", "max\n");
-        write(root, "sys/fs/cgroup/x/y/memory.current", "1\n");
-        assert_eq!(Machine::from_files(root).cgroup_free_bytes, Some(900));
-        write(root, "sys/fs/cgroup/x/memory.max", "50\n");
-        write(root, "sys/fs/cgroup/x/memory.current", "60\n");
-        assert_eq!(Machine::from_files(root).cgroup_free_bytes, Some(0));
+    fn a_quota_is_cores_rounded_down_and_never_none() {
+        for (cores, quota, expected) in
+            [(8, None, 8), (8, Some(2_500), 2), (2, Some(64_000), 2), (4, Some(300), 1)]
+        {
+            assert_eq!(cores_within(cores, quota), expected, "{cores} {quota:?}");
+        }
     }
 
     #[test]

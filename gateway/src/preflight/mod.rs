@@ -1,14 +1,22 @@
 //! What this machine can hold, which setting limits it, and how to lift that.
 //!
 //! * [`machine`]: what the kernel says about limits and memory, read from `/proc` and `/sys`.
+//! * [`cgroup`]: what control groups leave of it.
 //! * [`cost`]: what a connection costs, as measured.
 //! * [`capacity`]: the arithmetic between the two; pure.
+//! * [`secrets`]: the files with secrets.
+//! * [`holder`]: who has an address already.
+//! * [`start`]: everything else that a start would meet.
 //! * [`report`]: the lines for people: `roost-gateway check` and the banner at start.
 
 pub mod capacity;
+mod cgroup;
 pub mod cost;
+mod holder;
 pub mod machine;
 pub mod report;
+pub mod secrets;
+mod start;
 
 use std::net::SocketAddr;
 
@@ -19,78 +27,114 @@ pub use machine::{Machine, raise_nofile};
 
 use crate::{
     config::{Config, Loaded},
-    ring::{Features, FeaturesMax},
-    run,
+    ring::{self, Features, FeaturesMax},
 };
 
-/// Raises the limit on open files and says how many connections the gateway is to hold: the
-/// configured number, or what the machine can hold.
+/// What this machine can hold of what `config` asks, and how that was found.
+#[derive(Clone, Debug)]
+struct Weighed {
+    machine: Machine,
+    demand: Demand,
+    capacity: Capacity,
+}
+
+impl Weighed {
+    /// Raises the limits of this process, reads the machine, and tries what cannot be read.
+    fn here(config: &Config, features: &Features) -> Self {
+        if let Err(error) = raise_nofile() {
+            tracing::warn!(%error, "the soft limit on open files stays below the hard one");
+        }
+        // Where that fails, what was tried says what is left.
+        drop(machine::raise_memlock());
+        let mut machine = Machine::read();
+        let mut demand = Demand::of(config, machine.cores, features.direct());
+        if !features.banks() {
+            // One ring has all slots of a shard.
+            demand.ring_slots_max = capacity::CONNECTIONS_MAX;
+        }
+        let capacity = Capacity::of(&machine, &demand);
+        machine.rings_max = rings_max(&machine, features, &demand, &capacity);
+        let capacity = Capacity::of(&machine, &demand);
+        Self { machine, demand, capacity }
+    }
+}
+
+/// How many rings can be had, if fewer than so many connections take.
+fn rings_max(machine: &Machine, features: &Features, demand: &Demand, capacity: &Capacity) -> Option<u64> {
+    if machine.memlock_bytes == u64::MAX {
+        return None;
+    }
+    let wanted = u32::try_from(capacity::rings_wanted(capacity, demand)).unwrap_or(u32::MAX);
+    let share = capacity.connections().div_ceil(demand.shards).clamp(1, capacity::CONNECTIONS_MAX) as u32;
+    let slots = demand.ring_slots_max.min(ring::RING_SLOTS_MAX.into()) as u32;
+    let fit = ring::rings_that_fit(features, share, slots, wanted);
+    (fit < wanted).then_some(fit.into())
+}
+
+/// How many connections the gateway is to hold: the configured number, or what the machine can hold;
+/// and what limits that.
 ///
 /// More than the machine can hold is logged and tried all the same, since memory may become free;
-/// more than its descriptors allow is not.
+/// more than its descriptors or its locked memory allow is not.
 ///
 /// # Errors
-/// There is room for no connection at all, or for fewer descriptors than configured.
-pub fn connections_max(config: &Config, features: &Features) -> Result<u32> {
-    if let Err(error) = raise_nofile() {
-        tracing::warn!(%error, "the soft limit on open files stays below the hard one");
+/// There is room for no connection at all, or the kernel allows fewer than configured.
+pub fn connections_max(config: &Config, features: &Features) -> Result<(u32, Capacity)> {
+    let Weighed { demand, capacity, .. } = Weighed::here(config, features);
+    if let Some(refusal) = capacity.refusal(demand.shards) {
+        bail!(refusal);
     }
-    let machine = Machine::read();
-    let capacity = Capacity::of(&machine, &Demand::of(config, machine.cores, features.direct()));
-    let tightest = &capacity.limits[0];
-    if let Some(wanted) = capacity.wanted
-        && !capacity.suffices()
-    {
-        let (name, allows, lift) = (&tightest.name, tightest.connections, &tightest.lift);
-        if tightest.hard {
-            bail!("connections_max = {wanted}, but {name} allows {allows}: {lift}");
-        }
+    if let Some(wanted) = capacity.wanted.filter(|_| !capacity.suffices()) {
+        let Limit { name, connections: allows, lift, .. } = &capacity.limits[0];
         tracing::warn!(wanted, allows, limit = %name, remedy = %lift, "more than this machine can hold");
     }
-    if capacity.connections() < Demand::of(config, machine.cores, features.direct()).shards {
-        bail!(
-            "no room for a connection per shard, {} allows {}: {}",
-            tightest.name,
-            tightest.connections,
-            tightest.lift
-        );
-    }
-    Ok(u32::try_from(capacity.connections()).expect("at most 2^24"))
+    Ok((u32::try_from(capacity.connections()).expect("at most 2^24"), capacity))
 }
 
 /// Prints the lines at start. The addresses are those bound, with the ports that the kernel chose.
 pub fn banner(
     config: &Config,
     features: &Features,
-    connections_max: u32,
+    (connections_max, capacity): (u32, &Capacity),
     clients: &[SocketAddr],
     admin: &[SocketAddr],
     workers: &[String],
 ) {
-    let machine = Machine::read();
-    let capacity = Capacity::of(&machine, &Demand::of(config, machine.cores, features.direct()));
-    let kernel = format!("{}: {features}", machine.kernel);
+    let kernel = format!("{}: {features}", machine::kernel());
     let addresses = report::Addresses { clients, admin, workers };
-    print!("{}", report::banner(config, &kernel, connections_max, &capacity, &addresses));
+    print!("{}", report::banner(config, &kernel, connections_max, capacity, &addresses));
 }
 
 /// What `roost-gateway check` prints, and whether the gateway could start and hold what is
-/// configured.
-pub fn check(loaded: &Loaded) -> (String, bool) {
-    let mut loaded = loaded.clone();
-    loaded.warnings.extend(run::unresolved(&loaded.config));
-    let loaded = &loaded;
-    // What cannot be raised shows in the table.
-    drop(raise_nofile());
-    let machine = Machine::read();
-    let max = match &loaded.config.features_max.as_ref().value() {
+/// configured. `wrong`: how much of the configuration had to be refused, and has been printed.
+///
+/// `rehearse` makes what a start makes for so many connections, and gives it back.
+pub fn check(
+    loaded: &Loaded,
+    wrong: usize,
+    rehearse: impl FnOnce(&Config, &Features, u32) -> Result<()>,
+) -> (String, bool) {
+    let config = &loaded.config;
+    let max = match config.features_max.as_ref().value() {
         None => Ok(FeaturesMax::default()),
         Some(text) => text.parse::<FeaturesMax>(),
     };
     let features = max.and_then(|max| Features::detect(max).map_err(|error| error.to_string()));
-    let kernel = features.as_ref().map(|features| {
+    let mut findings = start::look(loaded);
+    let weighed = features.as_ref().ok().map(|features| Weighed::here(config, features));
+    if let (Ok(features), Some(Weighed { demand, capacity, .. })) = (&features, &weighed)
+        && wrong == 0
+        && capacity.refusal(demand.shards).is_none()
+    {
+        let connections = u32::try_from(capacity.connections()).expect("at most 2^24");
+        if let Err(error) = rehearse(config, features, connections) {
+            findings.shared_fault(format!("{error:#}"));
+        }
+    }
+    let kernel = features.map(|features| {
         let findings = features.findings().iter().map(ToString::to_string).collect();
-        report::Kernel { summary: features.to_string(), findings, direct: features.direct() }
+        report::Kernel { summary: features.to_string(), findings }
     });
-    report::check(loaded, &machine, &kernel.map_err(Clone::clone))
+    let seen = report::Seen { loaded, wrong, kernel, release: machine::kernel(), weighed, findings };
+    report::check(&seen)
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, net::SocketAddr};
 
-use super::{Capacity, Demand, Machine};
+use super::{Capacity, Limit, Weighed, start::Findings};
 use crate::config::{Config, Loaded};
 
 /// What was found out about the kernel's io_uring.
@@ -12,8 +12,21 @@ pub(super) struct Kernel {
     pub(super) summary: String,
     /// A line per feature.
     pub(super) findings: Vec<String>,
-    /// Whether clients take no file descriptors.
-    pub(super) direct: bool,
+}
+
+/// What `check` has found.
+#[derive(Debug)]
+pub(super) struct Seen<'a> {
+    pub(super) loaded: &'a Loaded,
+    /// Problems of the configuration, which have been printed.
+    pub(super) wrong: usize,
+    /// The kernel's release.
+    pub(super) release: String,
+    /// What its io_uring has, or why there is none.
+    pub(super) kernel: Result<Kernel, String>,
+    /// None without io_uring.
+    pub(super) weighed: Option<Weighed>,
+    pub(super) findings: Findings,
 }
 
 /// Who is where.
@@ -50,11 +63,13 @@ pub(super) fn banner(
     }
     let _ = writeln!(text, "  kernel     {kernel}");
     let holds = grouped(connections_max.into());
+    let tightest = &capacity.limits[0];
     let limit = match capacity.wanted {
-        Some(wanted) if capacity.suffices() => format!("connections_max = {wanted}"),
-        _ => capacity.limits[0].name.clone(),
+        Some(wanted) if capacity.suffices() => format!("limited by connections_max = {wanted}"),
+        Some(_) => format!("wanted, but {} allows {}", tightest.name, grouped(tightest.connections)),
+        None => format!("limited by {}", tightest.name),
     };
-    let _ = writeln!(text, "  capacity   {holds} connections, limited by {limit}");
+    let _ = writeln!(text, "  capacity   {holds} connections, {limit}");
     for warning in &capacity.warnings {
         let _ = writeln!(text, "  note       {warning}");
     }
@@ -62,27 +77,61 @@ pub(super) fn banner(
 }
 
 /// The output of `roost-gateway check`, and whether all is well.
-pub(super) fn check(loaded: &Loaded, machine: &Machine, kernel: &Result<Kernel, String>) -> (String, bool) {
+pub(super) fn check(seen: &Seen<'_>) -> (String, bool) {
+    let Seen { loaded, wrong, release, kernel, weighed, findings } = seen;
     let mut text = String::new();
     let _ = writeln!(text, "# configuration\n{}", loaded.to_toml());
     for warning in &loaded.warnings {
         let _ = writeln!(text, "warning: {warning}");
     }
-    let kernel = match kernel {
-        Ok(kernel) => kernel,
-        Err(refusal) => {
-            let _ = writeln!(text, "# kernel {}\n{refusal}\n", machine.kernel);
-            let _ = writeln!(text, "not ok: the gateway would not start here");
-            return (text, false);
+    let mut faults = findings.faults.clone();
+    let mut warnings = findings.warnings.clone();
+    match kernel {
+        Ok(kernel) => {
+            let _ = writeln!(text, "# kernel {release}\n{}", kernel.summary);
+            for finding in &kernel.findings {
+                let _ = writeln!(text, "  {finding}");
+            }
         }
-    };
-    let _ = writeln!(text, "# kernel {}\n{}", machine.kernel, kernel.summary);
-    for finding in &kernel.findings {
-        let _ = writeln!(text, "  {finding}");
+        Err(refusal) => {
+            let _ = writeln!(text, "# kernel {release}");
+            faults.push(refusal.clone());
+        }
     }
-    let demand = Demand::of(&loaded.config, machine.cores, kernel.direct);
-    let capacity = Capacity::of(machine, &demand);
-    let _ = writeln!(text, "\n# capacity\n{}", capacity_line(&capacity));
+    // Without what was refused nobody knows what is to be held.
+    let weighed = weighed.as_ref().filter(|_| *wrong == 0);
+    if let Some(weighed) = weighed {
+        text.push_str(&capacity_lines(&loaded.config, weighed));
+        if let Some(fault) = capacity_fault(weighed) {
+            // What a running gateway takes is there for its successor.
+            match weighed.capacity.limits[0].shared && findings.beside_gateway {
+                true => warnings.push(format!("{fault} (beside the running gateway, which has its share)")),
+                false => faults.push(fault),
+            }
+        }
+    }
+    let _ = writeln!(text, "\n# start");
+    for note in &findings.notes {
+        let _ = writeln!(text, "  {note}");
+    }
+    for warning in &warnings {
+        let _ = writeln!(text, "warning: {warning}");
+    }
+    for fault in &faults {
+        let _ = writeln!(text, "fault: {fault}");
+    }
+    let _ = writeln!(text, "\n{}", verdict(&faults, *wrong, weighed));
+    (text, faults.is_empty() && *wrong == 0)
+}
+
+fn capacity_lines(config: &Config, weighed: &Weighed) -> String {
+    let Weighed { machine, demand, capacity } = weighed;
+    let mut text = String::new();
+    let quota = machine.cpu_quota.map_or(String::new(), |thousandths| {
+        format!(", CPU quota {}.{:03}", thousandths / 1_000, thousandths % 1_000)
+    });
+    let _ = writeln!(text, "\n# shards\n{}, {} cores may be used{quota}", demand.shards, machine.cores);
+    let _ = writeln!(text, "\n# capacity\n{}", capacity_line(capacity));
     let _ = writeln!(text, "  {:>12}  limit; how to lift it", "connections");
     for limit in &capacity.limits {
         let _ = writeln!(text, "  {:>12}  {}; {}", grouped(limit.connections), limit.name, limit.lift);
@@ -91,9 +140,20 @@ pub(super) fn check(loaded: &Loaded, machine: &Machine, kernel: &Result<Kernel, 
     for warning in &capacity.warnings {
         let _ = writeln!(text, "warning: {warning}");
     }
-    text.push_str(&advice(&loaded.config, demand.shards, &capacity));
-    let _ = writeln!(text, "\n{}", verdict(&capacity));
-    (text, capacity.suffices())
+    text.push_str(&advice(config, demand.shards, capacity));
+    text
+}
+
+/// Why the configured capacity cannot be had, or none at all.
+fn capacity_fault(weighed: &Weighed) -> Option<String> {
+    let capacity = &weighed.capacity;
+    let Limit { name, connections, lift, .. } = &capacity.limits[0];
+    match capacity.wanted {
+        Some(wanted) if !capacity.suffices() => {
+            Some(format!("connections_max = {wanted} cannot be reached, {name} allows {connections}; {lift}"))
+        }
+        _ => capacity.refusal(weighed.demand.shards),
+    }
 }
 
 fn capacity_line(capacity: &Capacity) -> String {
@@ -109,14 +169,19 @@ fn capacity_line(capacity: &Capacity) -> String {
     }
 }
 
-fn verdict(capacity: &Capacity) -> String {
-    let tightest = &capacity.limits[0];
-    match capacity.wanted {
-        Some(wanted) if !capacity.suffices() => format!(
-            "not ok: connections_max = {wanted} cannot be reached, {} allows {}; {}",
-            tightest.name, tightest.connections, tightest.lift
-        ),
-        _ => format!("ok: {} connections can be held", grouped(capacity.connections())),
+fn verdict(faults: &[String], wrong: usize, weighed: Option<&Weighed>) -> String {
+    let configuration = match wrong {
+        0 => String::new(),
+        _ => format!("{wrong} in the configuration, and "),
+    };
+    match (faults, weighed) {
+        ([], Some(weighed)) => {
+            format!("ok: {} connections can be held", grouped(weighed.capacity.connections()))
+        }
+        ([fault], _) if wrong == 0 => format!("not ok: {fault}"),
+        _ => {
+            format!("not ok: {configuration}{} faults above: the gateway would not start here", faults.len())
+        }
     }
 }
 
@@ -170,7 +235,7 @@ fn grouped(number: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Addresses, Kernel, banner, check, grouped};
+    use super::{Addresses, Findings, Kernel, Seen, Weighed, banner, check, grouped};
     use crate::{
         config::{Environment, Loaded, Options, load},
         preflight::{Capacity, Demand, Machine},
@@ -194,11 +259,19 @@ mod tests {
     }
 
     fn kernel() -> Kernel {
-        Kernel { summary: "io_uring tier direct".to_owned(), findings: vec!["one".to_owned()], direct: true }
+        Kernel { summary: "io_uring tier direct".to_owned(), findings: vec!["one".to_owned()] }
+    }
+
+    fn seen(loaded: &Loaded, machine: Machine, findings: Findings) -> (String, bool) {
+        let demand = Demand::of(&loaded.config, 2, true);
+        let capacity = Capacity::of(&machine, &demand);
+        let weighed = Some(Weighed { machine, demand, capacity });
+        let release = "6.18".to_owned();
+        check(&Seen { loaded, wrong: 0, release, kernel: Ok(kernel()), weighed, findings })
     }
 
     fn checked(setting: &[(&str, &str)]) -> (String, bool) {
-        check(&loaded(setting), &machine(), &Ok(kernel()))
+        seen(&loaded(setting), machine(), Findings::default())
     }
 
     #[test]
@@ -217,6 +290,44 @@ mod tests {
     }
 
     #[test]
+    fn check_fails_where_there_is_no_room_at_all() {
+        let machine = Machine { cgroup_free_bytes: Some(0), ..machine() };
+        let (text, ok) = seen(&loaded(&[]), machine, Findings::default());
+        let last = text.lines().last().unwrap();
+        assert!(!ok && last.starts_with("not ok: no room for a connection on each of 2 shards"), "{text}");
+    }
+
+    #[test]
+    fn check_says_all_faults_at_once() {
+        let faults = vec!["the secret".to_owned(), "the directory".to_owned()];
+        let warnings = vec!["a name".to_owned()];
+        let findings = Findings { faults, warnings, ..Findings::default() };
+        let (text, ok) = seen(&loaded(&[("connections_max", "2000000")]), machine(), findings);
+        assert!(!ok, "{text}");
+        for line in [
+            "warning: a name",
+            "fault: the secret",
+            "fault: the directory",
+            "fault: connections_max = 2000000",
+        ] {
+            assert!(text.lines().any(|found| found.starts_with(line)), "{line} in {text}");
+        }
+        assert!(text.ends_with("not ok: 3 faults above: the gateway would not start here\n"), "{text}");
+    }
+
+    /// A checked reload meets the memory that the running gateway has taken.
+    #[test]
+    fn memory_that_a_running_gateway_has_is_no_fault() {
+        let machine = Machine { memory_free_bytes: Some(0), ..machine() };
+        let beside = Findings { beside_gateway: true, ..Findings::default() };
+        let (text, ok) = seen(&loaded(&[]), machine.clone(), beside.clone());
+        assert!(ok && text.contains("warning: no room for a connection"), "{text}");
+        let machine = Machine { nofile_soft: 50, ..machine };
+        let (text, ok) = seen(&loaded(&[]), machine, beside);
+        assert!(!ok && text.contains("RLIMIT_NOFILE = 50"), "descriptors are each process's own: {text}");
+    }
+
+    #[test]
     fn check_recommends_only_limits_that_are_off() {
         let (text, _) = checked(&[("per_ip_max", "7")]);
         assert!(!text.contains("per_ip_max = 50") && text.contains("accept_ramp_per_s = 10000"), "{text}");
@@ -227,26 +338,35 @@ mod tests {
 
     #[test]
     fn check_fails_where_io_uring_is_refused_and_says_why() {
-        let (text, ok) = check(&loaded(&[]), &machine(), &Err("io_uring is refused: seccomp".to_owned()));
-        assert!(!ok && text.contains("seccomp") && text.ends_with("would not start here\n"), "{text}");
+        let loaded = loaded(&[]);
+        let kernel = Err("io_uring is refused: seccomp".to_owned());
+        let (release, findings) = ("6.18".to_owned(), Findings::default());
+        let (text, ok) = check(&Seen { loaded: &loaded, wrong: 0, release, kernel, weighed: None, findings });
+        assert!(!ok && text.ends_with("not ok: io_uring is refused: seccomp\n"), "{text}");
     }
 
     #[test]
     fn the_banner_says_where_what_and_how_much() {
-        let loaded = loaded(&[]);
-        let capacity = Capacity::of(&machine(), &Demand::of(&loaded.config, 2, true));
         let (clients, admin) = (["127.0.0.1:7400".parse().unwrap()], ["127.0.0.1:7401".parse().unwrap()]);
         let addresses = Addresses { clients: &clients, admin: &admin, workers: &[] };
-        let text = banner(&loaded.config, "6.18: tier direct", 12_345, &capacity, &addresses);
+        let said = |loaded: &Loaded| {
+            let capacity = Capacity::of(&machine(), &Demand::of(&loaded.config, 2, true));
+            banner(&loaded.config, "6.18: tier direct", 12_345, &capacity, &addresses)
+        };
+        let text = said(&loaded(&[]));
         for part in [
             "127.0.0.1:7400",
             "one inside (echo)",
             "http://127.0.0.1:7401/",
             "tier direct",
-            "limited by memory",
+            "12,345 connections, limited by memory",
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
+        let text = said(&loaded(&[("connections_max", "12345")]));
+        assert!(text.contains("12,345 connections, limited by connections_max = 12345"), "{text}");
+        let text = said(&loaded(&[("connections_max", "9000000")]));
+        assert!(text.contains(" connections, wanted, but memory, 3072 MiB free"), "{text}");
     }
 
     #[test]

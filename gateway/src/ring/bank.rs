@@ -26,6 +26,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use super::{
     Error, Features,
     busy_poll::{BusyPoll, Waiting},
+    fit,
     ring::{Ring, Sizes},
     sqe::{self, Bare},
 };
@@ -91,7 +92,8 @@ impl Bank {
         let waker = eventfd(0, EventfdFlags::CLOEXEC).map_err(Error::system("make an eventfd"))?;
         let mut bank = Self {
             features: features.clone(),
-            rings: vec![BankRing::new(Ring::start(features, sizes)?, None)],
+            // What tried out the kernel before this may not have given all its memory back.
+            rings: vec![BankRing::new(fit::start_patiently(features, sizes)?, None)],
             ready: VecDeque::new(),
             awake: Vec::new(),
             audited: 0,

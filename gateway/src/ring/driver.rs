@@ -95,7 +95,7 @@ pub struct UringDriver {
 
 /// How slots are spread over rings.
 #[derive(Clone, Copy)]
-struct Layout {
+pub(super) struct Layout {
     slots_max: u32,
     slots_per_ring: u32,
     /// Of a ring that has all its slots.
@@ -237,7 +237,12 @@ impl UringDriver {
 }
 
 impl Layout {
-    fn new(features: &Features, config: &Config) -> Self {
+    /// The sizes of a ring that has all its slots.
+    pub(super) fn sizes(&self) -> Sizes {
+        self.sizes
+    }
+
+    pub(super) fn new(features: &Features, config: &Config) -> Self {
         assert!((1..=1 << 24).contains(&config.slots_max));
         assert!((1..=RING_SLOTS_MAX).contains(&config.ring_slots_max));
         let ring_slots_max = if features.banks() { config.ring_slots_max } else { config.slots_max };

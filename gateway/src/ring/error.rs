@@ -57,6 +57,12 @@ impl Error {
         explain(reply, sysctl.as_deref().map(str::trim))
     }
 
+    /// Whether the kernel had no memory, or none that this user may lock.
+    pub(super) fn is_out_of_memory(&self) -> bool {
+        let (Self::Refused { reply, .. } | Self::System { reply, .. }) = self else { return false };
+        reply.raw_os_error() == Some(libc::ENOMEM)
+    }
+
     /// For use in `map_err`.
     pub(super) fn system<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> Self {
         move |error| Self::System { action, reply: error.into() }
@@ -97,8 +103,10 @@ fn explain(reply: io::Error, disabled: Option<&str>) -> Error {
             "run Linux 5.10.162 or newer with CONFIG_IO_URING, or allow io_uring in the seccomp profile",
         ),
         (Some(libc::ENOMEM), _) => (
-            "no memory for a ring (before Linux 5.12 rings count against RLIMIT_MEMLOCK)",
-            "raise the memlock limit (ulimit -l, LimitMEMLOCK=) or free memory",
+            "no memory for a ring (many kernels count rings of unprivileged users against RLIMIT_MEMLOCK, all \
+             processes of a user together)",
+            "raise the memlock limit (ulimit -l, LimitMEMLOCK=infinity, docker's --ulimit memlock=-1) or free \
+             memory",
         ),
         (Some(libc::EMFILE | libc::ENFILE), _) => {
             ("no file descriptor is left for a ring", "raise RLIMIT_NOFILE (ulimit -n) or fs.file-max")

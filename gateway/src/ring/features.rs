@@ -211,7 +211,7 @@ impl Features {
 
 /// Checks everything that has no substitute.
 fn base() -> Result<Vec<Finding>, Error> {
-    let mut ring = IoUring::new(8).map_err(Error::from_setup)?;
+    let mut ring = trial::build(&IoUring::builder()).map_err(Error::from_setup)?;
     let mut probe = Probe::new();
     ring.submitter().register_probe(&mut probe).map_err(|error| match error.raw_os_error() {
         Some(libc::EINVAL) => {

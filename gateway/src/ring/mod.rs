@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `features` | what this kernel can do: tiers, reasons, `--features-max` |
 //! | `trial` | what can only be found out by trying |
+//! | `fit` | how many rings can be had |
 //! | `error` | refusals, each with cause and remedy |
 //! | `ring` | one ring: set-up, submission, waiting, reaping |
 //! | `sqe` | an op as a submission entry |
@@ -29,6 +30,7 @@ mod busy_poll;
 mod driver;
 mod error;
 mod features;
+mod fit;
 mod in_flight;
 mod links;
 mod memory;
@@ -42,3 +44,4 @@ mod trial;
 pub use driver::{Config, RING_SLOTS_MAX, UringDriver};
 pub use error::Error;
 pub use features::{Features, FeaturesMax, Finding, State, Tier};
+pub use fit::rings_that_fit;

@@ -17,7 +17,7 @@ mod worker;
 
 use std::{fs, io, path::Path, sync::Arc};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use roost_protocol::InstanceId;
 
 use crate::{
@@ -30,6 +30,7 @@ use crate::{
         limits::{Cap, PerIp},
     },
     logging::LevelHandle,
+    op::LinkAddress,
     preflight,
     ring::{Features, FeaturesMax},
     shard::Target,
@@ -65,7 +66,7 @@ fn named(workers: &[Worker]) -> Vec<(String, Arc<str>)> {
 pub fn run(loaded: &Loaded, options: &Options, log_level: &LevelHandle) -> Result<()> {
     let config = &loaded.config;
     let features = Features::detect(features_max(config)?)?;
-    let connections_max = preflight::connections_max(config, &features)?;
+    let (connections_max, capacity) = preflight::connections_max(config, &features)?;
     let workers_configured = configured_workers(config)?;
     let inheritance = match handover_socket(config) {
         Some(path) => handover::inherit(path)?,
@@ -91,7 +92,7 @@ pub fn run(loaded: &Loaded, options: &Options, log_level: &LevelHandle) -> Resul
     let admin = Admin::start(config, fleet.control())?;
     let addresses = listeners::addresses(&listeners)?;
     let names: Vec<_> = config.workers.iter().map(ToString::to_string).collect();
-    preflight::banner(config, &features, connections_max, &addresses, admin.addresses(), &names);
+    preflight::banner(config, &features, (connections_max, &capacity), &addresses, admin.addresses(), &names);
     // Only a service manager listens to this; without one it does nothing.
     drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
     let mut running = Running {
@@ -131,11 +132,25 @@ fn configured_workers(config: &Config) -> Result<Vec<Worker>> {
     Ok(config.workers.iter().map(worker).collect())
 }
 
-/// One shard per core that this process may run on, unless configured.
+/// One shard per core that this process may use, unless configured.
 fn shard_count(config: &Config) -> u16 {
-    config.shards.value().unwrap_or_else(|| {
-        std::thread::available_parallelism().map_or(1, |cores| cores.get().min(256) as u16)
-    })
+    config.shards.value().unwrap_or_else(|| preflight::machine::cores().min(256) as u16)
+}
+
+/// Makes the rings and maps the pools that a start makes for so many connections, and gives them back.
+///
+/// # Errors
+/// What the start would fail with.
+pub fn rehearse(config: &Config, features: &Features, connections_max: u32) -> Result<()> {
+    let worker = |name: &str| Worker {
+        config: WorkerConfig { name: name.to_owned(), secret: None },
+        // Nobody is dialled.
+        target: Target::Address(LinkAddress::Unix(std::path::PathBuf::new())),
+    };
+    let named = config.workers.iter().map(|spec| worker(&spec.name));
+    let workers: Vec<_> = if config.workers.is_empty() { vec![worker("embedded")] } else { named.collect() };
+    let core = core_config(config, shard_count(config), connections_max, &workers)?;
+    shards::rehearse(config, features, &core)
 }
 
 fn features_max(config: &Config) -> Result<FeaturesMax> {
@@ -145,24 +160,15 @@ fn features_max(config: &Config) -> Result<FeaturesMax> {
     }
 }
 
+/// The link secret, if there is one.
 fn read_secret(config: &Config) -> Result<Option<Vec<u8>>> {
-    let path = &config.link_secret_file;
-    if path.as_os_str().is_empty() {
-        return Ok(None);
-    }
-    let bytes =
-        fs::read(path).with_context(|| format!("link_secret_file {} cannot be read", path.display()))?;
-    // A line end is an editor's; any other byte may be part of a random secret.
-    let end = bytes.iter().rposition(|byte| !matches!(byte, b'\r' | b'\n')).map_or(0, |last| last + 1);
-    let secret = &bytes[..end];
-    if secret.len() < 16 {
-        bail!(
-            "link_secret_file {}: the secret is shorter than 16 bytes: write a random one, as `head -c 32 \
-             /dev/urandom | base64` makes it",
-            path.display()
-        );
-    }
-    Ok(Some(secret.to_vec()))
+    let secret = preflight::secrets::link(config).map_err(|error| anyhow!(error))?;
+    Ok(secret.map(|secret| {
+        if let Some(warning) = secret.warning {
+            tracing::warn!("{warning}");
+        }
+        secret.bytes
+    }))
 }
 
 /// A shard's share of the configuration; shards differ in their index only.

@@ -163,6 +163,28 @@ fn targets(workers: &[Worker]) -> Vec<(String, Target)> {
     workers.iter().map(|worker| (worker.config.name.clone(), worker.target.clone())).collect()
 }
 
+/// Makes the drivers of all shards and drops them again.
+pub(super) fn rehearse(config: &Config, features: &Features, core: &CoreConfig) -> Result<()> {
+    let make = |_| {
+        let config = ring_config(config.ring_slots_max, config.busy_poll_us_max, core, Vec::new());
+        Ok(UringDriver::new(features, config)?)
+    };
+    (0..core.shards).map(make).collect::<Result<Vec<_>>>().map(drop)
+}
+
+fn ring_config(
+    slots_max: u32,
+    busy_poll_us: u32,
+    core: &CoreConfig,
+    listeners: Vec<OwnedFd>,
+) -> ring::Config {
+    ring::Config {
+        ring_slots_max: slots_max.min(ring::RING_SLOTS_MAX),
+        busy_poll: Duration::from_micros(busy_poll_us.into()),
+        ..ring::Config::new(core.slots_max, pool::specs(core), listeners)
+    }
+}
+
 /// What a shard's thread starts from.
 struct Plan {
     features: Features,
@@ -178,11 +200,7 @@ struct Plan {
 impl Plan {
     /// The rings belong to the thread that makes them, so they are made here.
     fn run(self, started: &mpsc::Sender<ShardHandle>) -> Result<()> {
-        let config = ring::Config {
-            ring_slots_max: self.ring_slots_max.min(ring::RING_SLOTS_MAX),
-            busy_poll: Duration::from_micros(self.busy_poll_us_max.into()),
-            ..ring::Config::new(self.core.slots_max, pool::specs(&self.core), self.listeners)
-        };
+        let config = ring_config(self.ring_slots_max, self.busy_poll_us_max, &self.core, self.listeners);
         let mut driver = UringDriver::new(&self.features, config)?;
         let mut dials = Dials::new(self.look_up);
         dials.start(&mut driver, self.targets);

@@ -6,6 +6,7 @@
 
 mod bad_clients;
 mod bad_workers;
+mod check;
 mod life;
 mod limits;
 mod names;

@@ -74,7 +74,8 @@ fn explain(error: &io::Error) -> String {
              profile that allows io_uring_setup, io_uring_enter and io_uring_register"
         }
         Some(libc::ENOMEM) => {
-            "no memory for a ring: raise RLIMIT_MEMLOCK (kernels before 5.12 count rings there)"
+            "no memory for a ring: raise RLIMIT_MEMLOCK (`ulimit -l`); many kernels count the rings of unprivileged \
+             users there, all processes of a user together"
         }
         Some(libc::EMFILE) => "out of file descriptors: raise RLIMIT_NOFILE",
         _ => "see io_uring_setup(2)",
