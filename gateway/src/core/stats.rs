@@ -162,6 +162,12 @@ pub struct LinkStats {
     pub connections: AtomicU64,
     /// Connections blocked by the link.
     pub blocked: AtomicU64,
+    /// Attempts to bring it up that have failed since it was up.
+    pub failures: AtomicU64,
+    /// TCP connections that broke or did not come up; only grows.
+    pub breaks: AtomicU64,
+    /// Sessions given up; only grows.
+    pub failovers: AtomicU64,
 }
 
 impl LinkStats {
@@ -177,6 +183,9 @@ impl LinkStats {
             lag_frames: zero(),
             connections: zero(),
             blocked: zero(),
+            failures: zero(),
+            breaks: zero(),
+            failovers: zero(),
         }
     }
 }
@@ -282,7 +291,8 @@ impl ShardStats {
     }
 }
 
+/// Adds to a cell that only the calling thread writes.
 #[inline]
-fn bump(cell: &AtomicU64, count: u64) {
+pub(crate) fn bump(cell: &AtomicU64, count: u64) {
     cell.store(cell.load(Relaxed).wrapping_add(count), Relaxed);
 }

@@ -126,6 +126,9 @@ impl Scrape {
             names::LINK_LAG_FRAMES => &|link| link.lag_frames.load(Relaxed),
             names::LINK_CONNECTIONS => &|link| link.connections.load(Relaxed),
             names::LINK_BLOCKED => &|link| link.blocked.load(Relaxed),
+            names::LINK_FAILURES => &|link| link.failures.load(Relaxed),
+            names::WORKER_BREAKS => &|link| link.breaks.load(Relaxed),
+            names::WORKER_FAILOVERS => &|link| link.failovers.load(Relaxed),
             _ => return Ok(()),
         };
         // The library writes label values as they are.

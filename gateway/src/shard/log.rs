@@ -30,7 +30,12 @@ pub(super) fn write(core: &ShardCore, dials: &Dials, event: Event) {
             said(core, dials, worker, cause, "link does not come up", Some(failures));
         }
         Event::Failover { worker, connections } => {
-            tracing::warn!(worker = core.worker_name(worker), connections, "worker given up");
+            tracing::warn!(
+                worker = core.worker_name(worker),
+                shard = core.shard(),
+                connections,
+                "worker given up"
+            );
         }
         Event::NoLink { workers } => {
             tracing::error!(

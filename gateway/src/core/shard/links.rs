@@ -18,7 +18,7 @@ use crate::{
         outbox::Span,
         pool::Class,
         shard::{ShardCore, kind},
-        stats::Stat,
+        stats::{Stat, bump},
     },
     op::{Io, Op, Sock, Token, errno},
 };
@@ -381,6 +381,7 @@ impl ShardCore {
         // Without an address it was not dialled at all; whoever looks for one says why there is none.
         if was_up || link.addresses > 0 {
             self.stats.inc(Stat::LinkBreaks);
+            bump(&link.stats.breaks, 1);
             if let Some(failures) = link.is_news(cause) {
                 self.events.push(Event::LinkDown { worker: index as u8, cause, was_up, failures });
             }
@@ -435,6 +436,7 @@ impl ShardCore {
             stats.lag_frames.store(link.tx.lag_frames(), Relaxed);
             stats.connections.store(u64::from(link.connections), Relaxed);
             stats.blocked.store(link.blocked.len() as u64, Relaxed);
+            stats.failures.store(u64::from(link.failures), Relaxed);
         }
         self.stats.set(Stat::LinksUp, up);
         self.stats.set(Stat::LinkRetainedBytes, retained);

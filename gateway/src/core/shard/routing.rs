@@ -14,7 +14,7 @@ use crate::{
         link::{Failover, tx::salvaged_frames},
         record::{State, flag},
         shard::ShardCore,
-        stats::Stat,
+        stats::{Stat, bump},
     },
     op::Io,
 };
@@ -63,6 +63,7 @@ impl ShardCore {
         self.stats.inc(Stat::LinkFailovers);
         self.look_at_homeless();
         let link = &mut self.links[index];
+        bump(&link.stats.failovers, 1);
         self.events.push(Event::Failover { worker: index as u8, connections: link.connections });
         link.session = None;
         (link.error_position, link.hopeless) = (None, false);
