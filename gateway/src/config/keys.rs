@@ -175,8 +175,10 @@ keys! {
     Start per_ip_loopback: bool = false;
     /// Connections accepted per second, over all shards; more wait in the backlog. 0: off.
     Live accept_ramp_per_s: u32 = 0, in 0..=10_000_000;
-    /// Messages per second and connection. 0: off.
+    /// Messages per second and connection; as many again at once after a quiet second. 0: off.
     Live messages_per_s_max: u32 = 0, in 0..=1_000_000;
+    /// PINGs and PONGs per second and connection; as many again at once after a quiet second. 0: off.
+    Live control_frames_per_s_max: u32 = 1_000, in 0..=30_000;
     /// Shortest time after which a refused client is asked to come back.
     Live retry_after_min_ms: u32 = 1_000, in 0..=DEADLINE_MS_MAX;
     /// Longest; the time is drawn evenly from this range, so that refused clients do not return

@@ -23,6 +23,8 @@ pub struct Bounds {
     /// Frames of a link handled at a stretch. A block holds more than ten thousand small ones: a
     /// worker that says at once what it had held back would keep all other links and clients waiting.
     pub link_frames: u32,
+    /// Frames of a client handled at a stretch: a receive buffer holds four thousand empty ones.
+    pub client_frames: u32,
     /// Shutdowns in the kernel at once: each occupies a kernel worker thread.
     pub shutdowns: u32,
     /// Slots that the sweep visits per slice, unless a round of one slice per millisecond would take
@@ -40,6 +42,7 @@ impl Bounds {
         fanout_visits: 1_024,
         fanout_blocks: 64,
         link_frames: 256,
+        client_frames: 128,
         shutdowns: 32,
         sweep_slice: 2_048,
     };

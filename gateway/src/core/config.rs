@@ -91,6 +91,8 @@ pub struct CoreConfig {
     pub link_keepalive_ms: u32,
     /// Messages per second and connection; 0: no limit.
     pub messages_per_s_max: u32,
+    /// PINGs and PONGs per second and connection; 0: no limit.
+    pub control_frames_per_s_max: u32,
     /// Retry-after of refusals: uniformly from this range.
     pub retry_after_ms: (u32, u32),
     /// How much a turn does.
@@ -143,6 +145,7 @@ impl CoreConfig {
             link_redial_ms: (50, 2_000),
             link_keepalive_ms: 10_000,
             messages_per_s_max: 0,
+            control_frames_per_s_max: 0,
             retry_after_ms: (1_000, 5_000),
             bounds: Bounds::GATEWAY,
         }

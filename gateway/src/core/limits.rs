@@ -48,7 +48,7 @@ pub(crate) enum Admission {
 impl PerIp {
     /// An array of `buckets` (a power of two), for at most `max` connections per address.
     pub fn new(buckets: usize, seed: u64, max: u32, loopback: bool) -> Arc<Self> {
-        assert!(buckets.is_power_of_two());
+        assert!(buckets.is_power_of_two() && buckets * WAYS <= crate::core::record::CELL_MAX as usize);
         let buckets = (0..buckets).map(|_| Default::default()).collect();
         Arc::new(Self { buckets, seed, max: AtomicU32::new(max), loopback })
     }

@@ -125,6 +125,8 @@ stats! {
     Blocked: Counter,
     /// Times a receive had to wait for a receive buffer.
     RxPoolWaits: Counter,
+    /// Times a client had sent more frames than are handled at a stretch, and went on later.
+    ReadsPostponed: Counter,
     /// Sends that took only a part, or nothing, of what was offered.
     ShortSends: Counter,
     /// Completions whose slot or link had moved on to another generation.

@@ -69,6 +69,7 @@ families! {
     BLOCKED = counter("roost_blocked", ["shard"], "Times a connection stopped being read for want of credit or a worker.");
     SHORT_SENDS = counter("roost_short_sends", ["shard"], "Sends to clients that took only a part of what was offered, or nothing.");
     RECEIVE_BUFFER_WAITS = counter("roost_receive_buffer_waits", ["shard"], "Receives that had to wait for a buffer.");
+    READS_POSTPONED = counter("roost_reads_postponed", ["shard"], "Clients that had sent more frames than are handled at a stretch; they went on later.");
     PER_IP_UNTRACKED = counter("roost_per_ip_untracked", ["shard"], "Connections that per_ip_max could not track, for a full bucket; they were admitted.");
     LINKS_UP = gauge("roost_links_up", ["shard"], "Links that are up.");
     LINK_UP = gauge("roost_link_up", ["shard", "worker"], "1 while this link is up.");
@@ -165,6 +166,7 @@ pub(super) const fn of(stat: Stat) -> Option<(Family, Option<&'static str>)> {
         Stat::LinkRetainedBytes => (MEMORY, Some("link_retained")),
         Stat::Blocked => (BLOCKED, None),
         Stat::RxPoolWaits => (RECEIVE_BUFFER_WAITS, None),
+        Stat::ReadsPostponed => (READS_POSTPONED, None),
         Stat::ShortSends => (SHORT_SENDS, None),
         Stat::LateCompletions => (LATE_COMPLETIONS, None),
         Stat::PerIpUntracked => (PER_IP_UNTRACKED, None),

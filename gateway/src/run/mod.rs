@@ -219,6 +219,7 @@ fn core_config(config: &Config, shards: u16, connections_max: u32, workers: &[Wo
         link_redial_ms: (config.link_redial_min_ms, config.link_redial_max_ms),
         link_keepalive_ms: config.link_keepalive_ms,
         messages_per_s_max: config.messages_per_s_max,
+        control_frames_per_s_max: config.control_frames_per_s_max,
         retry_after_ms: (config.retry_after_min_ms, config.retry_after_max_ms),
         bounds: Bounds::GATEWAY,
     })

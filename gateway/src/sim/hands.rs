@@ -38,6 +38,11 @@ impl Hands {
         Some(self.ops.remove(at))
     }
 
+    /// Puts an op back that was taken out: it has not ended.
+    pub fn put_back(&mut self, op: (Token, Op)) {
+        self.ops.push(op);
+    }
+
     /// Ends an op that moves no bytes, or a transfer that failed.
     pub fn end(&mut self, (token, op): (Token, Op), result: i32) -> Completion {
         match op {

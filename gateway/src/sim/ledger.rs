@@ -148,6 +148,8 @@ pub struct Ledger {
     pub delivered: u64,
     /// The strictest limit on a client's messages per second that was ever in force; none: no limit.
     messages_per_s_min: Option<u32>,
+    /// The same for PINGs.
+    control_per_s_min: Option<u32>,
     records: BTreeMap<u32, Record>,
     tenures: u32,
     sessions: u32,
@@ -169,19 +171,26 @@ pub struct Tenure {
 }
 
 impl Ledger {
-    /// Notes a limit on messages per second that is in force from now on; 0: none.
-    pub fn on_rate_limit(&mut self, messages_per_s_max: u32) {
-        if messages_per_s_max > 0 {
-            let strictest = self.messages_per_s_min.unwrap_or(u32::MAX);
-            self.messages_per_s_min = Some(strictest.min(messages_per_s_max));
+    /// Notes limits on messages and PINGs per second that are in force from now on; 0: none.
+    pub fn on_rate_limit(&mut self, messages_per_s_max: u32, control_frames_per_s_max: u32) {
+        for (known, limit) in [
+            (&mut self.messages_per_s_min, messages_per_s_max),
+            (&mut self.control_per_s_min, control_frames_per_s_max),
+        ] {
+            if limit > 0 {
+                *known = Some(known.unwrap_or(u32::MAX).min(limit));
+            }
         }
     }
 
-    /// A client that has sent `sent` messages in all hears that it sent too many per second.
-    pub fn on_rate_limited(&mut self, client: u32, sent: u32) {
-        let allowed = self.messages_per_s_min.unwrap_or(u32::MAX);
-        if sent <= allowed {
-            self.violation(format!("invariant rate-limit: client {client} is cut off after {sent} messages"));
+    /// A client that has sent so many messages and PINGs in all hears that it sent too many per second.
+    pub fn on_rate_limited(&mut self, client: u32, messages: u32, pings: u32) {
+        let within =
+            |sent: u32, per_s_min: Option<u32>| per_s_min.is_none_or(|per_s| sent <= per_s.saturating_mul(2));
+        if within(messages, self.messages_per_s_min) && within(pings, self.control_per_s_min) {
+            self.violation(format!(
+                "invariant rate-limit: client {client} is cut off after {messages} messages and {pings} PINGs"
+            ));
         }
     }
 

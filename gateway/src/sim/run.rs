@@ -133,7 +133,8 @@ impl Run {
         }
         let clients = scenario.clients();
         let mut cast = Cast::new(clients, workers, scenario.chaos.clone(), scenario.fork());
-        cast.ledger.on_rate_limit(scenario.config.messages_per_s_max);
+        let limits = &scenario.config;
+        cast.ledger.on_rate_limit(limits.messages_per_s_max, limits.control_frames_per_s_max);
         cast.start(&mut world);
         let world = Rc::new(RefCell::new(world));
         let cast = Rc::new(RefCell::new(cast));
@@ -310,7 +311,8 @@ impl Run {
         if !self.scenario.comfortable {
             config.idle_timeout_ms = self.rng.log_range(1_000, 60_000) as u32;
             config.messages_per_s_max = self.rng.below(20) as u32;
-            self.cast.borrow_mut().ledger.on_rate_limit(config.messages_per_s_max);
+            let limits = (config.messages_per_s_max, config.control_frames_per_s_max);
+            self.cast.borrow_mut().ledger.on_rate_limit(limits.0, limits.1);
         }
         config
     }

@@ -105,6 +105,11 @@ impl Scenario {
             faults.completion_delay_us = faults.completion_delay_us.max(starving.log_range(500, 20_000));
             faults.shutdown_delay_us = faults.shutdown_delay_us.max(20_000);
         }
+        // A stream of its own, too.
+        let mut limits = Rng::new(seed.rotate_left(48) ^ !0);
+        if !comfortable && limits.chance(200) {
+            config.control_frames_per_s_max = limits.log_range(1, 20) as u32;
+        }
         config.bounds = draw_bounds(&mut Rng::new(seed.rotate_left(16) ^ !0));
         let mut manners = Manners {
             frame_bytes_max: config.frame_bytes_max,
@@ -284,6 +289,7 @@ fn draw_bounds(rng: &mut Rng) -> Bounds {
         fanout_visits: draw(usual.fanout_visits),
         fanout_blocks: draw(usual.fanout_blocks),
         link_frames: draw(usual.link_frames),
+        client_frames: draw(usual.client_frames),
         shutdowns: draw(usual.shutdowns),
         sweep_slice: draw(usual.sweep_slice),
     }

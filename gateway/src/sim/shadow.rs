@@ -8,11 +8,11 @@ use crate::{
     core::{
         ShardCore,
         link::LinkState,
-        record::State,
+        record::{State, flag},
         shard::inspect::{LinkView, SlotView},
         stats::Stat,
     },
-    op::Token,
+    op::{Interest, Op, Sock, Token},
     sim::{
         coverage::{Coverage, LINK_SITUATIONS, SITUATIONS},
         kernel::World,
@@ -51,6 +51,7 @@ impl Shadow {
         self.check_slots(core, world);
         self.check_links(core);
         self.check_buffers(core);
+        self.check_polls(core, world);
         self.check_budgets(core);
         let forgotten = core.forgotten();
         assert!(
@@ -156,12 +157,34 @@ impl Shadow {
         }
     }
 
-    /// Every receive holds a block, and nobody else holds one of that class.
+    /// Whoever stands on a list is not polled for input as well.
+    fn check_polls(&self, core: &ShardCore, world: &World) {
+        let views: Vec<SlotView> = core.slot_views().collect();
+        for (token, op) in world.in_flight() {
+            if let Op::Poll { sock: Sock::Client(slot), interest: Interest::Readable } = op
+                && let Some(view) = views.get(slot as usize)
+                && view.connection.generation() == token.generation()
+            {
+                let reads = matches!(view.state, State::Handshaking | State::Opening | State::Open);
+                assert!(
+                    !reads || view.flags & (flag::BLOCKED | flag::RX_WAIT) == 0,
+                    "invariant reads-in-one-place: slot {slot} stands on a list and is polled for input"
+                );
+            }
+        }
+    }
+
+    /// Every receive holds a block, and those that wait with its frames; nobody else holds one of that class.
     fn check_buffers(&self, core: &ShardCore) {
         let [rx, ..] = core.blocks_in_use();
         let receiving =
             core.slot_views().filter(|view| view.ops & crate::core::record::bit::RECV != 0).count();
-        assert_eq!(rx as usize, receiving, "invariant buffer-in-one-place: receive blocks in use");
+        let postponed = core.blocks_postponed();
+        assert_eq!(
+            rx as usize,
+            receiving + postponed,
+            "invariant buffer-in-one-place: receive blocks in use"
+        );
     }
 
     /// What is counted against a budget is there. This shard is alone in its process.

@@ -170,9 +170,7 @@ impl ShardCore {
         self.stats.inc(Stat::Accepts);
         self.stats.inc(Stat::Connections);
         self.set_state(slot, State::Handshaking);
-        let tick = self.tick();
-        let hot = self.table.hot_mut(slot);
-        (hot.active_tick, hot.mark_tick) = (tick, tick);
+        self.hear_first(slot);
         let peer = io.accepted_peer(slot);
         if let Some(peer) = peer {
             self.keep_peer(slot, peer);
@@ -201,7 +199,7 @@ impl ShardCore {
         let Some(per_ip) = self.cfg.per_ip.clone() else { return true };
         let Some(peer) = self.peer(slot) else { return true };
         match per_ip.admit(peer.ip()) {
-            Admission::Counted(cell) => self.table.cold_mut(slot).ip_cell = cell,
+            Admission::Counted(cell) => self.table.cold_mut(slot).set_ip_cell(cell),
             Admission::Untracked => self.stats.inc(Stat::PerIpUntracked),
             Admission::Exempt => {}
             Admission::Refused => {
@@ -232,7 +230,7 @@ impl ShardCore {
         hot.session = u64::from_be_bytes(high.try_into().expect("8 bytes"));
         let cold = self.table.cold_mut(slot);
         cold.routing_hash = u64::from_be_bytes(low.try_into().expect("8 bytes"));
-        cold.rate_left = peer.port();
+        cold.rate_low = peer.port();
     }
 
     /// The peer's address, until OPEN.
@@ -247,7 +245,7 @@ impl ShardCore {
             flag::PEER_V6 => IpAddr::V6(v6),
             _ => return None,
         };
-        Some(SocketAddr::new(ip, cold.rate_left))
+        Some(SocketAddr::new(ip, cold.rate_low))
     }
 
     /// Takes the peer's address and the listener out, before OPEN overwrites them.
@@ -255,10 +253,10 @@ impl ShardCore {
         let peer = self.peer(slot);
         self.clear_flag(slot, flag::PEER_V4 | flag::PEER_V6);
         self.table.hot_mut(slot).session = 0;
-        let (tick, full) = (self.tick(), self.allowance_per_tick());
         let cold = self.table.cold_mut(slot);
         let listener = cold.rate_tick;
-        (cold.routing_hash, cold.rate_left, cold.rate_tick) = (0, full, tick);
+        cold.routing_hash = 0;
+        self.allow_first(slot);
         (peer, listener)
     }
 }

@@ -174,7 +174,7 @@ impl ShardCore {
     /// Third step is done: the slot is free.
     pub(super) fn on_close(&mut self, slot: u32) {
         assert_eq!(self.hot(slot).state(), State::Closing);
-        let ip_cell = self.table.cold(slot).ip_cell;
+        let ip_cell = self.table.cold(slot).ip_cell();
         if let (Some(per_ip), true) = (&self.cfg.per_ip, ip_cell != 0) {
             per_ip.release(ip_cell);
         }

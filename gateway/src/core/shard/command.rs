@@ -60,8 +60,9 @@ pub struct ConnectionInfo {
     pub routing_hash: Option<u64>,
     /// The worker's session reference, once open.
     pub session: Option<u64>,
-    /// Milliseconds since it was last heard, in steps of 1,000.
-    pub idle_ms: u32,
+    /// Milliseconds since it was last heard, in steps of 1,000; of one that has been blocked for
+    /// most of a day, at least so many.
+    pub idle_ms: u64,
     /// Bytes queued for it.
     pub outbox_bytes: u32,
     /// Bytes of its incomplete frame.
@@ -204,7 +205,7 @@ impl ShardCore {
             worker: routed.then(|| Arc::clone(&self.link(hot.worker).stats.worker)),
             routing_hash: routed.then(|| self.table.cold(slot).routing_hash),
             session: hot.is_open().then_some(hot.session),
-            idle_ms: self.age_ms(hot.active_tick),
+            idle_ms: self.idle_ms(hot),
             outbox_bytes: if hot.outbox == 0 { 0 } else { self.outboxes.bytes(hot.outbox) },
             spill_bytes: if hot.spill == 0 { 0 } else { self.spills.bytes(hot.spill) },
             blocked: hot.has(crate::core::record::flag::BLOCKED),

@@ -31,6 +31,8 @@ pub struct SlotView {
     pub outbox_bytes: u32,
     /// Bytes of its incomplete frame.
     pub spill_bytes: u32,
+    /// It waits with frames that have arrived.
+    pub is_postponed: bool,
 }
 
 /// A link, as a plain value.
@@ -109,6 +111,7 @@ impl ShardCore {
                 worker: hot.worker,
                 outbox_bytes: if hot.outbox == 0 { 0 } else { self.outboxes.bytes(hot.outbox) },
                 spill_bytes: if hot.spill == 0 { 0 } else { self.spills.bytes(hot.spill) },
+                is_postponed: hot.has(flag::RX_WAIT) && self.turns.holds_rest(slot, hot.generation),
             }
         })
     }
@@ -137,6 +140,16 @@ impl ShardCore {
         self.pools.holders(block) == 0
     }
 
+    /// How much a turn does.
+    pub fn bounds(&self) -> &crate::core::bounds::Bounds {
+        &self.cfg.bounds
+    }
+
+    /// Receive blocks whose frames wait for a later turn.
+    pub fn blocks_postponed(&self) -> usize {
+        self.turns.blocks()
+    }
+
     /// Blocks in use, by class, in the order of the classes.
     pub fn blocks_in_use(&self) -> [u32; 6] {
         [Class::Rx, Class::Outbox, Class::Spill, Class::LinkRx, Class::LinkTx, Class::Fanout]
@@ -161,21 +174,20 @@ impl ShardCore {
 
     /// Connections that hold a cell of the per-address table.
     pub fn per_ip_holders(&self) -> u64 {
-        (0..self.table.high_water()).filter(|&slot| self.table.cold(slot).ip_cell != 0).count() as u64
+        (0..self.table.high_water()).filter(|&slot| self.table.cold(slot).ip_cell() != 0).count() as u64
     }
 
     /// Blocked connections that stand on no list from which they would ever be resumed.
     pub fn forgotten(&self) -> Vec<u32> {
         let listed: BTreeSet<(u32, u32)> =
             self.links.iter().flat_map(|link| link.blocked.iter()).copied().collect();
-        let waiting: BTreeSet<(u32, u32)> = self.rx_waiters.iter().copied().collect();
         let is_forgotten = |slot: &u32| {
             let hot = self.hot(*slot);
             let at = (*slot, hot.generation);
             // Whoever waits for a worker is found by the walk over the table.
             let blocked = hot.has(flag::BLOCKED) && !hot.has(flag::MOVING) && !self.is_homeless(*slot);
             let starved = hot.flags & flag::RX_WAIT != 0;
-            blocked && !listed.contains(&at) || starved && !waiting.contains(&at)
+            blocked && !listed.contains(&at) || starved && !self.turns.holds(at.0, at.1)
         };
         (0..self.table.high_water()).filter(is_forgotten).collect()
     }

@@ -113,7 +113,9 @@ impl ShardCore {
         }
         let in_kernel = hot.ops & (bit::POLL_IN | bit::RECV) != 0;
         let waits = hot.flags & (flag::BLOCKED | flag::RX_WAIT) != 0;
-        let unwatched = hot.ops & bit::POLL_IN != 0 && hot.ops & bit::CANCEL != 0;
+        // The end of a watch that was called off may be overtaken by that of its cancel. That it is
+        // no poll for input can be seen from outside only.
+        let unwatched = hot.ops & bit::POLL_IN != 0 && (hot.ops & bit::CANCEL != 0 || waits);
         if matches!(hot.state(), State::Handshaking | State::Opening | State::Open) && !unwatched {
             assert!(
                 in_kernel != waits,

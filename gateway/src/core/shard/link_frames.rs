@@ -255,9 +255,8 @@ impl ShardCore {
     fn on_accepted(&mut self, io: &mut impl Io, index: usize, header: Header, session: SessionRef) {
         match self.find_routed(index, header) {
             Some(slot) if self.hot(slot).state() == State::Opening => {
-                let tick = self.tick();
                 let hot = self.table.hot_mut(slot);
-                (hot.session, hot.mark_tick) = (session.0, tick);
+                (hot.session, hot.mark_tick) = (session.0, 0);
                 self.set_state(slot, State::Open);
                 let welcome = Welcome {
                     heartbeat_interval_ms: self.cfg.heartbeat_interval_ms,

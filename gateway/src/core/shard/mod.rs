@@ -3,6 +3,8 @@
 //! * [`accept`]: clients come in.
 //! * [`proxy`]: who they really are, behind a proxy.
 //! * [`receive`]: bytes of clients become frames, frames go to a link.
+//! * [`turns`]: who is read next.
+//! * [`allowance`]: how much a client may send per second.
 //! * [`send`]: frames go to clients, at once or by an outbox.
 //! * [`close`]: drain, stop, join, close.
 //! * [`links`]: dialling, handshake, flushing, keepalive.
@@ -15,6 +17,7 @@
 //! * [`command`]: what the shell asks for.
 
 mod accept;
+mod allowance;
 mod close;
 mod command;
 mod dial;
@@ -31,6 +34,7 @@ mod rounds;
 mod routing;
 mod send;
 mod sweep;
+mod turns;
 mod workers;
 
 use std::{collections::VecDeque, sync::Arc};
@@ -120,8 +124,10 @@ pub struct ShardCore {
     rebalance: Option<routing::Rebalance>,
     /// Connections whose MOVED is awaited.
     moving: u32,
-    /// Connections with data to read and no receive buffer: slot and generation.
-    rx_waiters: VecDeque<(u32, u32)>,
+    /// Connections with data to read that wait for their turn.
+    turns: turns::Turns,
+    /// How long the HELLO has waited that is being handled.
+    hello_waited_s: u32,
     /// Connections whose HELLO waits for a worker, or for its credit.
     homeless: u32,
     /// Where the walk that resumes them is in the table, and how many slots it has yet to visit.
@@ -160,7 +166,8 @@ impl ShardCore {
             fanouts: VecDeque::new(),
             rebalance: None,
             moving: 0,
-            rx_waiters: VecDeque::new(),
+            turns: turns::Turns::default(),
+            hello_waited_s: 0,
             homeless: 0,
             homeless_cursor: 0,
             homeless_left: 0,
@@ -250,7 +257,7 @@ impl ShardCore {
 
     /// Ends a turn: paced work, flushing links, deadlines. Says when to run again.
     pub fn end_turn(&mut self, io: &mut impl Io) -> Next {
-        let mut busy = self.run_rx_waiters(io);
+        let mut busy = self.run_turns(io);
         busy |= self.run_routing(io);
         busy |= self.run_fanouts(io);
         busy |= self.run_drain(io);

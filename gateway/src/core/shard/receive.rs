@@ -14,7 +14,7 @@ use crate::{
         config::CoreConfig,
         outbox::Span,
         pool::Class,
-        record::{State, bit, flag},
+        record::{State, flag},
         shard::{ShardCore, kind, reason_of},
         stats::Stat,
     },
@@ -53,53 +53,15 @@ impl ShardCore {
             State::Closing => self.join(io, slot),
             _ if self.is_homeless(slot) => self.on_watch(io, slot, result),
             // The end of a watch that was called off; whoever resumes it reads it.
-            _ if self.hot(slot).has(flag::BLOCKED) => {}
+            _ if self.hot(slot).has(flag::BLOCKED | flag::RX_WAIT) => {}
             // Whatever the poll said, the receive will say what there is.
             _ => self.read(io, slot),
         }
     }
 
-    /// Receives if the connection may be read now; else puts it where it will be resumed.
-    pub(super) fn read(&mut self, io: &mut impl Io, slot: u32) {
-        if self.hot(slot).has_session() && !self.may_forward(slot) {
-            self.block(slot);
-            return;
-        }
-        let Some(block) = self.pools.alloc(Class::Rx) else {
-            self.stats.inc(Stat::RxPoolWaits);
-            self.set_flag(slot, flag::RX_WAIT);
-            self.rx_waiters.push_back((slot, self.hot(slot).generation));
-            return;
-        };
-        self.table.hot_mut(slot).link = block.index();
-        let op = Op::Recv {
-            sock: Sock::Client(slot),
-            block,
-            offset: 0,
-            len: CoreConfig::RX_BLOCK_BYTES,
-            wait: false,
-        };
-        self.submit(io, slot, kind::RECV, op);
-    }
-
-    /// Reads those that had to wait for a receive buffer. Returns whether some still wait.
-    pub(super) fn run_rx_waiters(&mut self, io: &mut impl Io) -> bool {
-        while self.pools.available(Class::Rx) > 0 {
-            let Some((slot, generation)) = self.rx_waiters.pop_front() else { return false };
-            if self.hot(slot).generation == generation && self.hot(slot).has(flag::RX_WAIT) {
-                self.clear_flag(slot, flag::RX_WAIT);
-                self.read(io, slot);
-            }
-        }
-        // Those that wait are woken by the completions of the receives in the kernel.
-        false
-    }
-
     pub(super) fn on_recv(&mut self, io: &mut impl Io, slot: u32, result: i32) {
-        let tick = self.tick();
-        let hot = self.table.hot_mut(slot);
-        let block = Block::new(Class::Rx as u8, hot.link);
-        hot.link = 0;
+        let hot = self.hot(slot);
+        let block = Block::new(Class::Rx as u8, hot.rx_block());
         match hot.state() {
             State::Closing => {
                 self.pools.release(block);
@@ -110,17 +72,11 @@ impl ShardCore {
                 self.discard_input(io, slot, result);
             }
             _ if result > 0 => {
-                hot.active_tick = tick;
-                self.stats.add(Stat::ClientBytesReceived, u64::from(result.cast_unsigned()));
-                self.handle_bytes(io, slot, block, result.cast_unsigned());
-                self.pools.release(block);
-                if self.hot(slot).ops & (bit::RECV | bit::POLL_IN) == 0 && self.is_reading(slot) {
-                    if result.cast_unsigned() == CoreConfig::RX_BLOCK_BYTES {
-                        self.read(io, slot);
-                    } else {
-                        self.park(io, slot);
-                    }
-                }
+                self.hear(slot);
+                let len = result.cast_unsigned();
+                self.stats.add(Stat::ClientBytesReceived, u64::from(len));
+                let full = len == CoreConfig::RX_BLOCK_BYTES;
+                self.handle_received(io, slot, Span { block, offset: 0, len }, full);
             }
             _ => {
                 self.pools.release(block);
@@ -137,35 +93,47 @@ impl ShardCore {
     }
 
     /// Whether bytes of the client are of interest and nothing holds its reading back.
-    fn is_reading(&self, slot: u32) -> bool {
+    pub(super) fn is_reading(&self, slot: u32) -> bool {
         let hot = self.hot(slot);
-        let reads = matches!(hot.state(), State::Handshaking | State::Opening | State::Open);
-        reads && !hot.has(flag::BLOCKED | flag::RX_WAIT)
+        hot.reads() && !hot.has(flag::BLOCKED | flag::RX_WAIT)
     }
 
-    /// Handles what was received, then what is left of it once more if the state changed.
-    fn handle_bytes(&mut self, io: &mut impl Io, slot: u32, block: Block, len: u32) {
-        let mut rest = Span { block, offset: 0, len };
-        if self.hot(slot).has(flag::PROXY) {
-            match self.handle_proxy(io, slot, rest) {
-                Some(after) => rest = after,
-                None => return,
+    /// Handles what was received, or the rest of it. The block is let go, or held until the rest is
+    /// handled.
+    pub(super) fn handle_received(&mut self, io: &mut impl Io, slot: u32, span: Span, full: bool) {
+        match self.handle_bytes(io, slot, span) {
+            None => {
+                self.pools.release(span.block);
+                self.go_on_reading(io, slot, full);
             }
+            rest => self.postpone(slot, rest, full),
+        }
+    }
+
+    /// Handles as many frames as may be at a stretch. Returns what is left for a later turn.
+    fn handle_bytes(&mut self, io: &mut impl Io, slot: u32, mut rest: Span) -> Option<Span> {
+        let mut frames_left = self.cfg.bounds.client_frames;
+        if self.hot(slot).has(flag::PROXY) {
+            rest = self.handle_proxy(io, slot, rest)?;
         }
         // An incomplete frame comes first: complete it, and no more.
         while self.hot(slot).spill != 0 && rest.len > 0 {
-            let Some(missing) = self.spill_missing(io, slot) else { return };
+            let missing = self.spill_missing(io, slot)?;
             let take = missing.min(rest.len);
             if !self.spill(io, slot, Span { len: take, ..rest }) {
-                return;
+                return None;
             }
             rest.offset += take;
             rest.len -= take;
-            if take == missing && !self.handle_spill(io, slot) {
+            if take == missing && !self.handle_spill(io, slot, &mut frames_left) {
                 break;
             }
         }
         while rest.len > 0 && self.is_reading(slot) && !self.held(slot) {
+            if frames_left == 0 {
+                return Some(rest);
+            }
+            frames_left -= 1;
             let bytes = &io.block(rest.block)[rest.offset as usize..][..rest.len as usize];
             match edge::split(bytes, self.cfg.frame_bytes_max) {
                 Ok(Split::Frame { frame_type, frame }) => {
@@ -175,13 +143,16 @@ impl ShardCore {
                     rest.len -= frame.len;
                 }
                 Ok(Split::Need { .. }) => break,
-                Err(error) => return self.refuse(io, slot, error.reason()),
+                Err(error) => {
+                    self.refuse(io, slot, error.reason());
+                    return None;
+                }
             }
         }
-        let keeps = matches!(self.hot(slot).state(), State::Handshaking | State::Opening | State::Open);
-        if rest.len > 0 && keeps {
+        if rest.len > 0 && self.hot(slot).reads() {
             self.spill(io, slot, rest);
         }
+        None
     }
 
     /// Bytes that the spill's first frame lacks; none after a bad header, which closes.
@@ -202,10 +173,10 @@ impl ShardCore {
         }
     }
 
-    /// Handles the frames that are whole in the spill. Returns whether the connection still
-    /// reads.
-    pub(super) fn handle_spill(&mut self, io: &mut impl Io, slot: u32) -> bool {
-        while self.hot(slot).spill != 0 && self.is_reading(slot) && !self.held(slot) {
+    /// Handles the frames that are whole in the spill, at most `frames_left`. Returns whether the
+    /// connection still reads.
+    fn handle_spill(&mut self, io: &mut impl Io, slot: u32, frames_left: &mut u32) -> bool {
+        while self.hot(slot).spill != 0 && *frames_left > 0 && self.is_reading(slot) && !self.held(slot) {
             let spill = self.hot(slot).spill;
             let (header, filled) = self.spills.peek_header(io, spill);
             if filled < edge::HEADER_BYTES {
@@ -222,6 +193,7 @@ impl ShardCore {
             if self.spills.bytes(spill) < len {
                 return true;
             }
+            *frames_left -= 1;
             self.handle_frame(io, slot, header.frame_type, Frame::Spill(len));
             // A close has discarded the spill; a HELLO that found no worker stays in it.
             if self.hot(slot).spill == spill && self.is_reading(slot) {
@@ -258,6 +230,11 @@ impl ShardCore {
         match (frame_type, self.hot(slot).state()) {
             (FrameType::Message, State::Open | State::Opening) => self.forward(io, slot, frame),
             (FrameType::Hello, State::Handshaking) => self.on_hello(io, slot, frame),
+            (FrameType::Ping | FrameType::Pong, State::Open | State::Opening)
+                if !self.take_control_allowance(slot) =>
+            {
+                self.refuse(io, slot, Reason::RateLimited);
+            }
             (FrameType::Ping, State::Open | State::Opening) => {
                 let mut pong = self.take_scratch(io, slot, frame);
                 pong[0] = FrameType::Pong as u8;
@@ -304,31 +281,6 @@ impl ShardCore {
         bytes
     }
 
-    /// A token bucket of one second's messages, refilled every tick.
-    fn take_allowance(&mut self, slot: u32) -> bool {
-        let (tick, full) = (self.tick(), self.allowance_per_tick());
-        let cold = self.table.cold_mut(slot);
-        if cold.rate_tick != tick {
-            (cold.rate_tick, cold.rate_left) = (tick, full);
-        }
-        // A limit that was lowered meanwhile holds at once.
-        match cold.rate_left.min(full).checked_sub(1) {
-            Some(left) => {
-                cold.rate_left = left;
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// The messages that a connection may send in a tick; all that can be counted if no limit is set.
-    pub(super) fn allowance_per_tick(&self) -> u16 {
-        match u16::try_from(self.cfg.messages_per_s_max) {
-            Ok(0) | Err(_) => u16::MAX,
-            Ok(limit) => limit,
-        }
-    }
-
     /// Blocks a connection whose frames have nowhere to go for the moment: it is being moved, or
     /// a failover has not yet re-sent what came before.
     fn held(&mut self, slot: u32) -> bool {
@@ -340,7 +292,7 @@ impl ShardCore {
     }
 
     /// Puts a connection where it is resumed when its link has credit.
-    fn block(&mut self, slot: u32) {
+    pub(super) fn block(&mut self, slot: u32) {
         self.set_blocked(slot);
         let hot = self.table.hot(slot);
         // One that is being moved is resumed by MOVED alone.
@@ -351,6 +303,8 @@ impl ShardCore {
 
     pub(super) fn set_blocked(&mut self, slot: u32) {
         let tick = self.tick();
+        // What made it wake up is a sign of life, too.
+        self.hear(slot);
         let hot = self.table.hot_mut(slot);
         assert!(!hot.has(flag::BLOCKED), "invariant reads-in-one-place: a blocked connection is not read");
         hot.flags |= flag::BLOCKED;
@@ -375,15 +329,25 @@ impl ShardCore {
         let tick = self.tick();
         self.clear_blocked(io, slot);
         let hot = self.table.hot_mut(slot);
-        // Blocked time is not idle time.
+        // Blocked time is not idle time, and the client may have spoken all the while.
+        let unread_s = tick.wrapping_sub(hot.active_tick);
         hot.active_tick = tick;
-        hot.mark_tick = tick;
+        hot.mark_tick = if hot.is_open() { 0 } else { tick };
         if hot.spill != 0 {
             self.spills.restart(hot.spill, tick);
         }
-        let reads = self.handle_spill(io, slot);
-        if reads && self.hot(slot).ops & (bit::RECV | bit::POLL_IN) == 0 {
-            self.read(io, slot);
+        self.allow_unread(slot, u32::from(unread_s));
+        self.handle_spilled(io, slot);
+    }
+
+    /// Handles frames that stand in the spill, then goes on with what the socket has.
+    pub(super) fn handle_spilled(&mut self, io: &mut impl Io, slot: u32) {
+        let mut frames_left = self.cfg.bounds.client_frames;
+        let reads = self.handle_spill(io, slot, &mut frames_left);
+        if reads && frames_left == 0 && self.hot(slot).spill != 0 {
+            self.postpone(slot, None, true);
+        } else {
+            self.go_on_reading(io, slot, true);
         }
     }
 

@@ -7,7 +7,7 @@ use roost_protocol::{
 
 use crate::{
     core::{
-        record::{State, flag},
+        record::{Hot, IDLE_PERIOD, State, flag},
         shard::ShardCore,
     },
     op::Io,
@@ -15,6 +15,9 @@ use crate::{
 
 /// How long a round over the table takes, at most: what a deadline may be late by.
 const ROUND_MS: u64 = 1_000;
+
+/// The longest time of which a blocked connection knows that it was blocked, in ticks.
+const BLOCKED_MAX: u16 = u16::MAX - 64;
 
 /// Where the round is.
 #[derive(Debug, Default)]
@@ -84,10 +87,11 @@ impl ShardCore {
             }
             State::Open if blocked => self.soothe(io, slot),
             State::Open => {
-                let idle_timeout_ms = self.cfg.idle_timeout_ms;
-                if idle_timeout_ms > 0 && self.age_ms(hot.active_tick) > idle_timeout_ms {
+                let idle_timeout_ms = u64::from(self.cfg.idle_timeout_ms);
+                if idle_timeout_ms > 0 && self.idle_ms(&hot) > idle_timeout_ms {
                     return self.refuse(io, slot, Reason::IdleTimeout);
                 }
+                self.count_idle_period(slot);
             }
             State::Draining => {
                 let flushing = hot.outbox != 0 || hot.has(flag::SHUT_WAIT);
@@ -109,11 +113,30 @@ impl ShardCore {
         }
     }
 
+    /// How long a connection has not been heard.
+    pub(super) fn idle_ms(&self, hot: &Hot) -> u64 {
+        let periods = if hot.is_open() && !hot.has(flag::BLOCKED) { u64::from(hot.mark_tick) } else { 0 };
+        periods * u64::from(IDLE_PERIOD) * 1_000 + u64::from(self.age_ms(hot.active_tick))
+    }
+
+    /// Ticks tell ages apart up to 18 hours: who is silent for longer is counted in periods.
+    fn count_idle_period(&mut self, slot: u32) {
+        let tick = self.tick();
+        let hot = self.table.hot_mut(slot);
+        if tick.wrapping_sub(hot.active_tick) >= IDLE_PERIOD {
+            hot.active_tick = hot.active_tick.wrapping_add(IDLE_PERIOD);
+            hot.mark_tick = hot.mark_tick.saturating_add(1);
+        }
+    }
+
     /// A blocked client cannot be heard; so that it does not think us dead, it gets a PONG.
     fn soothe(&mut self, io: &mut impl Io, slot: u32) {
-        let interval_ms = self.cfg.heartbeat_interval_ms;
+        let (tick, interval_ms) = (self.tick(), self.cfg.heartbeat_interval_ms);
+        let hot = self.table.hot_mut(slot);
+        if tick.wrapping_sub(hot.active_tick) >= BLOCKED_MAX {
+            hot.active_tick = tick.wrapping_sub(BLOCKED_MAX);
+        }
         if interval_ms > 0 && self.age_ms(self.hot(slot).mark_tick) >= interval_ms {
-            let tick = self.tick();
             self.table.hot_mut(slot).mark_tick = tick;
             let header = edge::Header { frame_type: FrameType::Pong, payload_bytes: 0 };
             self.queue_bytes(io, slot, &header.encode());

@@ -18,7 +18,12 @@ impl ShardCore {
         assert_eq!(cfg.listeners, self.cfg.listeners, "listeners are made at start");
         (cfg.slots_max, cfg.cap) = (self.cfg.slots_max, self.cfg.cap.take());
         self.accepting.set_ramp(cfg.accept_ramp_per_s);
+        let limits = |cfg: &CoreConfig| (cfg.messages_per_s_max, cfg.control_frames_per_s_max);
+        let changed = limits(&cfg) != limits(&self.cfg);
         self.cfg = cfg;
+        if changed {
+            self.allow_anew();
+        }
         self.link_workers();
         self.configured += 1;
         self.start_rebalance();

@@ -2,6 +2,7 @@
 
 mod churn;
 mod dial;
+mod fair;
 mod outbox;
 mod proxy;
 mod spill;

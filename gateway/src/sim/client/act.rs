@@ -126,6 +126,7 @@ impl Client {
             self.next_ping_us = now_us + self.manners.ping_us;
             let payload = self.rng.draw().to_be_bytes();
             self.pings.push(payload);
+            self.pinged += 1;
             edge::encode_frame(FrameType::Ping, &payload, &mut self.out);
         }
     }

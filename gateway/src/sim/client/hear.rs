@@ -94,7 +94,7 @@ impl Client {
                 // The others also send messages that are not counted.
                 let counted = !matches!(self.profile, Profile::Breaker | Profile::Noise);
                 if goaway.reason == Reason::RateLimited && counted {
-                    ledger.on_rate_limited(id, self.sent);
+                    ledger.on_rate_limited(id, self.sent, self.pinged);
                 }
                 if let Some(expected) = self.expected
                     && self.profile == Profile::Breaker

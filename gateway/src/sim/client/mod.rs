@@ -49,6 +49,8 @@ pub struct Client {
     acts_at_us: u64,
     acted: bool,
     pings: Vec<[u8; 8]>,
+    /// PINGs put into `out` so far.
+    pinged: u32,
     next_ping_us: u64,
     gone_at_us: Option<u64>,
 }
@@ -90,6 +92,7 @@ impl Client {
             acts_at_us,
             acted: false,
             pings: Vec::new(),
+            pinged: 0,
             next_ping_us: 0,
             gone_at_us: None,
         }

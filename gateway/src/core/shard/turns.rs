@@ -1,0 +1,151 @@
+//! Whose turn it is to be read.
+//!
+//! There are far fewer receive buffers than connections, and a client may keep its socket full for
+//! ever. So whoever waits for a buffer goes before one that has just had one; and a client whose
+//! receive brought more frames than are handled at a stretch goes on with the rest in a later turn,
+//! when the others, and the links, have had theirs.
+
+use std::collections::VecDeque;
+
+use crate::{
+    core::{
+        config::CoreConfig,
+        outbox::Span,
+        pool::Class,
+        record::{bit, flag},
+        shard::{ShardCore, kind},
+        stats::Stat,
+    },
+    op::{Io, Op, Sock},
+};
+
+/// Who waits to be read, first come first served. Entries of connections that have ended meanwhile
+/// are passed over.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    /// For a receive buffer: slot and generation.
+    buffers: VecDeque<(u32, u32)>,
+    /// With whole frames that have arrived.
+    rests: VecDeque<Rest>,
+}
+
+/// What is left of a receive, or of a spill, after as many frames as are handled at a stretch.
+#[derive(Clone, Copy, Debug)]
+struct Rest {
+    slot: u32,
+    generation: u32,
+    /// The unhandled part of the receive block; none: what is left stands in the spill.
+    span: Option<Span>,
+    /// The receive filled its block: there is probably more in the socket.
+    full: bool,
+}
+
+impl Turns {
+    /// Whether a connection stands here.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn holds(&self, slot: u32, generation: u32) -> bool {
+        self.buffers.contains(&(slot, generation)) || self.holds_rest(slot, generation)
+    }
+
+    /// Whether a connection waits with frames that have arrived.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn holds_rest(&self, slot: u32, generation: u32) -> bool {
+        self.rests.iter().any(|rest| (rest.slot, rest.generation) == (slot, generation))
+    }
+
+    /// Receive blocks that unhandled frames stand in.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn blocks(&self) -> usize {
+        self.rests.iter().filter(|rest| rest.span.is_some()).count()
+    }
+}
+
+impl ShardCore {
+    /// Receives if the connection may be read now and nobody waits longer; else puts it where it
+    /// will be resumed.
+    pub(super) fn read(&mut self, io: &mut impl Io, slot: u32) {
+        if self.turns.buffers.is_empty() {
+            self.receive(io, slot);
+        } else if self.hot(slot).has_session() && !self.may_forward(slot) {
+            self.block(slot);
+        } else {
+            self.await_buffer(slot);
+        }
+    }
+
+    fn receive(&mut self, io: &mut impl Io, slot: u32) {
+        if self.hot(slot).has_session() && !self.may_forward(slot) {
+            self.block(slot);
+            return;
+        }
+        let Some(block) = self.pools.alloc(Class::Rx) else { return self.await_buffer(slot) };
+        self.table.hot_mut(slot).set_rx_block(block.index());
+        let op = Op::Recv {
+            sock: Sock::Client(slot),
+            block,
+            offset: 0,
+            len: CoreConfig::RX_BLOCK_BYTES,
+            wait: false,
+        };
+        self.submit(io, slot, kind::RECV, op);
+    }
+
+    fn await_buffer(&mut self, slot: u32) {
+        self.stats.inc(Stat::RxPoolWaits);
+        self.set_flag(slot, flag::RX_WAIT);
+        self.turns.buffers.push_back((slot, self.hot(slot).generation));
+    }
+
+    /// The connection has had its share of the turn: it goes on in a later one.
+    pub(super) fn postpone(&mut self, slot: u32, span: Option<Span>, full: bool) {
+        self.stats.inc(Stat::ReadsPostponed);
+        self.set_flag(slot, flag::RX_WAIT);
+        self.turns.rests.push_back(Rest { slot, generation: self.hot(slot).generation, span, full });
+    }
+
+    /// Reads those whose turn it is. Returns whether frames that have arrived are left.
+    pub(super) fn run_turns(&mut self, io: &mut impl Io) -> bool {
+        // As many as there are buffers: what a turn handles is bounded, however many wait.
+        for _ in 0..self.turns.rests.len().min(self.cfg.rx_blocks as usize) {
+            let rest = self.turns.rests.pop_front().expect("counted");
+            self.run_rest(io, rest);
+        }
+        while self.pools.available(Class::Rx) > 0 {
+            let Some((slot, generation)) = self.turns.buffers.pop_front() else { break };
+            if self.hot(slot).generation == generation && self.hot(slot).has(flag::RX_WAIT) {
+                self.clear_flag(slot, flag::RX_WAIT);
+                self.receive(io, slot);
+            }
+        }
+        // Those that wait for a buffer are woken by the completions of the receives in the kernel.
+        !self.turns.rests.is_empty()
+    }
+
+    fn run_rest(&mut self, io: &mut impl Io, rest: Rest) {
+        let Rest { slot, generation, span, full } = rest;
+        let hot = self.hot(slot);
+        // One that is sent away meanwhile may wait for a buffer: its frames are not wanted any more.
+        if hot.generation != generation || !hot.reads() || !hot.has(flag::RX_WAIT) {
+            if let Some(span) = span {
+                self.pools.release(span.block);
+            }
+            return;
+        }
+        self.clear_flag(slot, flag::RX_WAIT);
+        match span {
+            Some(span) => self.handle_received(io, slot, span, full),
+            None => self.handle_spilled(io, slot),
+        }
+    }
+
+    /// The connection is through with what has arrived: it is read, or waits for more.
+    pub(super) fn go_on_reading(&mut self, io: &mut impl Io, slot: u32, full: bool) {
+        if self.hot(slot).ops & (bit::RECV | bit::POLL_IN) == 0 && self.is_reading(slot) {
+            if full {
+                self.read(io, slot);
+            } else {
+                self.park(io, slot);
+            }
+        }
+    }
+}
