@@ -7,7 +7,8 @@
 //! * `core`: all sessions of a worker and its handler, sans-IO: what a frame means.
 //! * [`server`]: sockets, tasks and timers on tokio-uring.
 //!
-//! Shared with the gateway's shell: [`secret`], files with secrets, and [`listen`], TCP listeners.
+//! Shared with the gateway's shell: [`secret`], files with secrets, [`listen`], TCP listeners, and
+//! [`shell`], the outside of programs: log, standard output, HTTP.
 //!
 //! ```no_run
 //! use roost_router::{Listener, Worker, WorkerConfig, handlers, shutdown};
@@ -33,6 +34,7 @@ pub mod metrics;
 pub mod secret;
 pub mod server;
 pub mod session;
+pub mod shell;
 pub mod stats;
 
 pub use config::WorkerConfig;

@@ -1,19 +1,15 @@
 //! `roost-router`: the reference worker.
 #![forbid(unsafe_code)]
 
-use std::{
-    io::{IsTerminal, Write},
-    net::SocketAddr,
-    path::PathBuf,
-    process::ExitCode,
-    sync::Arc,
-};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Parser, ValueEnum};
 use roost_router::{
     Address, Listener, ShutdownHandle, Stats, Worker, WorkerConfig, handlers, listen, metrics, secret,
+    shell::{http, log, say},
 };
+use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// The reference worker of roost: takes links from gateways and answers their clients.
 #[derive(Debug, Parser)]
@@ -66,19 +62,23 @@ enum HandlerName {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
-    match run(args) {
-        Ok(()) => ExitCode::SUCCESS,
+    say::bound_panics();
+    match start_log().and_then(|()| run(args)) {
+        Ok(()) => {
+            log::flush(log::FLUSH_WITHIN);
+            ExitCode::SUCCESS
+        }
         Err(error) => {
-            eprintln!("roost-router: {error:#}");
+            say::last_words(format!("roost-router: {error:#}"));
             ExitCode::FAILURE
         }
     }
+}
+
+fn start_log() -> anyhow::Result<()> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    let lines = log::layer(log::Format::Text).context("no log")?;
+    tracing_subscriber::registry().with(filter).with(lines).try_init().context("no log")
 }
 
 fn run(args: Args) -> anyhow::Result<()> {
@@ -94,9 +94,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     let listeners = args.listen.iter().map(bind).collect::<anyhow::Result<Vec<_>>>()?;
     let worker = Worker::new(config);
     let stats = worker.stats();
-    if let Some(address) = args.metrics {
-        serve_metrics(address, stats.clone())?;
-    }
+    let _figures = args.metrics.map(|address| serve_metrics(address, stats.clone())).transpose()?;
     let (handle, shutdown) = roost_router::shutdown();
     drain_on_signals(handle)?;
     let ran = match args.handler {
@@ -136,20 +134,19 @@ fn bind(address: &Address) -> anyhow::Result<Listener> {
         Address::Unix(_) => anyhow!("cannot listen on {address}: {error}"),
     })?;
     // Piped readers wait for this line; a closed pipe is theirs to explain.
-    let _ = writeln!(std::io::stdout(), "roost-router: listening on {}", listener.address()?);
+    say::announce(format!("roost-router: listening on {}\n", listener.address()?));
     Ok(listener)
 }
 
-fn serve_metrics(address: SocketAddr, stats: Arc<Stats>) -> anyhow::Result<()> {
+fn serve_metrics(address: SocketAddr, stats: Arc<Stats>) -> anyhow::Result<http::Server> {
     let listener = listen::tcp(address).map_err(|error| {
         anyhow!("cannot serve metrics: {}", listen::explain(&error, address, "--metrics"))
     })?;
-    let _ = writeln!(std::io::stdout(), "roost-router: metrics on http://{}", listener.local_addr()?);
-    std::thread::Builder::new()
-        .name("metrics".into())
-        .spawn(move || metrics::serve(&listener, &stats))
-        .context("cannot start the metrics thread")?;
-    Ok(())
+    let server = metrics::serve(listener, stats).context("cannot serve metrics")?;
+    for address in server.addresses() {
+        say::announce(format!("roost-router: metrics on http://{address}\n"));
+    }
+    Ok(server)
 }
 
 fn drain_on_signals(handle: ShutdownHandle) -> anyhow::Result<()> {

@@ -102,6 +102,8 @@ stats! {
     Sessions = "sessions": Gauge;
     /// Open connections.
     Connections = "connections": Gauge;
+    /// Rounds of time-driven work, several a second; they stop with the worker's thread.
+    Ticks = "ticks": Counter;
 }
 
 /// The figures of one worker.

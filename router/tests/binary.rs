@@ -69,7 +69,7 @@ impl Drop for Process {
 fn get(url: &str, path: &str) -> String {
     let address = url.strip_prefix("http://").unwrap();
     let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -166,6 +166,66 @@ fn kill_and_restart_begin_a_new_session_on_the_same_socket() {
     let _worker = start();
     link.up();
     assert_eq!((link.peer.sessions, link.peer.resumes), (2, 0));
+}
+
+/// A worker that logs every link, to a place where it cannot be read, and serves all the same.
+fn serves_without_a_log(error: impl Into<Stdio>, keep: impl Sized) {
+    let args = ["--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--drain-ms", "100"];
+    let mut child = command(&args).stderr(error).spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut worker = Process { child, lines: Box::new(lines) };
+    let address = worker.line("roost-router: listening on ");
+    let metrics = worker.line("roost-router: metrics on ");
+    // Each leaves a line, and the pipe has room for some forty.
+    for _ in 0..300 {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        stream.write_all(b"no link").unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+    let mut link = Link::new(Peer::new(1, 0), &address.parse().unwrap());
+    link.up();
+    let id = link.peer.id(3);
+    link.peer.open(id, b"user");
+    link.peer.message(id, b"hello", false);
+    link.run_until("the echo has come", |peer| peer.messages(id) == [b"hello"]);
+    assert_eq!(get(&metrics, "/healthz"), "ok\n");
+    let stats: serde_json::Value = serde_json::from_str(&get(&metrics, "/stats")).unwrap();
+    // A hundred lines a second, whoever connects.
+    assert!(stats["log_lines_left_out_over_rate"].as_u64().unwrap() > 0, "{stats}");
+    worker.signal(rustix::process::Signal::TERM);
+    assert_eq!(worker.wait(), Some(0));
+    drop(keep);
+}
+
+#[test]
+fn a_log_that_nobody_can_read_is_lost_and_nothing_else() {
+    serves_without_a_log(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap(), ());
+    let (gone, writer) = std::io::pipe().unwrap();
+    drop(gone);
+    serves_without_a_log(writer, ());
+    let (stalled, writer) = std::io::pipe().unwrap();
+    rustix::pipe::fcntl_setpipe_size(&writer, 4_096).unwrap();
+    serves_without_a_log(writer, stalled);
+}
+
+#[test]
+fn slow_clients_do_not_hold_up_health() {
+    let mut worker = Process::start(&["--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]);
+    worker.line("roost-router: listening on ");
+    let metrics = worker.line("roost-router: metrics on ");
+    let address = metrics.strip_prefix("http://").unwrap();
+    let slow: Vec<_> = (0..150)
+        .map(|_| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nX-a: ").unwrap();
+            stream
+        })
+        .collect();
+    let began = Instant::now();
+    assert_eq!(get(&metrics, "/healthz"), "ok\n");
+    assert!(began.elapsed() < std::time::Duration::from_secs(2), "{:?}", began.elapsed());
+    drop(slow);
 }
 
 fn fails(args: &[&str], what: &str) {

@@ -25,7 +25,7 @@ use crate::{
     config::WorkerConfig,
     core::{Attachment, Core},
     handler::{Handler, LinkId},
-    stats::Stats,
+    stats::{Stat, Stats},
 };
 use shutdown::Phase;
 use stream::Stream;
@@ -245,6 +245,7 @@ async fn tick<H: Handler>(server: Rc<Server<H>>, tick_ms: u64) {
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
+        server.stats.add(Stat::Ticks, 1);
         server.core.borrow_mut().tick(server.now_ms());
         server.wake_links();
     }
