@@ -4,7 +4,10 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -132,7 +135,14 @@ fn metrics_health_and_page_are_public() {
     let (status, text) = bed.get("/metrics");
     assert_eq!(status, 200);
     assert!(text.contains("\nroost_connections{shard=\"1\"} 42\n"), "{text}");
-    assert!(text.contains("content-type: application/openmetrics-text"), "{text}");
+    assert!(text.contains("content-type: text/plain; version=0.0.4"), "{text}");
+    assert!(text.contains("\n# TYPE roost_accepts_total counter\n"), "{text}");
+    let openmetrics = [("Accept", "application/openmetrics-text;version=1.0.0,text/plain;q=0.5")];
+    let (_, text) = request(bed.address(), "GET", "/metrics", &openmetrics);
+    assert!(text.contains("content-type: application/openmetrics-text; version=1.0.0"), "{text}");
+    assert!(text.contains("\n# TYPE roost_accepts counter\n") && text.ends_with("# EOF\n"), "{text}");
+    let (status, head) = request(bed.address(), "HEAD", "/metrics", &[]);
+    assert!(status == 200 && head.ends_with("\r\n\r\n"), "{head}");
     assert_eq!(bed.get("/healthz").0, 200);
     let (status, page) = bed.get("/");
     assert_eq!(status, 200);
@@ -177,6 +187,96 @@ fn a_shard_that_does_not_answer_is_unhealthy() {
     let (status, text) = bed.get("/healthz");
     assert_eq!(status, 503);
     assert!(text.contains("shard 1 does not answer"), "{text}");
+}
+
+#[test]
+fn health_wakes_no_shard_more_often_than_ten_times_a_second() {
+    let shard = FakeShard::start(0);
+    let wakes = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&wakes);
+    let waker = Waker::new(move || {
+        counted.fetch_add(1, Relaxed);
+    });
+    let (sender, requests) = channel();
+    let handle = ShardHandle::new(sender, waker, Arc::new(ShardStats::default()));
+    thread::spawn(move || requests.into_iter().for_each(|request| shard.handle.send(request)));
+    let config = Config { admin_listen: vec!["127.0.0.1:0".parse().unwrap()], ..Config::default() };
+    let admin = Admin::start(&config, vec![handle]).unwrap();
+    let began = Instant::now();
+    for _ in 0..300 {
+        assert_eq!(request(admin.addresses()[0], "GET", "/healthz", &[]).0, 200);
+    }
+    let most = began.elapsed().as_millis() as u64 / 100 + 1;
+    assert!(wakes.load(Relaxed) <= most, "{} wakes, at most {most}", wakes.load(Relaxed));
+}
+
+/// Connections that hold a place for as long as they may, and come again when they have to go.
+struct Hogs {
+    stop: Arc<AtomicBool>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+impl Hogs {
+    /// So many, each of which says this and then nothing.
+    fn start(address: SocketAddr, count: usize, says: &'static str) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let held = Arc::new(AtomicU64::new(0));
+        let hog = |_| {
+            let (stop, held) = (Arc::clone(&stop), Arc::clone(&held));
+            thread::spawn(move || {
+                while !stop.load(Relaxed) {
+                    let mut stream = TcpStream::connect(address).unwrap();
+                    stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+                    let _ = stream.write_all(says.as_bytes());
+                    held.fetch_add(1, Relaxed);
+                    // It does not read what it has asked for, but notices when it has to go.
+                    while !stop.load(Relaxed) && !matches!(stream.peek(&mut [0]), Ok(0)) {
+                        thread::sleep(Duration::from_millis(50));
+                    }
+                }
+            })
+        };
+        let threads = (0..count).map(hog).collect();
+        let until = Instant::now() + Duration::from_secs(30);
+        while held.load(Relaxed) < count as u64 && Instant::now() < until {
+            thread::sleep(Duration::from_millis(10));
+        }
+        Self { stop, threads }
+    }
+}
+
+impl Drop for Hogs {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        for thread in self.threads.drain(..) {
+            drop(thread.join());
+        }
+    }
+}
+
+#[test]
+fn health_is_answered_beside_clients_that_hold_on_to_their_connections() {
+    let bed = Bed::new();
+    for shard in &bed.shards {
+        shard.handle.stats().set(Stat::LinksUp, 1);
+    }
+    let pipelined = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100).leak();
+    for (count, says) in [
+        (150, "GET /metrics HTTP/1.1\r\nHost: x\r\nX-a: "),
+        (400, "GET /healthz HTTP/1.1\r\nHost: x\r\n"),
+        (150, ""),
+        (150, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\na"),
+        (150, pipelined),
+    ] {
+        let _hogs = Hogs::start(bed.address(), count, says);
+        for path in ["/healthz", "/readyz", "/healthz", "/readyz"] {
+            let began = Instant::now();
+            assert_eq!(bed.get(path).0, 200);
+            // A second is what orchestrators wait; the rest is for a slow machine.
+            let took = began.elapsed();
+            assert!(took < Duration::from_secs(4), "{path} took {took:?} beside {count} of {says:.30}");
+        }
+    }
 }
 
 #[test]

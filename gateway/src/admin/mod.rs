@@ -1,7 +1,8 @@
 //! The operator's door: metrics, health, the page, and a look at single connections.
 //!
-//! * [`server`]: HTTP/1.1 on a thread of its own.
+//! * [`roost_router::shell::http`]: HTTP/1.1 on a thread of its own.
 //! * [`routes`]: what is served where.
+//! * [`health`]: whether every shard answers.
 //! * [`guard`]: who may use `/api/`.
 //! * [`api`]: questions to the shards.
 //!
@@ -11,18 +12,16 @@
 
 mod api;
 pub mod guard;
+mod health;
 mod routes;
-mod server;
 
 use std::{
     net::{SocketAddr, TcpListener},
     sync::Arc,
-    thread::JoinHandle,
 };
 
-use anyhow::{Result, anyhow};
-use roost_router::listen;
-use tokio::sync::oneshot;
+use anyhow::{Context, Result, anyhow};
+use roost_router::{listen, shell::http::Server};
 
 use self::{guard::Guard, routes::Routes};
 use crate::{
@@ -35,11 +34,8 @@ use crate::{
 /// The running admin side; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Admin {
-    addresses: Vec<SocketAddr>,
     readiness: Arc<Readiness>,
-    // In this order: the thread ends when the sender is gone.
-    _stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    server: Server,
 }
 
 impl Admin {
@@ -48,24 +44,48 @@ impl Admin {
     /// # Errors
     /// An address cannot be bound, or the token cannot be read.
     pub fn start(config: &Config, shards: Vec<ShardHandle>) -> Result<Self> {
+        let listeners = config.admin_listen.iter().map(bind).collect::<Result<_>>()?;
+        let mut admin = Self::prepare(config, shards)?;
+        admin.serve(listeners)?;
+        Ok(admin)
+    }
+
+    /// The same, but nothing is served before [`Self::serve`].
+    ///
+    /// # Errors
+    /// The token cannot be read.
+    pub fn prepare(config: &Config, shards: Vec<ShardHandle>) -> Result<Self> {
         let token = read_token(config)?;
-        let listeners = config.admin_listen.iter().map(bind).collect::<Result<Vec<_>>>()?;
-        let addresses = listeners.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?;
         let stats: Vec<_> = shards.iter().map(|shard| Arc::clone(shard.stats())).collect();
         let readiness = Arc::new(Readiness::new(stats.clone()));
         let metrics = Metrics::new(stats, Arc::clone(&readiness));
         let guard = Guard::new(token, config.admin_hosts.clone());
         let routes = Routes::new(metrics, Arc::clone(&readiness), guard, shards);
-        let (stop, thread) = server::start(listeners, routes)?;
-        for address in &addresses {
+        let server = Server::start("admin", routes).context("no thread for the admin side")?;
+        Ok(Self { readiness, server })
+    }
+
+    /// Serves these, too.
+    ///
+    /// # Errors
+    /// A descriptor cannot be copied.
+    pub fn serve(&mut self, listeners: Vec<TcpListener>) -> Result<()> {
+        for listener in listeners {
+            let address = listener.local_addr()?;
+            self.server.serve(listener)?;
             tracing::info!(%address, "metrics and page");
         }
-        Ok(Self { addresses, readiness, _stop: Some(stop), thread: Some(thread) })
+        Ok(())
     }
 
     /// Where it listens, with the ports that the kernel chose.
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.server.addresses()
+    }
+
+    /// The sockets that it serves, for a successor.
+    pub fn listeners(&self) -> &[TcpListener] {
+        self.server.listeners()
     }
 
     /// Whether the gateway takes new clients; false from the begin of a drain on.
@@ -74,22 +94,14 @@ impl Admin {
     }
 }
 
-impl Drop for Admin {
-    fn drop(&mut self) {
-        drop(self._stop.take());
-        if let Some(thread) = self.thread.take() {
-            // A panic there has been printed, and this may be unwinding itself.
-            drop(thread.join());
-        }
-    }
-}
-
-fn bind(address: &SocketAddr) -> Result<TcpListener> {
-    let listener = listen::tcp(*address).map_err(|error| {
+/// Listens on an address.
+///
+/// # Errors
+/// It cannot be bound.
+pub fn bind(address: &SocketAddr) -> Result<TcpListener> {
+    listen::tcp(*address).map_err(|error| {
         anyhow!("cannot serve metrics: {}", listen::explain(&error, *address, "--admin-listen"))
-    })?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+    })
 }
 
 fn read_token(config: &Config) -> Result<Option<Vec<u8>>> {

@@ -7,14 +7,21 @@ use http_body_util::Full;
 use hyper::{
     HeaderMap, Method, Response, StatusCode,
     header::{self, HeaderValue},
+    http::request::Parts,
 };
+use roost_router::shell::{
+    exposition::Format,
+    http::{Service, method_not_allowed, reads, respond, text},
+};
+use tokio::{sync::Semaphore, task::yield_now};
 
 use super::{
     api::{self, Answer, Api},
     guard::Guard,
+    health::Health,
 };
 use crate::{
-    metrics::{CONTENT_TYPE, Metrics, Readiness},
+    metrics::{Metrics, Readiness},
     shard::ShardHandle,
 };
 
@@ -30,7 +37,8 @@ const CONTENT_SECURITY_POLICY: HeaderValue = HeaderValue::from_static(
      img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 );
 
-const TEXT: &str = "text/plain; charset=utf-8";
+/// Questions to shards at a time, besides that of `/healthz`: each takes a thread while it waits.
+const QUESTIONS_MAX: usize = 4;
 
 /// Everything that requests are answered from.
 #[derive(Debug)]
@@ -39,6 +47,9 @@ pub(super) struct Routes {
     readiness: Arc<Readiness>,
     guard: Guard,
     api: Api,
+    health: Health,
+    scrape: Semaphore,
+    questions: Semaphore,
 }
 
 impl Routes {
@@ -48,20 +59,19 @@ impl Routes {
         guard: Guard,
         shards: Vec<ShardHandle>,
     ) -> Self {
-        Self { metrics, readiness, guard, api: Api::new(shards) }
+        let api = Api::new(shards);
+        let health = Health::new(api.clone());
+        let (scrape, questions) = (Semaphore::new(1), Semaphore::new(QUESTIONS_MAX));
+        Self { metrics, readiness, guard, api, health, scrape, questions }
     }
+}
 
-    /// The answer to a request; its body does not matter to any.
-    pub(super) async fn answer(
-        &self,
-        method: &Method,
-        path: &str,
-        query: &str,
-        headers: &HeaderMap,
-    ) -> Response<Full<Bytes>> {
+impl Service for Routes {
+    async fn answer(&self, request: &Parts) -> Response<Full<Bytes>> {
+        let (method, path) = (&request.method, request.uri.path());
         let mut response = match path.strip_prefix("/api/") {
-            Some(rest) => self.api(method, rest, query, headers).await,
-            None if matches!(*method, Method::GET | Method::HEAD) => self.public(path).await,
+            Some(rest) => self.api(method, rest, request.uri.query().unwrap_or(""), &request.headers).await,
+            None if reads(method) => self.public(path, &request.headers).await,
             None => method_not_allowed("GET, HEAD"),
         };
         let headers = response.headers_mut();
@@ -71,34 +81,40 @@ impl Routes {
         headers.insert(header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY);
         response
     }
+}
 
-    async fn public(&self, path: &str) -> Response<Full<Bytes>> {
+impl Routes {
+    async fn public(&self, path: &str, headers: &HeaderMap) -> Response<Full<Bytes>> {
         match path {
-            "/" => respond(StatusCode::OK, "text/html; charset=utf-8", PAGE.clone()),
-            "/metrics" => respond(StatusCode::OK, CONTENT_TYPE, self.metrics.text()),
-            "/healthz" => {
-                let api = self.api.clone();
-                match blocking(move || api.silent_shard()).await {
-                    None => respond(StatusCode::OK, TEXT, "ok\n"),
-                    Some(shard) => respond(
-                        StatusCode::SERVICE_UNAVAILABLE,
-                        TEXT,
-                        format!("shard {shard} does not answer\n"),
-                    ),
-                }
+            "/" => {
+                respond(StatusCode::OK, HeaderValue::from_static("text/html; charset=utf-8"), PAGE.clone())
             }
-            "/readyz" => match self.readiness.obstacle() {
-                None => respond(StatusCode::OK, TEXT, "ready\n"),
-                Some(obstacle) => {
-                    respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("not ready: {obstacle}\n"))
+            "/metrics" => self.metrics(Format::accepted(headers)).await,
+            "/healthz" => match self.health.silent_shard().await {
+                None => text(StatusCode::OK, "ok\n"),
+                Some(shard) => {
+                    text(StatusCode::SERVICE_UNAVAILABLE, format!("shard {shard} does not answer\n"))
                 }
             },
-            _ => respond(
+            "/readyz" => match self.readiness.obstacle() {
+                None => text(StatusCode::OK, "ready\n"),
+                Some(obstacle) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {obstacle}\n")),
+            },
+            _ => text(
                 StatusCode::NOT_FOUND,
-                TEXT,
                 "not found; there are /, /metrics, /healthz, /readyz and /api/connections\n",
             ),
         }
+    }
+
+    /// One scrape is written at a time, and others are served before the next: however many are
+    /// asked for, health waits for one.
+    async fn metrics(&self, format: Format) -> Response<Full<Bytes>> {
+        let _turn = self.scrape.acquire().await;
+        let mut response = respond(StatusCode::OK, format.content_type(), self.metrics.text(format));
+        response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
+        yield_now().await;
+        response
     }
 
     async fn api(
@@ -112,6 +128,7 @@ impl Routes {
             return json(api::error(status, reason));
         }
         let api = self.api.clone();
+        let _question = self.questions.acquire().await;
         let answer = match (rest.split_once('/'), method.as_str()) {
             (None, "GET") if rest == "connections" => {
                 let query = query.to_owned();
@@ -134,27 +151,14 @@ impl Routes {
 }
 
 /// Runs what waits for a shard beside the server's thread.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.expect("questions to shards do not panic")
 }
 
-fn respond(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
-}
-
 fn json((status, value): Answer) -> Response<Full<Bytes>> {
-    let mut response = respond(status, "application/json", format!("{value}\n"));
+    let mut response = respond(status, HeaderValue::from_static("application/json"), format!("{value}\n"));
     if status == StatusCode::UNAUTHORIZED {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
-    response
-}
-
-fn method_not_allowed(allowed: &'static str) -> Response<Full<Bytes>> {
-    let mut response = respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, format!("allowed: {allowed}\n"));
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
     response
 }

@@ -5,7 +5,7 @@
 
 use std::sync::{
     Arc, PoisonError, RwLock,
-    atomic::{AtomicU64, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
 use roost_protocol::Reason;
@@ -208,6 +208,8 @@ pub struct ShardStats {
     links: RwLock<Vec<Option<Arc<LinkStats>>>>,
     /// Configurations that the shard has taken since its start, and runs with.
     pub configured: AtomicU64,
+    /// Whether each connection takes a descriptor of the process; said once, at start.
+    pub plain_descriptors: AtomicBool,
 }
 
 impl Default for ShardStats {
@@ -218,6 +220,7 @@ impl Default for ShardStats {
             loop_turn_us: [const { AtomicU64::new(0) }; LOOP_BUCKETS],
             links: RwLock::default(),
             configured: AtomicU64::new(0),
+            plain_descriptors: AtomicBool::new(false),
         }
     }
 }

@@ -1,12 +1,14 @@
-//! The metrics as text, in the format of OpenMetrics.
+//! The metrics as text: OpenMetrics, or Prometheus' text format 0.0.4.
 //!
 //! * [`names`]: every name, in one table.
 //! * [`ready`]: whether clients should be sent here.
+//! * [`descriptors`]: how many descriptors are open, without a walk over them.
 //! * [`process`]: what `/proc` says of this process and of the kernel's sockets.
 //!
 //! Nothing is kept here: each scrape reads the shards' figures and `/proc` anew.
 #![forbid(unsafe_code)]
 
+mod descriptors;
 pub mod names;
 mod process;
 pub mod ready;
@@ -20,16 +22,17 @@ use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, MetricEncoder, NoLabelSet, text},
     metrics::{MetricType, exemplar::Exemplar},
-    registry::Registry,
+    registry::{Registry, Unit},
 };
 use roost_protocol::Reason;
+use roost_router::shell::{exposition::Format, log};
 
-use self::names::{FAMILIES, Family, Kind};
 pub use self::ready::Readiness;
+use self::{
+    descriptors::Descriptors,
+    names::{FAMILIES, Family, Kind},
+};
 use crate::core::stats::{LOOP_BUCKETS, LinkStats, ShardStats, Stat};
-
-/// The content type of [`Metrics::text`] (OpenMetrics 1.0).
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Everything there is to scrape.
 #[derive(Debug)]
@@ -40,20 +43,22 @@ pub struct Metrics {
 impl Metrics {
     /// The metrics of these shards.
     pub fn new(shards: Vec<Arc<ShardStats>>, readiness: Arc<Readiness>) -> Self {
+        let descriptors = Descriptors::of_process(clients_descriptors(&shards));
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Scrape {
             shards,
             readiness,
-            baseline: process::Figures::read(),
+            baseline: process::Figures::read(None),
+            descriptors,
         }));
         Self { registry }
     }
 
     /// All metrics, as of now.
-    pub fn text(&self) -> String {
+    pub fn text(&self, format: Format) -> String {
         let mut text = String::with_capacity(32 * 1024);
         text::encode(&mut text, &self.registry).expect("a string takes any text");
-        text
+        format.of_openmetrics(text)
     }
 }
 
@@ -62,21 +67,34 @@ struct Scrape {
     shards: Vec<Arc<ShardStats>>,
     readiness: Arc<Readiness>,
     baseline: process::Figures,
+    descriptors: Descriptors,
+}
+
+/// How many descriptors of the process clients have; none where they have none of their own.
+fn clients_descriptors(shards: &[Arc<ShardStats>]) -> Option<u64> {
+    let plain = shards.iter().any(|shard| shard.plain_descriptors.load(Relaxed));
+    plain.then(|| shards.iter().map(|shard| shard.get(Stat::Connections)).sum())
 }
 
 type Labels<'a> = [(&'static str, &'a str)];
 
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let process = process::Figures::read();
+        let process = process::Figures::read(self.descriptors.open(clients_descriptors(&self.shards)));
         for family in FAMILIES {
             let kind = match family.kind {
                 Kind::Counter => MetricType::Counter,
                 Kind::Gauge => MetricType::Gauge,
                 Kind::Histogram => MetricType::Histogram,
             };
-            let mut writer =
-                Writer(encoder.encode_descriptor(family.name, family.help, None, kind)?, *family);
+            // The encoder puts the unit at the end of the name.
+            let (name, unit) =
+                match (family.name.strip_suffix("_bytes"), family.name.strip_suffix("_seconds")) {
+                    (Some(name), _) => (name, Some(&Unit::Bytes)),
+                    (_, Some(name)) => (name, Some(&Unit::Seconds)),
+                    _ => (family.name, None),
+                };
+            let mut writer = Writer(encoder.encode_descriptor(name, family.help, unit, kind)?, *family);
             self.shards(&mut writer)?;
             self.links(&mut writer)?;
             self.others(&mut writer, &process)?;
@@ -155,6 +173,12 @@ impl Scrape {
                 }
                 return Ok(());
             }
+            names::LOG_LINES => {
+                for (cause, lines) in log::left_out().by_cause() {
+                    writer.put(&[("cause", cause)], lines)?;
+                }
+                return Ok(());
+            }
             names::READY => Some(u64::from(self.readiness.obstacle().is_none())),
             names::PROCESS_CPU => {
                 return process.cpu_s.map_or(Ok(()), |seconds| writer.put_seconds(&[], seconds));
@@ -226,7 +250,7 @@ mod tests {
 
     use roost_protocol::Reason;
 
-    use super::{Metrics, Readiness, names::FAMILIES};
+    use super::{Format, Metrics, Readiness, names::FAMILIES};
     use crate::core::stats::{LinkStats, ShardStats, Stat};
 
     fn scraped(shards: Vec<Arc<ShardStats>>) -> String {
@@ -238,7 +262,7 @@ mod tests {
             }
         }
         let readiness = Arc::new(Readiness::new(shards.clone()));
-        Metrics::new(shards, readiness).text()
+        Metrics::new(shards, readiness).text(Format::OpenMetrics)
     }
 
     fn value(text: &str, series: &str) -> f64 {

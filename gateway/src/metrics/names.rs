@@ -103,6 +103,7 @@ families! {
     LOOP_BUSY = counter("roost_loop_busy_seconds", ["shard"], "Time the loop spent working.");
     COMPLETIONS = counter("roost_completions", ["shard"], "Completions reaped.");
     LATE_COMPLETIONS = counter("roost_late_completions", ["shard"], "Completions whose slot or link belongs to somebody else by now; ignored.");
+    LOG_LINES = counter("roost_log_lines_left_out", ["cause"], "Lines left out of the log: over the rate of their level, no room in the queue, or not written.");
     KERNEL_SOCKETS = gauge("roost_kernel_tcp_sockets", [], "TCP sockets in this network namespace (/proc/net/sockstat).");
     KERNEL_SLAB = gauge("roost_kernel_slab_bytes", [], "Slab memory of the whole machine (/proc/meminfo).");
     BASELINE =

@@ -92,7 +92,8 @@ pub fn run(loaded: &Loaded, options: &Options, log_level: &LevelHandle) -> Resul
     let admin = Admin::start(config, fleet.control())?;
     let addresses = listeners::addresses(&listeners)?;
     let names: Vec<_> = config.workers.iter().map(ToString::to_string).collect();
-    preflight::banner(config, &features, (connections_max, &capacity), &addresses, admin.addresses(), &names);
+    let admin_addresses = admin.addresses();
+    preflight::banner(config, &features, (connections_max, &capacity), &addresses, &admin_addresses, &names);
     // Only a service manager listens to this; without one it does nothing.
     drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
     let mut running = Running {

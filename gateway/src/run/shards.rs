@@ -205,6 +205,7 @@ impl Plan {
         let mut dials = Dials::new(self.look_up);
         dials.start(&mut driver, self.targets);
         let stats = Arc::new(ShardStats::default());
+        stats.plain_descriptors.store(!self.features.direct(), Relaxed);
         let (sender, requests) = channel();
         let handle = ShardHandle::new(sender, driver.waker(), Arc::clone(&stats));
         let mut shard = Shard::new(self.core, driver, MonotonicClock::default(), stats, entropy(), requests)
