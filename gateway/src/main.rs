@@ -8,20 +8,25 @@ use roost_gateway::{
     config::{Cli, Command, Environment, load_all},
     logging, preflight, run,
 };
+use roost_router::shell::{log, say};
 
 /// Exit code for a configuration that cannot be used.
 const BAD_CONFIGURATION: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    say::bound_panics();
     let (loaded, problems) = load_all(&cli.options, &Environment::of_process());
     if !problems.is_empty() {
-        eprintln!("{}", problems.join("\n"));
+        say::last_words(problems.join("\n"));
     }
     if cli.command == Some(Command::Check) {
         let (text, ok) = preflight::check(&loaded, problems.len(), run::rehearse);
-        print!("{text}");
-        return match (problems.is_empty(), ok) {
+        let written = say::output(&text);
+        if let Err(error) = &written {
+            say::last_words(format!("roost-gateway: what was checked cannot be written: {error}"));
+        }
+        return match (problems.is_empty(), ok && written.is_ok()) {
             (false, _) => ExitCode::from(BAD_CONFIGURATION),
             (true, false) => ExitCode::FAILURE,
             (true, true) => ExitCode::SUCCESS,
@@ -33,7 +38,7 @@ fn main() -> ExitCode {
     let log_level = match logging::init(loaded.config.log_level, loaded.config.log_format) {
         Ok(handle) => handle,
         Err(error) => {
-            eprintln!("roost-gateway: no log: {error}");
+            say::last_words(format!("roost-gateway: {error:#}"));
             return ExitCode::FAILURE;
         }
     };
@@ -41,9 +46,12 @@ fn main() -> ExitCode {
         tracing::warn!("{warning}");
     }
     match run::run(&loaded, &cli.options, &log_level) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            log::flush(log::FLUSH_WITHIN);
+            ExitCode::SUCCESS
+        }
         Err(error) => {
-            eprintln!("roost-gateway: {error:#}");
+            say::last_words(format!("roost-gateway: {error:#}"));
             ExitCode::FAILURE
         }
     }

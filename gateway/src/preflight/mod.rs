@@ -24,6 +24,7 @@ use anyhow::{Result, bail};
 
 pub use capacity::{Capacity, Demand, Limit};
 pub use machine::{Machine, raise_nofile};
+use roost_router::shell::say;
 
 use crate::{
     config::{Config, Loaded},
@@ -91,7 +92,8 @@ pub fn connections_max(config: &Config, features: &Features) -> Result<(u32, Cap
     Ok((u32::try_from(capacity.connections()).expect("at most 2^24"), capacity))
 }
 
-/// Prints the lines at start. The addresses are those bound, with the ports that the kernel chose.
+/// Prints the lines at start; where nobody reads them they are lost. The addresses are those bound,
+/// with the ports that the kernel chose.
 pub fn banner(
     config: &Config,
     features: &Features,
@@ -102,7 +104,7 @@ pub fn banner(
 ) {
     let kernel = format!("{}: {features}", machine::kernel());
     let addresses = report::Addresses { clients, admin, workers };
-    print!("{}", report::banner(config, &kernel, connections_max, capacity, &addresses));
+    say::announce(report::banner(config, &kernel, connections_max, capacity, &addresses));
 }
 
 /// What `roost-gateway check` prints, and whether the gateway could start and hold what is

@@ -13,5 +13,6 @@ mod names;
 mod passed;
 mod proxy;
 mod python;
+mod saying;
 mod start;
 mod support;

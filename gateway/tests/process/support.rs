@@ -61,6 +61,17 @@ impl Gateway {
         gateway
     }
 
+    /// One of which nothing is read; it serves when this returns.
+    pub(crate) fn spawn_blind(mut command: Command, clients: SocketAddr, admin: SocketAddr) -> Self {
+        let child = command.spawn().expect("the gateway can be started");
+        let mut gateway = Self { child, clients, admin, log: Arc::default() };
+        wait("the admin side", || {
+            assert_eq!(gateway.child.try_wait().unwrap(), None, "the gateway ended");
+            TcpStream::connect(admin).ok()
+        });
+        gateway
+    }
+
     /// Waits for a line with this text, and parses the address that follows it.
     fn address(&mut self, text: &str) -> SocketAddr {
         let line = self.wait_for_line(text);
