@@ -20,7 +20,7 @@ use crate::{
     report::{self, hlog, html, result::RunResult, table, verdict},
     ring::Features,
     run::Run,
-    scenario,
+    say, scenario,
     socket::{SocketNetwork, Sources},
     transport::Network,
     tun::{TunConfig, TunNetwork},
@@ -71,7 +71,7 @@ fn run_scenario(scenario: Scenario, args: &RunArgs) -> anyhow::Result<bool> {
     let nofile = raise_nofile();
     let Some(Clients { network, processes }) = clients(&plan, args, nofile)? else { return Ok(true) };
     let clients_are = network.description();
-    eprintln!("clients: {clients_are}");
+    say::note(format_args!("clients: {clients_are}"));
     let stop = stop_on_signals()?;
     let hlog = args.hlog.as_deref().map(hlog::Writer::create).transpose()?;
     let fleet = Fleet::start(&fleet_config(&plan), &network)?;
@@ -82,7 +82,7 @@ fn run_scenario(scenario: Scenario, args: &RunArgs) -> anyhow::Result<bool> {
     let kernel_clients = plan.transport == TransportKind::Socket;
     let mut result = RunResult::new(&plan, &found, &report, &clients_are, kernel_clients);
     verdict::judge(&mut result, &plan, &found);
-    print!("{}", table::render(&result));
+    let said = say::line(table::render(&result).trim_end_matches('\n'));
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&result)?;
         fs::write(path, text + "\n").with_context(|| format!("--json {}", path.display()))?;
@@ -91,6 +91,7 @@ fn run_scenario(scenario: Scenario, args: &RunArgs) -> anyhow::Result<bool> {
         let page = html::render(&result, &found.latency)?;
         fs::write(path, page).with_context(|| format!("--html {}", path.display()))?;
     }
+    said.context("the report cannot be written to standard output")?;
     Ok(result.failures.is_empty())
 }
 
@@ -174,7 +175,7 @@ fn clients(plan: &Plan, args: &RunArgs, nofile: u64) -> anyhow::Result<Option<Cl
                 args: args.tun.clone(),
             })?;
             for note in network.notes() {
-                eprintln!("note: {note}");
+                say::note(format_args!("note: {note}"));
             }
             let processes = network.processes();
             Ok(Some(Clients { network: Arc::new(network), processes }))
@@ -186,7 +187,7 @@ fn clients(plan: &Plan, args: &RunArgs, nofile: u64) -> anyhow::Result<Option<Cl
 fn fits(plan: &Plan, args: &RunArgs, limits: &[Limit], machine: &preflight::Machine) -> anyhow::Result<bool> {
     let refusal = preflight::refusal(plan, limits);
     if args.preflight || refusal.is_some() {
-        eprint!("{}", preflight::render(plan, limits, machine));
+        say::note(preflight::render(plan, limits, machine).trim_end_matches('\n'));
     }
     if let Some(why) = refusal.filter(|_| !args.force) {
         anyhow::bail!(why);

@@ -24,6 +24,7 @@ pub mod restart;
 #[allow(unsafe_code)]
 pub mod ring;
 pub mod run;
+pub mod say;
 pub mod scenario;
 pub mod schedule;
 pub mod socket;

@@ -10,7 +10,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
-            eprintln!("roost-loadgen: {error:#}");
+            roost_loadgen::say::note(format_args!("roost-loadgen: {error:#}"));
             ExitCode::from(2)
         }
     }

@@ -45,6 +45,11 @@ fn every_crate_root_forbids_or_denies_unsafe() {
 }
 
 #[test]
+fn nothing_that_ships_prints_by_a_macro() {
+    report(check_all(policy::check_output));
+}
+
+#[test]
 fn files_stay_short() {
     report(check_all(policy::check_length));
 }

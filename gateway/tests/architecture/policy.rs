@@ -1,6 +1,10 @@
 //! What is allowed where. Change it only together with the design.
 
-use crate::{Finding, source::SourceFile};
+use crate::{
+    Finding,
+    imports::test_regions,
+    source::{SourceFile, Token},
+};
 
 /// A part of the workspace with rules about what it may name.
 pub(crate) struct Layer {
@@ -80,6 +84,31 @@ pub(crate) const IMPURE_NAMES: &[&str] = &[
 /// make a TUN device.
 pub(crate) const UNSAFE_PLACES: &[&str] =
     &["gateway/src/ring/", "loadgen/src/ring/", "loadgen/src/tun/sys.rs"];
+
+/// Macros that panic where nobody reads, and wait where somebody reads slowly: programs say what
+/// they have to say by `roost_router::shell` and `roost_loadgen::say`.
+pub(crate) const PANICKING_OUTPUT: &[&str] = &["print", "println", "eprint", "eprintln", "dbg"];
+/// Where they may stand in what ships: tools for whoever looks for a failure of a simulation.
+pub(crate) const PANICKING_OUTPUT_PLACES: &[&str] = &["gateway/src/sim/"];
+
+/// Checks that nothing that ships prints by a macro, test code and examples left aside.
+pub(crate) fn check_output(file: &SourceFile) -> Vec<Finding> {
+    let ships = file.path.split('/').nth(1) == Some("src");
+    if !ships || PANICKING_OUTPUT_PLACES.iter().any(|place| file.path.starts_with(place)) {
+        return Vec::new();
+    }
+    let tests = test_regions(file);
+    let words = file.tokens.iter().enumerate().zip(file.tokens.iter().skip(1));
+    words
+        .filter(|((index, (token, _)), (next, _))| {
+            let macro_name = token.word().is_some_and(|word| PANICKING_OUTPUT.contains(&word));
+            macro_name && *next == Token::Mark('!') && !tests[*index]
+        })
+        .map(|((_, (token, line)), _)| {
+            Finding::new(file, *line, format!("{}! outside tests", token.word().unwrap_or_default()))
+        })
+        .collect()
+}
 
 /// Lines after which a file should have been split by concept.
 pub(crate) const FILE_LINES_MAX: usize = 500;

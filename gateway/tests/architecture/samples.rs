@@ -137,6 +137,23 @@ fn lint_levels_are_checked() {
 }
 
 #[test]
+fn a_macro_that_prints_is_found() {
+    let found = |path: &str, text: &str| policy::check_output(&SourceFile::new(path, text)).len();
+    for path in ["gateway/src/run/mod.rs", "router/src/main.rs", "loadgen/src/app.rs", "protocol/src/lib.rs"]
+    {
+        assert_eq!(found(path, "fn f() { println!(\"x\"); std::eprint!(\"x\"); dbg!(1); }"), 3, "{path}");
+    }
+    assert_eq!(
+        found("router/src/main.rs", "fn f() { x.print(); print(1); writeln!(y, \"print!\"); } // print!(1)"),
+        0
+    );
+    assert_eq!(found("router/src/main.rs", "#[cfg(test)] mod tests { fn f() { println!(\"x\"); } }"), 0);
+    for path in ["router/examples/flood.rs", "gateway/tests/x.rs", "gateway/src/sim/run.rs"] {
+        assert_eq!(found(path, "fn f() { println!(\"x\") }"), 0, "{path}");
+    }
+}
+
+#[test]
 fn a_long_file_is_found() {
     let text = "//\n".repeat(FILE_LINES_MAX + 1);
     assert_eq!(policy::check_length(&SourceFile::new("gateway/src/x.rs", &text)).len(), 1);

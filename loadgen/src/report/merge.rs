@@ -20,7 +20,7 @@ use hdrhistogram::{
 use serde_json::json;
 
 use super::result::percentiles;
-use crate::{cli::MergeArgs, latency};
+use crate::{cli::MergeArgs, latency, say};
 
 /// One interval of one log, at its time since 1970.
 struct Entry {
@@ -45,10 +45,16 @@ pub fn run(args: &MergeArgs) -> anyhow::Result<()> {
     for entry in &entries {
         tags.entry(&entry.tag).or_insert_with(latency::histogram).add(&entry.histogram)?;
     }
-    println!("{:<14} {:>12} {:>10} {:>10} {:>10} {:>10}", "us", "count", "p50", "p99", "p99.9", "max");
+    let row = |cells: [&str; 6]| {
+        let [tag, count, p50, p99, p999, max] = cells;
+        say::line(format_args!("{tag:<14} {count:>12} {p50:>10} {p99:>10} {p999:>10} {max:>10}"))
+    };
+    row(["us", "count", "p50", "p99", "p99.9", "max"])?;
     for (tag, histogram) in &tags {
         let Some(p) = percentiles(histogram) else { continue };
-        println!("{tag:<14} {:>12} {:>10} {:>10} {:>10} {:>10}", p.count, p.p50, p.p99, p.p999, p.max);
+        let [count, p50, p99, p999, max] =
+            [p.count, p.p50, p.p99, p.p999, p.max].map(|number| number.to_string());
+        row([tag, &count, &p50, &p99, &p999, &max])?;
     }
     if let Some(path) = &args.json {
         let percentiles: BTreeMap<_, _> =

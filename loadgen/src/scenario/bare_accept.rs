@@ -16,6 +16,7 @@ use anyhow::Context;
 use crate::{
     cli::BareAcceptArgs,
     ring::{Bank, BankConfig, Descriptors, Features, Kind},
+    say,
     socket::SocketNetwork,
 };
 
@@ -35,7 +36,7 @@ pub fn run(args: &BareAcceptArgs, nofile: u64, stop: &Arc<AtomicBool>) -> anyhow
         Descriptors::Direct => "direct descriptors",
         Descriptors::Plain => "plain descriptors",
     };
-    println!("listening on {} ({held})", listener.local_addr()?);
+    say::line(format_args!("listening on {} ({held})", listener.local_addr()?))?;
     let config = BankConfig {
         slots: args.connections,
         slots_per_ring: args.ring_slots_max.min(SocketNetwork::ring_slots_for(nofile)),
@@ -57,13 +58,13 @@ pub fn run(args: &BareAcceptArgs, nofile: u64, stop: &Arc<AtomicBool>) -> anyhow
         for completion in completions.drain(..).filter(|completion| completion.kind == Kind::Accept) {
             if completion.result < 0 {
                 failed += 1;
-                eprintln!("accept: {}", std::io::Error::from_raw_os_error(-completion.result));
+                say::note(format_args!("accept: {}", std::io::Error::from_raw_os_error(-completion.result)));
             } else {
                 accepted += 1;
             }
         }
         if said != accepted && (accepted == args.connections || said_at.elapsed() > Duration::from_secs(1)) {
-            println!("accepted {accepted}");
+            say::line(format_args!("accepted {accepted}"))?;
             (said, said_at) = (accepted, Instant::now());
         }
     }

@@ -13,6 +13,7 @@ use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::sys::die_with_parent;
+use crate::say;
 
 /// How long a process may take to end after SIGTERM. A gateway would drain for longer, but its
 /// clients are gone with the devices: there is nobody left to drain for.
@@ -98,12 +99,15 @@ impl Drop for Spawned {
         if self.wait_for(TERM_PATIENCE).is_some() {
             return;
         }
-        eprintln!("{:?} is still draining {} s after SIGTERM: killed", self.command, TERM_PATIENCE.as_secs());
+        let after_s = TERM_PATIENCE.as_secs();
+        say::note(format_args!("{:?} is still draining {after_s} s after SIGTERM: killed", self.command));
         self.signal(Signal::KILL);
         match self.wait_for(KILL_PATIENCE) {
             Some(status) if status.signal().is_some() => {}
-            Some(status) => eprintln!("{:?}: {status}", self.command),
-            None => eprintln!("{:?} (process {}) does not end", self.command, self.pid()),
+            Some(status) => say::note(format_args!("{:?}: {status}", self.command)),
+            None => {
+                say::note(format_args!("{:?} (process {}) does not end", self.command, self.pid()));
+            }
         }
     }
 }

@@ -90,7 +90,7 @@ impl Namespace {
 impl Drop for Namespace {
     fn drop(&mut self) {
         if let Err(error) = move_into_link_name_space(self.home.as_fd(), Some(LinkNameSpaceType::Network)) {
-            eprintln!("the way back to the first network namespace is lost: {error}");
+            crate::say::note(format_args!("the way back to the first network namespace is lost: {error}"));
         }
     }
 }

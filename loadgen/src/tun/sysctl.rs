@@ -90,7 +90,8 @@ fn set(mut file: &File, value: &str) -> std::io::Result<()> {
 
 fn restore(one: &Changed) {
     if let Err(error) = set(&one.file, &one.before) {
-        eprintln!("{} could not be set back to {}: {error}", one.path.display(), one.before);
+        let (path, before) = (one.path.display(), &one.before);
+        crate::say::note(format_args!("{path} could not be set back to {before}: {error}"));
     }
 }
 
