@@ -26,6 +26,13 @@ pub enum Redial {
     Now,
 }
 
+/// When a connect is given up at the latest, in milliseconds from its begin: the last address must have
+/// its turn within the time of one handshake, if possible.
+pub(super) fn connect_ms_max(handshake_timeout_ms: u32, link: &Link) -> u64 {
+    let part_ms = handshake_timeout_ms / link.addresses.max(1);
+    u64::from(part_ms.max(CONNECT_MS_MIN).min(handshake_timeout_ms))
+}
+
 impl ShardCore {
     /// Says how many addresses the driver gives a link in turn; 0: none is known yet, and it is not
     /// dialled until there is one.
@@ -44,6 +51,7 @@ impl ShardCore {
         };
         if link.state == LinkState::Down {
             link.retry_at_ms = link.retry_at_ms.min(self.now_ms + within_ms);
+            link.backoff_ms = 0;
         } else if redial == Redial::Now {
             link.moved = true;
             self.break_link(io, index, LinkDownCause::Moved);
@@ -58,13 +66,6 @@ impl ShardCore {
         }
     }
 
-    /// When a connect is given up at the latest, counted from its begin: the last address must have
-    /// its turn within the time of one handshake, if possible.
-    pub(super) fn connect_ms_max(&self, link: &Link) -> u64 {
-        let whole_ms = self.cfg.handshake_timeout_ms;
-        u64::from((whole_ms / link.addresses.max(1)).max(CONNECT_MS_MIN).min(whole_ms))
-    }
-
     /// A link is down: says when it is dialled again.
     pub(super) fn arrange_redial(&mut self, index: usize) {
         let jitter = self.random_below(1000);
@@ -74,7 +75,8 @@ impl ShardCore {
         let (first, longest) = self.cfg.link_redial_ms;
         let link = &mut self.links[index];
         if std::mem::take(&mut link.moved) {
-            link.retry_at_ms = self.now_ms;
+            // What the last address had to wait for is not the next one's fault.
+            (link.retry_at_ms, link.backoff_ms, link.tries) = (self.now_ms, 0, 0);
             return;
         }
         link.tries = if link.failed { link.tries + 1 } else { 0 };

@@ -17,7 +17,7 @@ use crate::{
         link::{Link, LinkState, Session, link_bit},
         outbox::Span,
         pool::Class,
-        shard::{ShardCore, kind},
+        shard::{ShardCore, dial::connect_ms_max, kind},
         stats::{Stat, bump},
     },
     op::{Io, Op, Sock, Token, errno},
@@ -100,7 +100,7 @@ impl ShardCore {
                 }
             }
             let keepalive_ms = u64::from(self.keepalive_ms());
-            let connect_ms_max = self.connect_ms_max(&self.links[index]);
+            let handshake_ms = self.cfg.handshake_timeout_ms;
             let link = &mut self.links[index];
             if link.retired && link.connections == 0 && link.tx.lag_frames() == 0 {
                 self.break_link(io, index, LinkDownCause::Retired);
@@ -117,7 +117,9 @@ impl ShardCore {
                     link.state = LinkState::Connecting;
                     self.submit_link(io, index, kind::LINK_CONNECT, Op::Connect { link: index as u16 });
                 }
-                LinkState::Connecting if self.now_ms >= link.retry_at_ms + connect_ms_max => {
+                LinkState::Connecting
+                    if self.now_ms >= link.retry_at_ms + connect_ms_max(handshake_ms, link) =>
+                {
                     self.break_link(io, index, LinkDownCause::Late(LinkStep::Connect));
                 }
                 LinkState::Handshaking
@@ -162,7 +164,9 @@ impl ShardCore {
                 LinkState::Down if link.retired && link.session.is_none() => u64::MAX,
                 LinkState::Down if link.addresses == 0 => u64::MAX,
                 LinkState::Down => link.retry_at_ms,
-                LinkState::Connecting => link.retry_at_ms + self.connect_ms_max(link),
+                LinkState::Connecting => {
+                    link.retry_at_ms + connect_ms_max(self.cfg.handshake_timeout_ms, link)
+                }
                 LinkState::Handshaking => link.retry_at_ms + u64::from(self.cfg.handshake_timeout_ms),
                 LinkState::Up => (link.heard_at_ms.max(link.pinged_at_ms)) + keepalive_ms,
                 LinkState::Closing => u64::MAX,
