@@ -8,7 +8,7 @@ use super::{
     machine::Machine,
 };
 use crate::{
-    config::Config,
+    config::{Config, FullPolicy},
     core::{CoreConfig, bounds::Bounds, stats::LINKS_MAX},
     ring::RING_SLOTS_MAX,
 };
@@ -51,7 +51,7 @@ impl Demand {
             shards,
             ring_slots_max: config.ring_slots_max.min(RING_SLOTS_MAX).into(),
             direct,
-            fds: fds(config, shards),
+            fds: fds(config, shards, WORKERS_SPARE) + telling(config, shards, direct),
             rings_besides: config.workers.is_empty().into(),
             memory_bytes: config.memory_bytes_max.value(),
             fixed_bytes: fixed_bytes(config, shards),
@@ -62,15 +62,52 @@ impl Demand {
 
 /// Descriptors that are neither clients' nor rings': those that links, the admin side and a reload may
 /// come to need. Clients never get them, since there are no more clients than what is left allows.
-fn fds(config: &Config, shards: u64) -> u64 {
+fn fds(config: &Config, shards: u64, workers_spare: u64) -> u64 {
     let listeners = config.listen.len() as u64 * (shards + 1) + config.admin_listen.len() as u64;
     let links = match config.workers.len() as u64 {
         // Both ends of a link are here.
         0 => 2 * shards + FDS_EMBEDDED,
-        workers => shards * (workers + WORKERS_SPARE).min(LINKS_MAX as u64).max(workers),
+        workers => shards * (workers + workers_spare).min(LINKS_MAX as u64).max(workers),
     };
     let admin = if config.admin_listen.is_empty() { 0 } else { FDS_ADMIN };
     FDS_BASE + listeners + links + admin
+}
+
+/// Clients per shard that are told to go elsewhere at a time, where each takes a descriptor.
+pub const TELLING_PLAIN: u32 = 16;
+
+/// Descriptors of clients who are being refused, beside those who are held.
+fn telling(config: &Config, shards: u64, direct: bool) -> u64 {
+    match config.full {
+        FullPolicy::Refuse if !direct => shards * u64::from(TELLING_PLAIN),
+        _ => 0,
+    }
+}
+
+/// Whether a gateway with so many shards and slots has descriptors for the workers of `config`, as a
+/// reload brings them; none are spared for yet others.
+///
+/// # Errors
+/// How many are missing, and the remedy.
+pub fn check_links(
+    config: &Config,
+    shards: u64,
+    slots: u64,
+    direct: bool,
+    nofile: u64,
+) -> Result<(), String> {
+    let demand = Demand { shards, ..Demand::of(config, 1, direct) };
+    let clients = if direct { 0 } else { slots };
+    let others = fds(config, shards, 0) + telling(config, shards, direct);
+    let needed = others + clients + FDS_PER_RING * rings_for(slots, &demand);
+    if needed <= nofile {
+        return Ok(());
+    }
+    Err(format!(
+        "workers: {} workers and {slots} connections on {shards} shards may need {needed} descriptors, and \
+         RLIMIT_NOFILE is {nofile}: name fewer, or raise it or lower connections_max and restart",
+        config.workers.len()
+    ))
 }
 
 /// The most that pools and windows take, whatever the number of connections (`core::pool`): what
@@ -329,188 +366,4 @@ pub(super) fn mib(bytes: u64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{CONNECTIONS_MAX, Capacity, Demand, rings_for};
-    use crate::{
-        config::Config,
-        core::{CoreConfig, config::WorkerConfig, pool},
-        op::PoolSpec,
-        preflight::machine::Machine,
-    };
-
-    const GIB: u64 = 1 << 30;
-
-    /// The machine of the field notes.
-    fn box_of_24_gib() -> Machine {
-        Machine {
-            cores: 2,
-            nofile_soft: 20_000,
-            nofile_hard: 20_000,
-            nr_open: Some(1 << 20),
-            file_max: Some(8_000_000),
-            files_open: Some(1_000),
-            memory_bytes: Some(24 * GIB),
-            memory_free_bytes: Some(23 * GIB),
-            page_bytes: 4096,
-            somaxconn: Some(65_535),
-            hash_buckets: Some(1 << 22),
-            tcp_mem_pressure_pages: Some(1 << 20),
-            ..Machine::default()
-        }
-    }
-
-    fn demand(direct: bool) -> Demand {
-        Demand::of(&Config::default(), 2, direct)
-    }
-
-    #[test]
-    fn the_box_of_the_field_notes_holds_what_was_seen_there() {
-        let capacity = Capacity::of(&box_of_24_gib(), &demand(true));
-        // 5.0 million with a strict reserve, 5.5 at the end of the memory.
-        assert!((5_000_000..5_500_000).contains(&capacity.reachable()), "{capacity:?}");
-        assert!(capacity.limits[0].name.starts_with("memory, 23.0 GiB free"), "{capacity:?}");
-        assert!(capacity.suffices() && capacity.warnings.is_empty(), "{capacity:?}");
-    }
-
-    #[test]
-    fn with_plain_descriptors_nofile_is_the_capacity() {
-        let capacity = Capacity::of(&box_of_24_gib(), &demand(false));
-        let room = 20_000 - demand(false).fds - 2 * 2;
-        assert!((room - 10..=room).contains(&capacity.reachable()), "{capacity:?}");
-        assert!(capacity.limits[0].name.contains("RLIMIT_NOFILE"));
-        assert!(capacity.limits[0].lift.contains("LimitNOFILE"));
-    }
-
-    #[test]
-    fn a_million_slots_need_nothing_more_than_a_thousand_descriptors_when_direct() {
-        let machine = Machine { nofile_soft: 1_024, ..box_of_24_gib() };
-        let capacity = Capacity::of(&machine, &demand(true));
-        let nofile = capacity.limits.iter().find(|limit| limit.name.contains("NOFILE")).unwrap();
-        let rings = (1_024 - demand(true).fds) / 2 / 2 * 2;
-        assert_eq!(nofile.connections, rings * 1_024);
-        assert!(nofile.connections < capacity.reachable() + 1);
-    }
-
-    #[test]
-    fn each_limit_can_be_the_tightest_and_says_how_to_lift_it() {
-        let machine = Machine { file_max: Some(100_000), ..box_of_24_gib() };
-        let capacity = Capacity::of(&machine, &demand(true));
-        assert_eq!(capacity.reachable(), 100_000 - 1_000 - 40);
-        assert!(capacity.limits[0].lift.contains("fs.file-max"));
-
-        let machine = Machine { cgroup_free_bytes: Some(2 * GIB), ..box_of_24_gib() };
-        let capacity = Capacity::of(&machine, &demand(true));
-        assert!(capacity.limits[0].lift.contains("memory.max"), "{capacity:?}");
-        assert!(capacity.reachable() < 2 * GIB / 4_224);
-
-        let budget = Demand { memory_bytes: Some(GIB), ..demand(true) };
-        let capacity = Capacity::of(&box_of_24_gib(), &budget);
-        assert_eq!(capacity.reachable(), (GIB - budget.fixed_bytes) / 4_224);
-        let nothing = Demand { memory_bytes: Some(budget.fixed_bytes - 1), ..budget };
-        assert_eq!(Capacity::of(&box_of_24_gib(), &nothing).reachable(), 0);
-
-        let endless = Machine { memory_free_bytes: Some(1 << 50), file_max: None, ..box_of_24_gib() };
-        assert_eq!(Capacity::of(&endless, &demand(true)).reachable(), CONNECTIONS_MAX);
-    }
-
-    /// A gateway that is full keeps its links, its health and the redial of a worker that restarts.
-    #[test]
-    fn clients_leave_descriptors_for_links_admin_and_others() {
-        let workers = (0..20).map(|i| format!("w{i}=unix:/run/w{i}").parse().unwrap()).collect();
-        let config = Config { workers, ..Config::default() };
-        let demand = Demand { shards: 4, ..Demand::of(&config, 4, false) };
-        // Links to all workers from all shards, listeners and their copies, the admin side.
-        assert!(demand.fds >= 20 * 4 + 5 + 65 + 3, "{demand:?}");
-        let machine = Machine { nofile_soft: 512, inherited_fds: 10, ..box_of_24_gib() };
-        let capacity = Capacity::of(&machine, &demand);
-        let clients = capacity.reachable();
-        assert!(clients > 100 && clients + demand.fds + 10 + 2 * 4 <= 512, "{clients} and {demand:?}");
-        // More links than numbers: nothing is promised.
-        let machine = Machine { nofile_soft: 128, ..machine };
-        let capacity = Capacity::of(&machine, &demand);
-        assert_eq!(capacity.reachable(), 0);
-        let refusal = capacity.refusal(4).unwrap();
-        assert!(refusal.contains("RLIMIT_NOFILE = 128") && refusal.contains("LimitNOFILE"), "{refusal}");
-    }
-
-    #[test]
-    fn locked_memory_allows_whole_rings_on_each_shard() {
-        let config = Config { ring_slots_max: 64, ..Config::default() };
-        let demand = Demand { shards: 2, ..Demand::of(&config, 2, true) };
-        let reachable = |rings_max| {
-            let machine = Machine { rings_max, memlock_bytes: 256 << 10, ..box_of_24_gib() };
-            Capacity::of(&machine, &demand)
-        };
-        // One is the worker's inside; of three left one would be of no use.
-        for (rings, connections) in [(5, 4 * 64), (4, 2 * 64), (2, 0), (1, 0), (0, 0)] {
-            let capacity = reachable(Some(rings));
-            assert_eq!(capacity.reachable(), connections, "{rings} rings");
-            let tightest = &capacity.limits[0];
-            assert!(tightest.name.starts_with("RLIMIT_MEMLOCK = 256 KiB"), "{tightest:?}");
-            assert!(tightest.lift.contains("ulimit memlock") && tightest.hard, "{tightest:?}");
-            assert_eq!(capacity.refusal(2).is_some(), connections == 0);
-            assert_eq!(rings_for(connections, &demand), if connections == 256 { 5 } else { 3 });
-        }
-        assert!(reachable(None).limits.iter().all(|limit| !limit.name.contains("MEMLOCK")));
-    }
-
-    #[test]
-    fn no_room_or_more_than_the_kernel_allows_is_a_refusal() {
-        let capacity = |machine: &Machine, wanted| {
-            Capacity::of(machine, &Demand { connections: wanted, ..demand(true) })
-        };
-        assert_eq!(capacity(&box_of_24_gib(), None).refusal(2), None);
-        // Memory may become free: that is a warning at the start.
-        assert_eq!(capacity(&box_of_24_gib(), Some(6_000_000)).refusal(2), None);
-        let full = Machine { cgroup_free_bytes: Some(0), cgroup_limit: "memory.high", ..box_of_24_gib() };
-        let refusal = capacity(&full, None).refusal(2).unwrap();
-        assert!(refusal.contains("on each of 2 shards") && refusal.contains("MemoryHigh="), "{refusal}");
-        let refusal = capacity(&Machine { nofile_soft: 200, ..box_of_24_gib() }, Some(1_000_000)).refusal(2);
-        assert!(refusal.unwrap().starts_with("connections_max = 1000000, but RLIMIT_NOFILE = 200"));
-    }
-
-    #[test]
-    fn pools_are_reckoned_with_as_the_core_makes_them() {
-        let config = Config::default();
-        let worker = WorkerConfig { name: "a".to_owned(), secret: None };
-        let core = CoreConfig {
-            outbox_bytes_total: config.outbox_bytes_total / 2,
-            spill_bytes_total: config.spill_bytes_total / 2,
-            ..CoreConfig::lone(0, vec![worker])
-        };
-        let bytes = |pool: &PoolSpec| u64::from(pool.block_bytes) * u64::from(pool.blocks);
-        let made = 2 * pool::specs(&core).iter().map(bytes).sum::<u64>();
-        let reckoned = demand(true).fixed_bytes;
-        // The core leaves room for more workers and for block ends.
-        let spare =
-            2 * CoreConfig::WORKERS_SPARE as u64 * (2 * u64::from(config.link_window_bytes) + (1 << 20));
-        assert!((reckoned..reckoned + spare + (8 << 20)).contains(&made), "{made} made, {reckoned} reckoned");
-    }
-
-    #[test]
-    fn a_wish_beyond_the_capacity_does_not_suffice() {
-        let wish = |connections| Demand { connections: Some(connections), ..demand(true) };
-        assert!(Capacity::of(&box_of_24_gib(), &wish(5_000_000)).suffices());
-        let beyond = Capacity::of(&box_of_24_gib(), &wish(6_000_000));
-        assert!(!beyond.suffices());
-        assert_eq!(beyond.connections(), 6_000_000);
-    }
-
-    #[test]
-    fn slow_settings_are_named() {
-        let machine = Machine {
-            somaxconn: Some(128),
-            hash_buckets: Some(262_144),
-            conntrack_max: Some(65_536),
-            tcp_mem_pressure_pages: Some(1_000),
-            ..box_of_24_gib()
-        };
-        let warnings = Capacity::of(&machine, &demand(true)).warnings.join("\n");
-        for name in ["somaxconn = 128", "thash_entries=8388608", "conntrack_max = 65536", "tcp_mem = 1000"] {
-            assert!(warnings.contains(name), "{name} in {warnings}");
-        }
-        let shared = Machine { hash_is_shared: true, ..machine };
-        let warnings = Capacity::of(&shared, &demand(true)).warnings.join("\n");
-        assert!(warnings.contains("tcp_child_ehash_entries") && !warnings.contains("thash_entries="));
-    }
-}
+mod tests;

@@ -120,6 +120,11 @@ pub fn kernel() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
+/// The soft limit on open files; `u64::MAX` for none.
+pub fn nofile() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 /// Raises the soft limit on open files to the hard one. Returns the limit now in force.
 ///
 /// # Errors

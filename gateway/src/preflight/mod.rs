@@ -20,7 +20,7 @@ mod start;
 
 use std::net::SocketAddr;
 
-use anyhow::{Result, bail};
+use anyhow::{Error, Result, bail};
 
 pub use capacity::{Capacity, Demand, Limit};
 pub use machine::{Machine, raise_nofile};
@@ -90,6 +90,15 @@ pub fn connections_max(config: &Config, features: &Features) -> Result<(u32, Cap
         tracing::warn!(wanted, allows, limit = %name, remedy = %lift, "more than this machine can hold");
     }
     Ok((u32::try_from(capacity.connections()).expect("at most 2^24"), capacity))
+}
+
+/// Whether this process has descriptors for the links that a reload with `config` asks for.
+///
+/// # Errors
+/// It has not: how many are missing, and the remedy.
+pub fn check_reload(config: &Config, shards: u16, connections_max: u32, direct: bool) -> Result<()> {
+    let nofile = machine::nofile();
+    capacity::check_links(config, shards.into(), connections_max.into(), direct, nofile).map_err(Error::msg)
 }
 
 /// Prints the lines at start; where nobody reads them they are lost. The addresses are those bound,

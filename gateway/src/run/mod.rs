@@ -79,7 +79,7 @@ pub fn run(loaded: &Loaded, options: &Options, log_level: &LevelHandle) -> Resul
         false => None,
     };
     let workers = embedded.as_ref().map_or(workers_configured, |embedded| vec![embedded.worker()]);
-    let core = core_config(config, shard_count(config), connections_max, &workers)?;
+    let core = start_config(config, &features, connections_max, &workers)?;
     let resolver = names::Names::start(names::system())?;
     resolver.want(named(&workers));
     let fleet = Fleet::start(config, &features, &core, &workers, &listeners, &resolver)?;
@@ -150,7 +150,7 @@ pub fn rehearse(config: &Config, features: &Features, connections_max: u32) -> R
     };
     let named = config.workers.iter().map(|spec| worker(&spec.name));
     let workers: Vec<_> = if config.workers.is_empty() { vec![worker("embedded")] } else { named.collect() };
-    let core = core_config(config, shard_count(config), connections_max, &workers)?;
+    let core = start_config(config, features, connections_max, &workers)?;
     shards::rehearse(config, features, &core)
 }
 
@@ -170,6 +170,22 @@ fn read_secret(config: &Config) -> Result<Option<Vec<u8>>> {
         }
         secret.bytes
     }))
+}
+
+/// What the shards start with.
+fn start_config(
+    config: &Config,
+    features: &Features,
+    connections_max: u32,
+    workers: &[Worker],
+) -> Result<CoreConfig> {
+    let mut core = core_config(config, shard_count(config), connections_max, workers)?;
+    if !features.direct() && config.full == config::FullPolicy::Refuse {
+        // Each slot is a descriptor here. Some are for the telling; links and the admin side keep theirs.
+        let share = connections_max.div_ceil(u32::from(core.shards));
+        core.slots_max = share + preflight::capacity::TELLING_PLAIN;
+    }
+    Ok(core)
 }
 
 /// A shard's share of the configuration; shards differ in their index only.

@@ -33,6 +33,8 @@ pub struct Fleet {
     threads: Vec<JoinHandle<Result<()>>>,
     /// Configurations sent to each shard.
     configured: AtomicU64,
+    /// Whether clients take no file descriptors.
+    direct: bool,
 }
 
 /// How long a shard may take to run with a configuration; its turns are bounded and short.
@@ -48,7 +50,12 @@ impl Fleet {
         listeners: &[OwnedFd],
         names: &Names,
     ) -> Result<Self> {
-        let mut fleet = Self { handles: Vec::new(), threads: Vec::new(), configured: AtomicU64::new(0) };
+        let mut fleet = Self {
+            handles: Vec::new(),
+            threads: Vec::new(),
+            configured: AtomicU64::new(0),
+            direct: features.direct(),
+        };
         for index in 0..core.shards {
             let core = CoreConfig { shard: index as u8, ..core.clone() };
             let plan = Plan {
@@ -106,6 +113,11 @@ impl Fleet {
             handle.send(Request::Configure(Box::new(core), targets.clone()));
         }
         self.configured.fetch_add(1, Relaxed);
+    }
+
+    /// Whether clients take no file descriptors.
+    pub(super) fn direct(&self) -> bool {
+        self.direct
     }
 
     /// Whether every shard can have a link to each of these workers, beside the links to workers that

@@ -20,6 +20,7 @@ use crate::{
     config::{Changes, Config, Environment, Options, load},
     core::{Command, CoreConfig, stats::Stat},
     logging::LevelHandle,
+    preflight,
 };
 
 /// How often signals, successors and the progress of a drain are looked at.
@@ -106,12 +107,14 @@ impl Running<'_> {
     fn apply(&mut self, config: &Config) -> Result<()> {
         let workers = configured_workers(config)?;
         self.fleet.check_room(&workers)?;
+        preflight::check_reload(config, self.core.shards, self.connections_max, self.fleet.direct())?;
         let mut core = core_config(config, self.core.shards, self.connections_max, &workers)?;
         if workers.is_empty() {
             core.workers.clone_from(&self.core.workers);
         }
         // What stands for this run stays.
         core.gateway = self.core.gateway;
+        core.slots_max = self.core.slots_max;
         if let Some(per_ip) = &self.core.per_ip {
             per_ip.set_max(config.per_ip_max);
             core.per_ip = Some(per_ip.clone());
