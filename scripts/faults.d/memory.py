@@ -16,12 +16,12 @@ def bound(settings, shards, workers):
     """What the table in docs/operations.md, "How many connections", allows the process beyond what
     it has at the start, from the configuration alone."""
     frame = settings["frame_bytes_max"]
-    link = 2 * settings["link_window_bytes"] + 4 * max(256 * KIB, 2 * frame)
+    link = 9 * settings["link_window_bytes"] // 4 + 3 * frame + 4 * max(256 * KIB, 2 * frame)
     return (
-        settings["connections_max"] * (64 + 64)
+        settings["connections_max"] * (64 + 80)
         + settings["outbox_bytes_total"]
         + settings["spill_bytes_total"]
-        + shards * (7 * MIB + 64 * frame)
+        + shards * (MIB + 64 * frame)
         + shards * workers * link
     )
 

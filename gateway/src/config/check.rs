@@ -8,10 +8,13 @@ use super::{
     keys::Config,
     value::{Auto, WorkerAddress},
 };
-use crate::{core::stats::LINKS_MAX, ring::FeaturesMax};
+use crate::{
+    core::{CoreConfig, stats::LINKS_MAX},
+    ring::FeaturesMax,
+};
 
 /// Each problem with the keys it is about, the one to blame first, and the remedy.
-pub(super) fn contradictions(config: &Config) -> Vec<(Vec<&'static str>, String)> {
+pub fn contradictions(config: &Config) -> Vec<(Vec<&'static str>, String)> {
     let mut found = Vec::new();
     let mut demand = |holds: bool, keys: &[&'static str], message: String| {
         if !holds {
@@ -90,15 +93,41 @@ pub(super) fn contradictions(config: &Config) -> Vec<(Vec<&'static str>, String)
         &["outbox_bytes_max", "frame_bytes_max"],
         format!("{} holds not even one frame; write at least {frame}", c.outbox_bytes_max),
     );
-    demand(
-        c.outbox_bytes_total >= u64::from(c.outbox_bytes_max),
-        &["outbox_bytes_total", "outbox_bytes_max"],
-        format!("{} is less than outbox_bytes_max = {}", c.outbox_bytes_total, c.outbox_bytes_max),
+    // A connection lives on one shard, and has what that shard has of the totals.
+    let shards = c.shard_count();
+    let mut demand_share = |keys: &[&'static str], total: u64, least: u64, what: String| {
+        let share = Config::share(total, shards);
+        let all = least * u64::from(shards);
+        let message = match shards {
+            1 => format!("{total} is less than {what}; write at least {all}"),
+            _ => format!(
+                "{total} is {share} for each of the {shards} shards, less than {what}; write at least {all}, or \
+                 fewer shards"
+            ),
+        };
+        demand(share >= least, keys, message);
+    };
+    demand_share(
+        &["outbox_bytes_total", "outbox_bytes_max", "shards"],
+        c.outbox_bytes_total,
+        c.outbox_bytes_max.into(),
+        format!("outbox_bytes_max = {}", c.outbox_bytes_max),
     );
-    demand(
-        c.spill_bytes_total >= u64::from(frame),
-        &["spill_bytes_total", "frame_bytes_max"],
-        format!("{} holds not even one frame; write at least {frame}", c.spill_bytes_total),
+    let reserve = CoreConfig::outbox_reserve_bytes(Config::share(c.outbox_bytes_total, shards));
+    demand_share(
+        &["outbox_bytes_total", "frame_bytes_max", "shards"],
+        c.outbox_bytes_total,
+        u64::from(frame) + reserve,
+        format!("a frame of frame_bytes_max = {} and a reserve for the gateway's own", c.frame_bytes_max),
+    );
+    demand_share(
+        &["spill_bytes_total", "frame_bytes_max", "shards"],
+        c.spill_bytes_total,
+        u64::from(frame) + u64::from(CoreConfig::RX_BLOCK_BYTES + 2 * CoreConfig::CHUNK_BYTES),
+        format!(
+            "one client may leave waiting: a frame of frame_bytes_max = {} and a read behind it",
+            c.frame_bytes_max
+        ),
     );
     demand(
         u64::from(c.link_window_bytes) >= 2 * u64::from(frame),

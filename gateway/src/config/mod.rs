@@ -6,6 +6,7 @@
 //! * [`mod@load`]: the layers, and errors that name file, line and remedy.
 //! * [`refuse`]: what is wrong with a single value.
 //! * [`check`]: what a single range cannot say.
+//! * `shares`: what each shard gets.
 //! * [`reload`]: which changes take effect in a running gateway.
 //! * [`cli`]: the flags.
 
@@ -15,6 +16,7 @@ pub mod keys;
 pub mod load;
 mod refuse;
 pub mod reload;
+mod shares;
 pub mod value;
 
 pub use cli::{Cli, Command, Options};

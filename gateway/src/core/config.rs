@@ -81,8 +81,14 @@ pub struct CoreConfig {
     pub outbox_bytes_total: u64,
     /// Memory for all incomplete frames of the shard.
     pub spill_bytes_total: u64,
-    /// What a worker may send without acknowledgement, and the most retained for it.
+    /// What a worker may send without acknowledgement, and the most retained for it but for the
+    /// frame that fills it, whatever it grants.
     pub link_window_bytes: u32,
+    /// Bytes of a block of a link's send queue.
+    pub link_tx_block_bytes: u32,
+    /// What link queues share for frames that cannot wait for a window, in percent of what a round of
+    /// moves and a failover of every link take.
+    pub link_shared_percent: u32,
     /// Absence after which a worker's connections go elsewhere.
     pub link_failover_ms: u32,
     /// First and longest pause between dials; the pause doubles and is jittered.
@@ -100,8 +106,6 @@ pub struct CoreConfig {
 }
 
 impl CoreConfig {
-    /// Workers that can be added while running; blocks are mapped for them, not used.
-    pub const WORKERS_SPARE: usize = 8;
     /// Bytes of a client receive buffer.
     pub const RX_BLOCK_BYTES: u32 = 16 * 1024;
     /// What the gateway has of client receive buffers per shard. A burst touches a page of each, and
@@ -109,7 +113,7 @@ impl CoreConfig {
     pub const RX_BLOCKS: u32 = 64;
     /// Bytes of a chunk of an outbox or a spill.
     pub const CHUNK_BYTES: u32 = 2 * 1024;
-    /// Bytes of a block of a link's send queue.
+    /// What the gateway has of bytes in a block of a link's send queue.
     pub const LINK_TX_BLOCK_BYTES: u32 = 64 * 1024;
 
     /// Safe defaults for tests and a lone shard; the shell's defaults are documented in
@@ -141,6 +145,8 @@ impl CoreConfig {
             outbox_bytes_total: 64 * 1024 * 1024,
             spill_bytes_total: 64 * 1024 * 1024,
             link_window_bytes: link::WINDOW_BYTES_DEFAULT,
+            link_tx_block_bytes: Self::LINK_TX_BLOCK_BYTES,
+            link_shared_percent: 100,
             link_failover_ms: 10_000,
             link_redial_ms: (50, 2_000),
             link_keepalive_ms: 10_000,
@@ -149,6 +155,13 @@ impl CoreConfig {
             retry_after_ms: (1_000, 5_000),
             bounds: Bounds::GATEWAY,
         }
+    }
+
+    /// Of the memory for backlogs, what only the gateway's own small frames may take (WELCOME, PONG to
+    /// a client with next to nothing queued, GOAWAY), in bytes.
+    pub const fn outbox_reserve_bytes(outbox_bytes_total: u64) -> u64 {
+        let part = outbox_bytes_total / 16;
+        if part < 512 * 1024 { part } else { 512 * 1024 }
     }
 
     /// The longest link payload, both directions.

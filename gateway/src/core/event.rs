@@ -27,6 +27,12 @@ pub enum Event {
         /// Attempts that have failed since the link was up, with this one.
         failures: u32,
     },
+    /// A worker's session will be given up: its queue has the most of what queues share, and that is
+    /// used up.
+    LinkOverrun {
+        /// The worker's index.
+        worker: u8,
+    },
     /// A worker's session is given up; its connections go to other workers.
     Failover {
         /// The worker's index.

@@ -13,6 +13,7 @@ pub mod link;
 mod outbox;
 pub mod pool;
 pub mod proxy;
+mod rank;
 pub mod record;
 pub mod shard;
 mod slab;

@@ -9,6 +9,7 @@
 use crate::{
     core::{
         pool::{Class, Pools},
+        rank::Ranks,
         slab::Slab,
     },
     op::{Block, Io},
@@ -43,10 +44,21 @@ struct Outbox {
     next: u32,
     tail: u32,
     bytes: u32,
-    /// Tick at which the client last took something, or the outbox was made.
-    progress_tick: u16,
+    /// Of those, bytes that stand in blocks of other pools.
+    foreign: u32,
     /// The owner, for choosing whom to close when the pool is exhausted.
     slot: u32,
+    /// Tick at which the client last took something, or the outbox was made.
+    progress_tick: u16,
+    /// Its class in [`Ranks`].
+    rank: u8,
+}
+
+impl Outbox {
+    /// What it holds of the pool, in bytes.
+    const fn held(&self) -> u32 {
+        self.bytes - self.foreign
+    }
 }
 
 /// The pool has no chunk left for what should be queued.
@@ -59,13 +71,12 @@ pub(crate) struct Outboxes {
     outboxes: Slab<Outbox>,
     segments: Slab<Segment>,
     bytes: u64,
-    /// Where the next search for a victim begins.
-    victim_cursor: u32,
+    ranks: Ranks,
 }
 
 impl Outboxes {
     pub(crate) const fn new() -> Self {
-        Self { outboxes: Slab::new(), segments: Slab::new(), bytes: 0, victim_cursor: 0 }
+        Self { outboxes: Slab::new(), segments: Slab::new(), bytes: 0, ranks: Ranks::new() }
     }
 
     /// A new outbox whose only content is `span`; the caller's hold on the block goes to it.
@@ -76,8 +87,10 @@ impl Outboxes {
             next: 0,
             tail: 0,
             bytes: span.len,
-            progress_tick: tick,
+            foreign: if is_foreign(span) { span.len } else { 0 },
             slot,
+            progress_tick: tick,
+            rank: 0,
         })
     }
 
@@ -88,6 +101,11 @@ impl Outboxes {
 
     pub(crate) fn bytes(&self, handle: u32) -> u32 {
         self.outboxes.get(handle).bytes
+    }
+
+    /// What it holds of the pool, in bytes.
+    pub(crate) fn held(&self, handle: u32) -> u32 {
+        self.outboxes.get(handle).held()
     }
 
     pub(crate) fn progress_tick(&self, handle: u32) -> u16 {
@@ -114,31 +132,34 @@ impl Outboxes {
             .count()
     }
 
-    /// Queues a copy of the bytes of `span`, all or nothing. The caller keeps its hold.
+    /// Queues a copy of the bytes of `span`, all or nothing, if `keep` blocks of the pool stay free.
+    /// The caller keeps its hold.
     pub(crate) fn push_copy(
         &mut self,
         io: &mut impl Io,
         pools: &mut Pools,
         handle: u32,
         span: Span,
+        keep: u32,
     ) -> Result<(), Exhausted> {
         let mut copied = 0;
-        self.push_with(pools, handle, span.len, |to, offset, len| {
+        self.push_with(pools, handle, span.len, keep, |to, offset, len| {
             io.copy(span.block, span.offset + copied, len, to, offset);
             copied += len;
         })
     }
 
-    /// Queues bytes that stand in no block, all or nothing.
+    /// Queues bytes that stand in no block, all or nothing, if `keep` blocks of the pool stay free.
     pub(crate) fn push_bytes(
         &mut self,
         io: &mut impl Io,
         pools: &mut Pools,
         handle: u32,
         bytes: &[u8],
+        keep: u32,
     ) -> Result<(), Exhausted> {
         let mut rest = bytes;
-        self.push_with(pools, handle, bytes.len() as u32, |to, offset, len| {
+        self.push_with(pools, handle, bytes.len() as u32, keep, |to, offset, len| {
             let (now, later) = rest.split_at(len as usize);
             io.write(to, offset, now);
             rest = later;
@@ -149,6 +170,7 @@ impl Outboxes {
     pub(crate) fn push_shared(&mut self, pools: &mut Pools, handle: u32, span: Span) {
         pools.retain(span.block);
         self.append(handle, span);
+        self.outboxes.get_mut(handle).foreign += span.len;
         self.grow(handle, span.len);
     }
 
@@ -161,6 +183,12 @@ impl Outboxes {
         self.bytes -= u64::from(sent);
         if sent > 0 {
             outbox.progress_tick = tick;
+        }
+        if is_foreign(outbox.front) {
+            outbox.foreign -= sent;
+        }
+        if outbox.rank != 0 {
+            outbox.rank = self.ranks.place(handle, outbox.rank, outbox.held());
         }
         outbox.front.offset += sent;
         outbox.front.len -= sent;
@@ -181,20 +209,21 @@ impl Outboxes {
         false
     }
 
-    /// Copies what is left of the front segment out of a link's receive buffer, so that the
-    /// buffer can be reused. Does nothing for other blocks.
+    /// Copies what is left of the front segment out of a block of another pool, so that the block
+    /// can be reused, if `keep` blocks of the outboxes' own stay free. Does nothing for those.
     pub(crate) fn detach(
         &mut self,
         io: &mut impl Io,
         pools: &mut Pools,
         handle: u32,
+        keep: u32,
     ) -> Result<(), Exhausted> {
         let Outbox { front: span, next, .. } = *self.outboxes.get(handle);
-        if span.block.class() != Class::LinkRx as usize {
+        if !is_foreign(span) {
             return Ok(());
         }
         let chunk_bytes = pools.block_bytes(Class::Outbox);
-        if pools.available(Class::Outbox) < span.len.div_ceil(chunk_bytes) {
+        if pools.available(Class::Outbox) < span.len.div_ceil(chunk_bytes) + keep {
             return Err(Exhausted);
         }
         // 0 stands for the front.
@@ -217,15 +246,34 @@ impl Outboxes {
             self.outboxes.get_mut(handle).tail = after;
         }
         pools.release(span.block);
+        let outbox = self.outboxes.get_mut(handle);
+        outbox.foreign -= span.len;
+        outbox.rank = self.ranks.place(handle, outbox.rank, outbox.held());
         Ok(())
+    }
+
+    /// Drops all but what is being sent: the kernel may be reading that.
+    pub(crate) fn trim(&mut self, pools: &mut Pools, handle: u32) {
+        let outbox = self.outboxes.get_mut(handle);
+        let (rank, next, dropped) = (outbox.rank, outbox.next, outbox.bytes - outbox.front.len);
+        let foreign = if is_foreign(outbox.front) { outbox.front.len } else { 0 };
+        *outbox = Outbox { next: 0, tail: 0, bytes: outbox.front.len, foreign, rank: 0, ..*outbox };
+        self.ranks.place(handle, rank, 0);
+        self.bytes -= u64::from(dropped);
+        self.release_from(pools, next);
     }
 
     /// Drops an outbox with all it holds. Not while a send of it is in the kernel.
     pub(crate) fn discard(&mut self, pools: &mut Pools, handle: u32) {
         let outbox = self.outboxes.remove(handle);
+        self.ranks.place(handle, outbox.rank, 0);
         self.bytes -= u64::from(outbox.bytes);
         pools.release(outbox.front.block);
-        let mut next = outbox.next;
+        self.release_from(pools, outbox.next);
+    }
+
+    fn release_from(&mut self, pools: &mut Pools, segment: u32) {
+        let mut next = segment;
         while next != 0 {
             let segment = self.segments.remove(next);
             pools.release(segment.span.block);
@@ -233,20 +281,11 @@ impl Outboxes {
         }
     }
 
-    /// Among a bounded number of outboxes, the owner of the largest: whom to close when the pool
-    /// is exhausted. The search goes on where the last one ended, so that all are seen in time.
-    pub(crate) fn victim(&mut self) -> Option<u32> {
-        const LOOKS: u32 = 64;
-        let high_water = self.outboxes.high_water();
-        let mut best: Option<(u32, u32)> = None;
-        for _ in 0..LOOKS.min(high_water) {
-            self.victim_cursor = self.victim_cursor % high_water + 1;
-            let outbox = self.outboxes.get(self.victim_cursor);
-            if outbox.bytes > best.map_or(0, |(bytes, _)| bytes) {
-                best = Some((outbox.bytes, outbox.slot));
-            }
-        }
-        best.map(|(_, slot)| slot)
+    /// Who holds the most of the pool, and how many bytes; none if all hold next to nothing.
+    pub(crate) fn largest(&self) -> Option<(u32, u32)> {
+        let handle = self.ranks.largest(|handle| self.held(handle))?;
+        let outbox = self.outboxes.get(handle);
+        Some((outbox.slot, outbox.held()))
     }
 
     fn push_with(
@@ -254,6 +293,7 @@ impl Outboxes {
         pools: &mut Pools,
         handle: u32,
         len: u32,
+        keep: u32,
         mut put: impl FnMut(Block, u32, u32),
     ) -> Result<(), Exhausted> {
         let chunk_bytes = pools.block_bytes(Class::Outbox);
@@ -261,7 +301,8 @@ impl Outboxes {
         let own_chunk = tail.block.class() == Class::Outbox as usize && pools.holders(tail.block) == 1;
         let room = if own_chunk { chunk_bytes - tail.offset - tail.len } else { 0 };
         let in_tail = room.min(len);
-        if pools.available(Class::Outbox) < (len - in_tail).div_ceil(chunk_bytes) {
+        let more = (len - in_tail).div_ceil(chunk_bytes);
+        if more > 0 && pools.available(Class::Outbox) < more + keep {
             return Err(Exhausted);
         }
         if in_tail > 0 {
@@ -305,7 +346,14 @@ impl Outboxes {
     }
 
     fn grow(&mut self, handle: u32, len: u32) {
-        self.outboxes.get_mut(handle).bytes += len;
+        let outbox = self.outboxes.get_mut(handle);
+        outbox.bytes += len;
+        outbox.rank = self.ranks.place(handle, outbox.rank, outbox.held());
         self.bytes += u64::from(len);
     }
+}
+
+/// Whether bytes stand in a block of another pool than the outboxes' own.
+const fn is_foreign(span: Span) -> bool {
+    span.block.class() != Class::Outbox as usize
 }

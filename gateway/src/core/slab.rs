@@ -40,9 +40,4 @@ impl<T: Copy + Default> Slab<T> {
     pub(crate) fn len(&self) -> usize {
         self.entries.len() - self.free.len()
     }
-
-    /// Entries ever in use at once; handles go from 1 to this.
-    pub(crate) fn high_water(&self) -> u32 {
-        self.entries.len() as u32
-    }
 }

@@ -6,6 +6,7 @@ use crate::{
     core::{
         outbox::{Exhausted, Span},
         pool::{Class, Pools},
+        rank::Ranks,
         slab::Slab,
     },
     op::{Block, Io},
@@ -17,8 +18,10 @@ struct Spill {
     head: u32,
     tail: u32,
     bytes: u32,
-    since_tick: u16,
     slot: u32,
+    since_tick: u16,
+    /// Its class in [`Ranks`].
+    rank: u8,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,12 +38,12 @@ pub(crate) struct Spills {
     spills: Slab<Spill>,
     pieces: Slab<Piece>,
     bytes: u64,
-    victim_cursor: u32,
+    ranks: Ranks,
 }
 
 impl Spills {
     pub(crate) const fn new() -> Self {
-        Self { spills: Slab::new(), pieces: Slab::new(), bytes: 0, victim_cursor: 0 }
+        Self { spills: Slab::new(), pieces: Slab::new(), bytes: 0, ranks: Ranks::new() }
     }
 
     /// Appends a copy of `span` to the spill `handle` (0: a new one), all or nothing, and gives
@@ -85,7 +88,9 @@ impl Spills {
             spill.tail = piece;
             done += len;
         }
-        self.spills.get_mut(handle).bytes += span.len;
+        let spill = self.spills.get_mut(handle);
+        spill.bytes += span.len;
+        spill.rank = self.ranks.place(handle, spill.rank, spill.bytes);
         self.bytes += u64::from(span.len);
         Ok(handle)
     }
@@ -120,6 +125,7 @@ impl Spills {
         let spill = self.spills.get_mut(handle);
         assert!(len <= spill.bytes, "invariant spill-sums: only what was spilled is consumed");
         spill.bytes -= len;
+        spill.rank = self.ranks.place(handle, spill.rank, spill.bytes);
         self.bytes -= u64::from(len);
         let mut left = len;
         while left > 0 {
@@ -168,18 +174,9 @@ impl Spills {
         self.spills.len()
     }
 
-    /// Among a bounded number of spills, the owner of the largest; see `Outboxes::victim`.
-    pub(crate) fn victim(&mut self) -> Option<u32> {
-        const LOOKS: u32 = 64;
-        let high_water = self.spills.high_water();
-        let mut best: Option<(u32, u32)> = None;
-        for _ in 0..LOOKS.min(high_water) {
-            self.victim_cursor = self.victim_cursor % high_water + 1;
-            let spill = self.spills.get(self.victim_cursor);
-            if spill.bytes > best.map_or(0, |(bytes, _)| bytes) {
-                best = Some((spill.bytes, spill.slot));
-            }
-        }
-        best.map(|(_, slot)| slot)
+    /// Who holds the most, and how many bytes; none if all hold next to nothing.
+    pub(crate) fn largest(&self) -> Option<(u32, u32)> {
+        let handle = self.ranks.largest(|handle| self.bytes(handle))?;
+        Some((self.spills.get(handle).slot, self.bytes(handle)))
     }
 }

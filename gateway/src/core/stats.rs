@@ -103,6 +103,8 @@ stats! {
     LinkErrors: Counter,
     /// Sessions given up after `link_failover_ms` or an unknown instance.
     LinkFailovers: Counter,
+    /// Of those: for the memory that a link's queue took.
+    LinkOverruns: Counter,
     /// Connections moved to another worker by failover or move.
     ConnectionsMoved: Counter,
     /// Links that are up.

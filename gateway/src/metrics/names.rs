@@ -88,6 +88,7 @@ families! {
     LINK_RESUMES = counter("roost_link_resumes", ["shard"], "Links that came up and went on with their session.");
     LINK_SESSIONS = counter("roost_link_sessions", ["shard"], "Links that came up with a new session.");
     LINK_FAILOVERS = counter("roost_link_failovers", ["shard"], "Sessions given up: the worker stayed away or forgot.");
+    LINK_OVERRUNS = counter("roost_link_overruns", ["shard"], "Sessions given up for the memory that waits for their worker.");
     LINK_ERRORS = counter("roost_link_protocol_errors", ["shard"], "Violations of the link protocol by workers.");
     LINK_FRAMES_STALE = counter("roost_link_frames_stale", ["shard"], "Frames of workers for connections that are gone or belong to another worker.");
     FRAMES_RESENT = counter("roost_link_frames_resent", ["shard"], "Frames sent to another worker after a failover, marked as sent again.");
@@ -156,6 +157,7 @@ pub(super) const fn of(stat: Stat) -> Option<(Family, Option<&'static str>)> {
         Stat::LinkBreaks => (LINK_BREAKS, None),
         Stat::LinkErrors => (LINK_ERRORS, None),
         Stat::LinkFailovers => (LINK_FAILOVERS, None),
+        Stat::LinkOverruns => (LINK_OVERRUNS, None),
         Stat::ConnectionsMoved => (CONNECTIONS_MOVED, None),
         Stat::LinksUp => (LINKS_UP, None),
         Stat::OutboxBytes => (OUTBOX_BYTES, None),

@@ -111,13 +111,16 @@ pub fn check_links(
 }
 
 /// The most that pools and windows take, whatever the number of connections (`core::pool`): what
-/// workers that may come later need is not counted.
+/// workers that may come later need is not counted, nor are 80 bytes a slot of what links share.
 fn fixed_bytes(config: &Config, shards: u64) -> u64 {
     let workers = config.workers.len().max(1) as u64;
     let frame = u64::from(config.frame_bytes_max);
     let receive = u64::from(CoreConfig::RX_BLOCKS * CoreConfig::RX_BLOCK_BYTES);
-    let link = 2 * u64::from(config.link_window_bytes) + 4 * (2 * frame).max(256 * 1024);
-    let shard = 7 * receive + FANOUT_BLOCKS * frame + workers * link;
+    // A window of its own, and one of what all links share, with a quarter for whoever asks while the
+    // largest is being given up.
+    let windows = u64::from(config.link_window_bytes) * 9 / 4;
+    let link = windows + 3 * frame + 4 * (2 * frame).max(256 * 1024);
+    let shard = receive + FANOUT_BLOCKS * frame + workers * link;
     config.outbox_bytes_total + config.spill_bytes_total + shards * shard
 }
 

@@ -133,11 +133,6 @@ fn configured_workers(config: &Config) -> Result<Vec<Worker>> {
     Ok(config.workers.iter().map(worker).collect())
 }
 
-/// One shard per core that this process may use, unless configured.
-fn shard_count(config: &Config) -> u16 {
-    config.shards.value().unwrap_or_else(|| preflight::machine::cores().min(256) as u16)
-}
-
 /// Makes the rings and maps the pools that a start makes for so many connections, and gives them back.
 ///
 /// # Errors
@@ -179,7 +174,7 @@ fn start_config(
     connections_max: u32,
     workers: &[Worker],
 ) -> Result<CoreConfig> {
-    let mut core = core_config(config, shard_count(config), connections_max, workers)?;
+    let mut core = core_config(config, config.shard_count(), connections_max, workers)?;
     if !features.direct() && config.full == config::FullPolicy::Refuse {
         // Each slot is a descriptor here. Some are for the telling; links and the admin side keep theirs.
         let share = connections_max.div_ceil(u32::from(core.shards));
@@ -190,7 +185,7 @@ fn start_config(
 
 /// A shard's share of the configuration; shards differ in their index only.
 fn core_config(config: &Config, shards: u16, connections_max: u32, workers: &[Worker]) -> Result<CoreConfig> {
-    let share = |total: u64| total.div_ceil(u64::from(shards));
+    let share = |total: u64| Config::share(total, shards);
     // A full shard leaves clients to the others. Where they are told to go instead, every shard
     // has slots for all that the process may hold, and some for the telling.
     let (slots_max, cap) = match config.full {
@@ -232,6 +227,8 @@ fn core_config(config: &Config, shards: u16, connections_max: u32, workers: &[Wo
         outbox_bytes_total: share(config.outbox_bytes_total),
         spill_bytes_total: share(config.spill_bytes_total),
         link_window_bytes: config.link_window_bytes,
+        link_tx_block_bytes: CoreConfig::LINK_TX_BLOCK_BYTES,
+        link_shared_percent: 100,
         link_failover_ms: config.link_failover_ms,
         link_redial_ms: (config.link_redial_min_ms, config.link_redial_max_ms),
         link_keepalive_ms: config.link_keepalive_ms,

@@ -17,7 +17,7 @@ use signal_hook::{
 use super::{Fleet, configured_workers, core_config, handover, named, names::Names};
 use crate::{
     admin::Admin,
-    config::{Changes, Config, Environment, Options, load},
+    config::{Changes, Config, Environment, Options, check, load},
     core::{Command, CoreConfig, stats::Stat},
     logging::LevelHandle,
     preflight,
@@ -86,6 +86,10 @@ impl Running<'_> {
             Err(error) => return tracing::error!("SIGHUP: nothing changes: {error}"),
         };
         let changes = Changes::between(&self.config, &read.config);
+        // What waits for a restart stays as it was, and may contradict what would change now.
+        if let Some((keys, message)) = check::contradictions(&changes.config).first() {
+            return tracing::error!("SIGHUP: nothing changes: before a restart, {}: {message}", keys[0]);
+        }
         if changes.config.workers.is_empty() != self.config.workers.is_empty() {
             return tracing::error!(
                 "SIGHUP: nothing changes: between a worker inside and workers outside lies a restart"

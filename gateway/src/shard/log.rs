@@ -29,6 +29,11 @@ pub(super) fn write(core: &ShardCore, dials: &Dials, event: Event) {
         Event::LinkDown { worker, cause, failures, .. } => {
             said(core, dials, worker, cause, "link does not come up", Some(failures));
         }
+        Event::LinkOverrun { worker } => tracing::error!(
+            worker = core.worker_name(worker),
+            shard = core.shard(),
+            "worker acknowledges too little: what waits for it takes the most of the links' memory"
+        ),
         Event::Failover { worker, connections } => {
             tracing::warn!(
                 worker = core.worker_name(worker),

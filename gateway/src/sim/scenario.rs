@@ -111,6 +111,13 @@ impl Scenario {
             config.control_frames_per_s_max = limits.log_range(1, 20) as u32;
         }
         config.bounds = draw_bounds(&mut Rng::new(seed.rotate_left(16) ^ !0));
+        let mut tight = Rng::new(seed.rotate_left(48) ^ !0);
+        if tight.chance(400) {
+            // Link queues share next to nothing: whatever is admitted by a sum that ought to hold, or
+            // taken from slack, shows.
+            config.link_shared_percent = tight.pick(&[0, 0, 1, 10]);
+            config.link_tx_block_bytes = tight.log_range(512, 4_096) as u32;
+        }
         let mut manners = Manners {
             frame_bytes_max: config.frame_bytes_max,
             think_us: (rng.log_range(50, 5_000), rng.log_range(10_000, 1_000_000)),

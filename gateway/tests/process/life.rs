@@ -133,6 +133,19 @@ fn sighup_changes_what_can_change_and_names_the_rest() {
 }
 
 #[test]
+fn sighup_takes_no_limit_that_the_memory_of_the_running_process_cannot_hold() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "shards = 1\noutbox_bytes_total = 2097152\n").unwrap();
+    let mut gateway = Gateway::start(&["--config", file.path().to_str().unwrap()]);
+    let larger = "shards = 1\noutbox_bytes_total = 8388608\noutbox_bytes_max = 4194304\n";
+    std::fs::write(file.path(), larger).unwrap();
+    gateway.signal(SIGHUP);
+    gateway.wait_for_line("nothing changes: before a restart, outbox_bytes_total: 2097152 is ");
+    gateway.welcome("a").echo(b"one");
+    gateway.stop();
+}
+
+#[test]
 fn sighup_takes_workers_limits_and_the_log_level() {
     let [first, second] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let address = |listener: &TcpListener| listener.local_addr().unwrap();

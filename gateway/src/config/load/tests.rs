@@ -130,6 +130,12 @@ fn contradictions_name_the_key_and_its_place() {
         ("link_redial_min_ms = 9000", "roost.toml:1: link_redial_min_ms: 9000 is more"),
         ("outbox_bytes_max = 4096", "roost.toml:1: outbox_bytes_max: 4096 holds not even"),
         ("outbox_bytes_max = 536870912", "default: outbox_bytes_total: "),
+        ("shards = 129", "default: outbox_bytes_total: 134217728 is 1040448 for each of the 129 shards"),
+        (
+            "shards = 64\nframe_bytes_max = 4000000\noutbox_bytes_max = 4000008\n\
+             outbox_bytes_total = 536870912\nlink_window_bytes = 8000008",
+            "default: spill_bytes_total: 134217728 is 2097152 for each of the 64 shards",
+        ),
         ("link_window_bytes = 65536", "roost.toml:1: link_window_bytes: 65536 holds less"),
         ("frame_bytes_max = 16000000", "default: outbox_bytes_max: 1048576 holds not even"),
         ("workers = [\"10.0.0.1:5\"]", "roost.toml:1: workers: `10.0.0.1:5` is not on this machine"),

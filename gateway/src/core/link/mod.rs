@@ -62,7 +62,7 @@ pub(crate) struct Session {
     pub(crate) unacked_since_ms: u64,
     /// The worker has said something in it, so it knows of it.
     pub(crate) confirmed: bool,
-    /// What the worker grants.
+    /// What the worker grants, and no more than the gateway's own window.
     pub(crate) window_bytes: u32,
 }
 
@@ -153,6 +153,10 @@ pub(crate) struct Link {
     pub(crate) vacant: bool,
     pub(crate) failover: Option<Failover>,
     pub(crate) tx: TxQueue,
+    /// It had no memory left for a frame, or had the most when there was none: its session is to be
+    /// given up, and what comes for it until then is kept here.
+    pub(crate) overrun: bool,
+    pub(crate) stranded: Vec<u8>,
     /// Frames outside the session (handshake, ACK, PING, PONG) to send at the next boundary.
     pub(crate) control: Vec<u8>,
     /// The block that `control` is sent from, and how much of it is unsent: offset and length.
@@ -160,6 +164,9 @@ pub(crate) struct Link {
     pub(crate) rx: Rx,
     /// Connections that woke while the link had no credit: slot and generation.
     pub(crate) blocked: VecDeque<(u32, u32)>,
+    /// Those of them that hold whole frames, for which there was no room when they came: they go
+    /// first, and nobody else is read before. So no more hold frames than receives were in the kernel.
+    pub(crate) holding: VecDeque<(u32, u32)>,
     /// A HELLO may wait for this link: once it has credit, those that wait are looked at.
     pub(crate) awaited: bool,
     /// Connections routed to this worker.
@@ -192,7 +199,7 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(worker: &WorkerConfig, tx_block_bytes: u32) -> Self {
+    pub(crate) fn new(worker: &WorkerConfig, tx: TxQueue) -> Self {
         Self {
             stats: Arc::new(LinkStats::new(&worker.name)),
             secret: worker.secret.clone(),
@@ -205,11 +212,14 @@ impl Link {
             retired: false,
             vacant: false,
             failover: None,
-            tx: TxQueue::new(tx_block_bytes),
+            tx,
+            overrun: false,
+            stranded: Vec::new(),
             control: Vec::new(),
             control_send: None,
             rx: Rx::default(),
             blocked: VecDeque::new(),
+            holding: VecDeque::new(),
             awaited: true,
             connections: 0,
             retry_at_ms: 0,
@@ -242,6 +252,8 @@ impl Link {
             && self.failover.is_none()
             && self.connections == 0
             && self.blocked.is_empty()
+            && self.holding.is_empty()
+            && self.stranded.is_empty()
             && self.tx.retained_bytes() == 0
     }
 
@@ -274,10 +286,13 @@ impl Link {
         self.session.is_some() && self.failover.is_none()
     }
 
-    /// Whether connections may be opened here, and those routed here be read: what they send can be
-    /// queued within the window.
+    /// Whether a frame may be appended that can wait: an OPEN, or what a connection sends. To be asked
+    /// for each frame, when it is appended, so the queue has at most a window and the frame that
+    /// filled it.
+    #[inline]
     pub(crate) fn has_credit(&self) -> bool {
         self.session.is_some_and(|session| self.tx.retained_bytes() < u64::from(session.window_bytes))
             && self.failover.is_none()
+            && !self.overrun
     }
 }

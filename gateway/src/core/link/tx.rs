@@ -55,11 +55,28 @@ pub(crate) struct TxQueue {
     /// Bytes that the frame being appended still lacks.
     missing: u32,
     block_bytes: u32,
+    /// Blocks that the pool has for this queue whatever others have.
+    own_blocks: u32,
 }
 
 impl TxQueue {
-    pub(crate) fn new(block_bytes: u32) -> Self {
-        Self { block_bytes, ..Self::default() }
+    /// An empty queue that is sure of `own_blocks`; more it has from what all queues share.
+    pub(crate) fn new(block_bytes: u32, own_blocks: u32) -> Self {
+        Self { block_bytes, own_blocks, ..Self::default() }
+    }
+
+    /// Whether a frame of this length can be appended now. To be asked before [`Self::begin`].
+    #[inline]
+    pub(crate) fn fits(&self, pools: &Pools, frame_bytes: u32) -> bool {
+        frame_bytes <= self.tail_room || {
+            let more = (frame_bytes - self.tail_room).div_ceil(self.block_bytes);
+            pools.fits_link_tx(self.own_blocks, self.blocks.len() as u32, more)
+        }
+    }
+
+    /// Blocks beyond its own.
+    pub(crate) fn blocks_beyond(&self) -> u32 {
+        (self.blocks.len() as u32).saturating_sub(self.own_blocks)
     }
 
     /// Bytes queued or not yet acknowledged.
@@ -94,8 +111,8 @@ impl TxQueue {
         self.frame_sent == 0
     }
 
-    /// Begins a frame; exactly `header.payload_bytes` must follow by [`Self::put_bytes`] and
-    /// [`Self::put_span`].
+    /// Begins a frame that [`Self::fits`]; exactly `header.payload_bytes` must follow by
+    /// [`Self::put_bytes`] and [`Self::put_span`].
     pub(crate) fn begin(&mut self, io: &mut impl Io, pools: &mut Pools, header: Header) {
         assert_eq!(self.missing, 0, "invariant whole-frames: frames are appended whole");
         let sequenced = header.link_type.is_sequenced();
@@ -131,10 +148,10 @@ impl TxQueue {
         let mut left = len;
         while left > 0 {
             if self.tail_room == 0 {
-                // The pool covers every window and all that may come on top (pool::specs).
                 let block =
-                    pools.alloc(Class::LinkTx).expect("invariant bounded-memory: link queues are bounded");
+                    pools.alloc(Class::LinkTx).expect("invariant admission: a frame that fits has blocks");
                 self.blocks.push_back(block);
+                pools.take_beyond(u32::from(self.blocks_beyond() > 0));
                 self.tail_room = self.block_bytes;
             }
             let piece = left.min(self.tail_room);
@@ -261,10 +278,11 @@ impl TxQueue {
                 left -= piece;
             }
         }
+        pools.give_beyond(self.blocks_beyond());
         for block in self.blocks.drain(..) {
             pools.release(block);
         }
-        *self = Self::new(self.block_bytes);
+        *self = Self::new(self.block_bytes, self.own_blocks);
         bytes
     }
 
@@ -282,6 +300,7 @@ impl TxQueue {
         }
         let block_bytes = u64::from(self.block_bytes);
         while self.head - self.base >= block_bytes || (self.head == self.tail && !self.blocks.is_empty()) {
+            pools.give_beyond(u32::from(self.blocks_beyond() > 0));
             pools.release(self.blocks.pop_front().expect("a block for every retained byte"));
             self.base += block_bytes;
             if self.blocks.is_empty() {

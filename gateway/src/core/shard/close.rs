@@ -13,7 +13,7 @@ use crate::{
     core::{
         event::Event,
         record::{State, bit, flag},
-        shard::{ShardCore, kind},
+        shard::{ShardCore, admission::Payload, kind},
         stats::Stat,
     },
     op::{Io, Op, Sock},
@@ -77,7 +77,7 @@ impl ShardCore {
     fn queue_goaway(&mut self, io: &mut impl Io, slot: u32, bytes: &[u8]) {
         let full = self.hot(slot).outbox != 0
             && self.outboxes.bytes(self.hot(slot).outbox) + bytes.len() as u32 > self.cfg.outbox_bytes_max;
-        if full || self.pools.available(crate::core::pool::Class::Outbox) == 0 {
+        if full {
             self.stop(io, slot);
         } else {
             self.queue_bytes(io, slot, bytes);
@@ -95,7 +95,7 @@ impl ShardCore {
             self.moving -= 1;
         } else if !self.awaits_failover(slot) {
             let header = Header::new(LinkType::Closed, self.connection_id(slot), 0).reason(reason);
-            self.links[index].tx.begin(io, &mut self.pools, header);
+            self.append(io, index, header, Payload::Bytes(&[]));
         }
     }
 
@@ -140,11 +140,13 @@ impl ShardCore {
     pub(super) fn join(&mut self, io: &mut impl Io, slot: u32) {
         assert_eq!(self.hot(slot).state(), State::Closing);
         let ops = self.hot(slot).ops;
-        if ops & bit::SEND == 0 {
-            let outbox = std::mem::take(&mut self.table.hot_mut(slot).outbox);
-            if outbox != 0 {
-                self.outboxes.discard(&mut self.pools, outbox);
-            }
+        let outbox = self.hot(slot).outbox;
+        if outbox != 0 && ops & bit::SEND == 0 {
+            self.table.hot_mut(slot).outbox = 0;
+            self.outboxes.discard(&mut self.pools, outbox);
+        } else if outbox != 0 {
+            // Who asks for memory needs not wait for a send that is in the kernel.
+            self.outboxes.trim(&mut self.pools, outbox);
         }
         if ops == 0 {
             self.submit(io, slot, kind::CLOSE, Op::Close { sock: Sock::Client(slot) });

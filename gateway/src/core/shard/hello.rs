@@ -10,7 +10,7 @@ use roost_protocol::{
     link::{Header, LinkType, Open},
 };
 
-use super::receive::Frame;
+use super::{admission::Payload, receive::Frame};
 use crate::{
     core::{
         config::NoWorkerPolicy,
@@ -54,10 +54,8 @@ impl ShardCore {
         let mut payload = Vec::with_capacity(Open::PAYLOAD_BYTES_MAX);
         Open { routing_hash, peer, key: hello.key, token: hello.token }.encode_payload(&mut payload);
         let header = Header::new(LinkType::Open, self.connection_id(slot), payload.len() as u32);
-        let link = &mut self.links[usize::from(worker)];
-        link.connections += 1;
-        link.tx.begin(io, &mut self.pools, header.aux(listener));
-        link.tx.put_bytes(io, &mut self.pools, &payload);
+        self.links[usize::from(worker)].connections += 1;
+        self.append(io, usize::from(worker), header.aux(listener), Payload::Bytes(&payload));
     }
 
     /// No worker is up: the client is refused, or waits.

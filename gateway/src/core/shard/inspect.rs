@@ -8,7 +8,8 @@ use crate::{
     core::{
         link::{LinkState, link_bit},
         pool::Class,
-        record::{State, bit, flag},
+        rank::FLOOR_BYTES,
+        record::{Hot, State, bit, flag},
         shard::{ShardCore, kind},
     },
     op::{Block, Token},
@@ -180,7 +181,7 @@ impl ShardCore {
     /// Blocked connections that stand on no list from which they would ever be resumed.
     pub fn forgotten(&self) -> Vec<u32> {
         let listed: BTreeSet<(u32, u32)> =
-            self.links.iter().flat_map(|link| link.blocked.iter()).copied().collect();
+            self.links.iter().flat_map(|link| link.blocked.iter().chain(&link.holding)).copied().collect();
         let is_forgotten = |slot: &u32| {
             let hot = self.hot(*slot);
             let at = (*slot, hot.generation);
@@ -190,5 +191,24 @@ impl ShardCore {
             blocked && !listed.contains(&at) || starved && !self.turns.holds(at.0, at.1)
         };
         (0..self.table.high_water()).filter(is_forgotten).collect()
+    }
+
+    /// Panics if who pays for memory is not one of those that hold the most, as `held` has it. Who
+    /// asks counts with what it asks for.
+    pub(super) fn check_payer(&self, payer: u32, asks: (u32, u32), held: impl Fn(&Hot) -> u32) {
+        let alive = (0..self.table.high_water()).filter(|&slot| {
+            !matches!(self.hot(slot).state(), State::Free | State::Accepting | State::Closing)
+        });
+        let bytes = |slot: u32| {
+            let asked = if slot == asks.0 { asks.1 } else { 0 };
+            u64::from(held(self.hot(slot))) + u64::from(asked)
+        };
+        let most = alive.map(bytes).max().unwrap_or(0);
+        let pays = bytes(payer);
+        // Classes are a quarter wide, and those below the floor are in none.
+        assert!(
+            pays + pays / 4 + u64::from(FLOOR_BYTES) >= most,
+            "invariant who-holds-pays: slot {payer} is closed for {pays} bytes while another holds {most}"
+        );
     }
 }

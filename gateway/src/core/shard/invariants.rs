@@ -71,11 +71,22 @@ impl ShardCore {
         assert_eq!(moving, self.moving, "invariant conservation: moving connections are counted");
         let accepting = (states[State::Accepting as usize], u64::from(self.accepting.armed_total()));
         assert_eq!(accepting.0, accepting.1, "invariant conservation: accepts in the kernel are counted");
+        let beyond: u32 = self.links.iter().map(|link| link.tx.blocks_beyond()).sum();
+        assert_eq!(
+            beyond,
+            self.pools.link_tx_beyond(),
+            "invariant admission: what link queues have beyond their own is counted"
+        );
         for (index, (link, routed)) in self.links.iter().zip(routed).enumerate() {
             assert!(
                 !link.vacant || link.is_left() && !self.is_broadcasting(index),
                 "invariant link-clean: link {index} is for the next worker, and something of {} is left",
                 link.name()
+            );
+            let window_bytes = link.session.map_or(0, |session| session.window_bytes);
+            assert!(
+                window_bytes <= self.cfg.link_window_bytes,
+                "invariant admission: a window of {window_bytes} bytes that nothing is kept for"
             );
             assert_eq!(
                 link.connections, routed,

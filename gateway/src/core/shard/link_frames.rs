@@ -13,7 +13,7 @@ use crate::{
         outbox::Span,
         pool::Class,
         record::{State, flag},
-        shard::{ShardCore, fanout},
+        shard::{ShardCore, admission::Payload, fanout},
         stats::Stat,
     },
     op::{Io, errno},
@@ -332,16 +332,18 @@ impl ShardCore {
             self.stats.inc(Stat::RelaysDropped);
             return Ok(());
         };
-        let link = &mut self.links[usize::from(worker)];
+        let none = roost_protocol::ConnectionId::from_bits(0);
+        let header = Header::new(LinkType::Relay, none, payload.len);
+        let link = &self.links[usize::from(worker)];
         let window_bytes = link.session.map_or(0, |session| session.window_bytes);
-        if link.tx.retained_bytes() + u64::from(payload.len) > 2 * u64::from(window_bytes) {
+        let much = link.tx.retained_bytes() + u64::from(payload.len) > 2 * u64::from(window_bytes);
+        let fits = link.tx.fits(&self.pools, header.frame_bytes() as u32) && !self.pools.link_tx_is_tight();
+        if much || !fits || link.overrun {
             // Two workers that wait for each other to read would wait for ever.
             self.stats.inc(Stat::RelaysDropped);
             return Ok(());
         }
-        let none = roost_protocol::ConnectionId::from_bits(0);
-        link.tx.begin(io, &mut self.pools, Header::new(LinkType::Relay, none, payload.len));
-        link.tx.put_span(io, &mut self.pools, payload);
+        self.append(io, usize::from(worker), header, Payload::Span(payload));
         self.stats.inc(Stat::RelaysForwarded);
         Ok(())
     }

@@ -81,7 +81,7 @@ impl ShardCore {
     /// Whether a link's worker is to be given up.
     pub(super) fn is_gone(&self, link: &Link) -> bool {
         let silent_ms = self.now_ms.saturating_sub(link.heard_at_ms);
-        silent_ms >= u64::from(self.cfg.link_failover_ms) || link.hopeless
+        silent_ms >= u64::from(self.cfg.link_failover_ms) || link.hopeless || link.overrun
     }
 
     /// Dials the workers whose turn it is, probes silent links, and gives up the dead.
@@ -255,6 +255,8 @@ impl ShardCore {
             &LinkProof { proof }.encode_payload(),
             &mut link.control,
         );
+        // A worker may grant more than is kept for it here.
+        let window_bytes = welcome.window_bytes.min(self.cfg.link_window_bytes);
         link.state = LinkState::Up;
         link.told.clear();
         link.failures = 0;
@@ -266,7 +268,7 @@ impl ShardCore {
                 return Err(LinkError::Malformed);
             };
             session.acknowledged();
-            session.window_bytes = welcome.window_bytes;
+            session.window_bytes = window_bytes;
             link.tx.resume(&mut self.pools, welcome.received_position)?;
             self.stats.inc(Stat::LinkResumes);
             self.events.push(Event::LinkUp { worker: index as u8, resumed: true });
@@ -275,7 +277,7 @@ impl ShardCore {
                 // Another instance, or one that has forgotten: its connections must be reopened.
                 self.fail_session(io, index);
             }
-            self.links[index].session = Some(Session::new(welcome.worker, welcome.window_bytes));
+            self.links[index].session = Some(Session::new(welcome.worker, window_bytes));
             self.stats.inc(Stat::LinkSessionsStarted);
             self.events.push(Event::LinkUp { worker: index as u8, resumed: false });
             self.start_rebalance();
@@ -335,7 +337,9 @@ impl ShardCore {
         // Behind data that goes out now the acknowledgement costs no send of its own; behind data
         // that the window holds back it would wait for ever.
         let room = u64::from(session.window_bytes).saturating_sub(link.tx.retained_bytes());
-        let rides = !link.tx.is_all_sent() && room >= header.frame_bytes() as u64;
+        let rides = !link.tx.is_all_sent()
+            && room >= header.frame_bytes() as u64
+            && link.tx.fits(&self.pools, header.frame_bytes() as u32);
         let control_waits = !link.control.is_empty() || link.control_send.is_some();
         if rides && (link.tx.holds_unsequenced() || !control_waits) {
             link.tx.begin(io, &mut self.pools, header);
@@ -439,7 +443,7 @@ impl ShardCore {
             stats.retained_bytes.store(link.tx.retained_bytes(), Relaxed);
             stats.lag_frames.store(link.tx.lag_frames(), Relaxed);
             stats.connections.store(u64::from(link.connections), Relaxed);
-            stats.blocked.store(link.blocked.len() as u64, Relaxed);
+            stats.blocked.store((link.blocked.len() + link.holding.len()) as u64, Relaxed);
             stats.failures.store(u64::from(link.failures), Relaxed);
         }
         self.stats.set(Stat::LinksUp, up);

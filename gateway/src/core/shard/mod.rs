@@ -1,6 +1,7 @@
 //! One shard's core: what happens to its connections and links when something completes.
 //!
 //! * [`accept`]: clients come in.
+//! * [`admission`]: what is appended to a link's queue, and who pays when memory is used up.
 //! * [`proxy`]: who they really are, behind a proxy.
 //! * [`receive`]: bytes of clients become frames, frames go to a link.
 //! * [`turns`]: who is read next.
@@ -17,6 +18,7 @@
 //! * [`command`]: what the shell asks for.
 
 mod accept;
+mod admission;
 mod allowance;
 mod close;
 mod command;
@@ -262,6 +264,7 @@ impl ShardCore {
         busy |= self.run_fanouts(io);
         busy |= self.run_drain(io);
         busy |= self.run_stalled_links(io);
+        self.shed_links();
         self.dial_due(io);
         self.fill_accepts(io);
         let sweep_at = self.run_sweep(io);

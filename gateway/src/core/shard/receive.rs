@@ -15,7 +15,7 @@ use crate::{
         outbox::Span,
         pool::Class,
         record::{State, flag},
-        shard::{ShardCore, kind, reason_of},
+        shard::{ShardCore, admission::Payload, kind, reason_of},
         stats::Stat,
     },
     op::{Block, Interest, Io, Op, Sock, errno},
@@ -142,9 +142,16 @@ impl ShardCore {
                     rest.offset += frame.len;
                     rest.len -= frame.len;
                 }
-                Ok(Split::Need { .. }) => break,
+                Ok(Split::Need { .. }) => match self.refusal(slot, bytes) {
+                    Some(reason) => {
+                        self.refuse(io, slot, reason);
+                        return None;
+                    }
+                    None => break,
+                },
                 Err(error) => {
-                    self.refuse(io, slot, error.reason());
+                    let reason = self.refusal(slot, bytes).unwrap_or(error.reason());
+                    self.refuse(io, slot, reason);
                     return None;
                 }
             }
@@ -167,7 +174,8 @@ impl ShardCore {
                 Some((frame.len() as u32).saturating_sub(self.spills.bytes(spill)))
             }
             Err(error) => {
-                self.refuse(io, slot, error.reason());
+                let reason = self.refusal(slot, &header).unwrap_or(error.reason());
+                self.refuse(io, slot, reason);
                 None
             }
         }
@@ -178,11 +186,16 @@ impl ShardCore {
     fn handle_spill(&mut self, io: &mut impl Io, slot: u32, frames_left: &mut u32) -> bool {
         while self.hot(slot).spill != 0 && *frames_left > 0 && self.is_reading(slot) && !self.held(slot) {
             let spill = self.hot(slot).spill;
-            let (header, filled) = self.spills.peek_header(io, spill);
+            let (start, filled) = self.spills.peek_header(io, spill);
+            // What stands behind a HELLO was kept before it was known what it may be.
+            if let Some(reason) = self.refusal(slot, &start[..filled]) {
+                self.refuse(io, slot, reason);
+                return false;
+            }
             if filled < edge::HEADER_BYTES {
                 return true;
             }
-            let header = match edge::Header::decode(header, self.cfg.frame_bytes_max) {
+            let header = match edge::Header::decode(start, self.cfg.frame_bytes_max) {
                 Ok(header) => header,
                 Err(error) => {
                     self.refuse(io, slot, error.reason());
@@ -207,22 +220,15 @@ impl ShardCore {
         self.is_reading(slot)
     }
 
-    /// Keeps bytes of an incomplete frame. Returns false if that closed the connection.
-    pub(super) fn spill(&mut self, io: &mut impl Io, slot: u32, span: Span) -> bool {
-        let owner = (slot, self.tick());
-        for _ in 0..2 {
-            let handle = self.hot(slot).spill;
-            if let Ok(handle) = self.spills.push(io, &mut self.pools, handle, owner, span) {
-                self.table.hot_mut(slot).spill = handle;
-                return true;
-            }
-            match self.spills.victim() {
-                Some(victim) if victim != slot => self.refuse(io, victim, Reason::MemoryBudget),
-                _ => break,
-            }
+    /// Why what begins like this is refused before it is complete, if it is: the first byte tells
+    /// what it is, and the state whether that is allowed, before any of it is kept.
+    fn refusal(&self, slot: u32, start: &[u8]) -> Option<Reason> {
+        let &code = start.first()?;
+        match edge::Header::decode([code, 0, 0, 0], self.cfg.frame_bytes_max) {
+            Ok(header) if is_allowed(header.frame_type, self.hot(slot).state()) => None,
+            Ok(_) => Some(Reason::UnexpectedFrame),
+            Err(error) => Some(error.reason()),
         }
-        self.refuse(io, slot, Reason::MemoryBudget);
-        false
     }
 
     fn handle_frame(&mut self, io: &mut impl Io, slot: u32, frame_type: FrameType, frame: Frame) {
@@ -255,15 +261,15 @@ impl ShardCore {
         }
         let header = Header::new(LinkType::Data, self.connection_id(slot), frame.len());
         let hot = self.table.hot(slot);
-        let tx = &mut self.links[usize::from(hot.worker)].tx;
-        tx.begin(io, &mut self.pools, header);
-        match frame {
-            Frame::Block(span) => tx.put_span(io, &mut self.pools, span),
-            Frame::Spill(len) => {
-                let pools = &mut self.pools;
-                self.spills.walk(hot.spill, len, |span| tx.put_span(io, pools, span));
-            }
-        }
+        let payload = match frame {
+            Frame::Block(span) => Payload::Span(span),
+            Frame::Spill(_) => Payload::Spill(hot.spill),
+        };
+        debug_assert!(
+            self.links[usize::from(hot.worker)].has_credit(),
+            "invariant admission: a message is appended to a queue that has no room"
+        );
+        self.append(io, usize::from(hot.worker), header, payload);
         self.stats.inc(Stat::MessagesForwarded);
     }
 
@@ -281,23 +287,27 @@ impl ShardCore {
         bytes
     }
 
-    /// Blocks a connection whose frames have nowhere to go for the moment: it is being moved, or
-    /// a failover has not yet re-sent what came before.
+    /// Blocks a connection whose next frame has nowhere to go for the moment: its link has no room,
+    /// it is being moved, or a failover has not yet re-sent what came before. The frame stays whole in
+    /// the spill.
     fn held(&mut self, slot: u32) -> bool {
-        let held = self.hot(slot).has_session() && self.must_hold(slot);
+        let held = self.hot(slot).has_session() && !self.may_forward(slot);
         if held {
-            self.block(slot);
+            self.block(slot, true);
         }
         held
     }
 
-    /// Puts a connection where it is resumed when its link has credit.
-    pub(super) fn block(&mut self, slot: u32) {
+    /// Puts a connection where it is resumed when its link has credit. `holding`: it has been read,
+    /// and its frames wait.
+    pub(super) fn block(&mut self, slot: u32, holding: bool) {
         self.set_blocked(slot);
         let hot = self.table.hot(slot);
         // One that is being moved is resumed by MOVED alone.
         if !hot.has(flag::MOVING) {
-            self.links[usize::from(hot.worker)].blocked.push_back((slot, hot.generation));
+            let link = &mut self.links[usize::from(hot.worker)];
+            let list = if holding { &mut link.holding } else { &mut link.blocked };
+            list.push_back((slot, hot.generation));
         }
     }
 
@@ -367,6 +377,18 @@ impl ShardCore {
             _ if is_passing(result) => self.park(io, slot),
             _ => self.stop(io, slot),
         }
+    }
+}
+
+/// Whether a client may send this now (SPEC.md 1.3).
+const fn is_allowed(frame_type: FrameType, state: State) -> bool {
+    match frame_type {
+        FrameType::Message | FrameType::Ping | FrameType::Pong => {
+            matches!(state, State::Opening | State::Open)
+        }
+        FrameType::Hello => matches!(state, State::Handshaking),
+        FrameType::Close => true,
+        FrameType::Welcome | FrameType::Goaway => false,
     }
 }
 

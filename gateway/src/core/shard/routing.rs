@@ -13,7 +13,7 @@ use crate::{
         event::Event,
         link::{Failover, tx::salvaged_frames},
         record::{State, flag},
-        shard::ShardCore,
+        shard::{ShardCore, admission::Payload},
         stats::{Stat, bump},
     },
     op::Io,
@@ -41,8 +41,15 @@ impl ShardCore {
     }
 
     /// Whether what this connection sends can be queued now.
+    #[inline]
     pub(super) fn may_forward(&self, slot: u32) -> bool {
         !self.must_hold(slot) && self.link(self.hot(slot).worker).has_credit()
+    }
+
+    /// Whether more of this connection may be read: what it sends can be queued now, and nobody
+    /// waits with what has been read already.
+    pub(super) fn may_read(&self, slot: u32) -> bool {
+        self.may_forward(slot) && self.link(self.hot(slot).worker).holding.is_empty()
     }
 
     /// Whether what this connection has sent must wait, even beyond the window: it is being
@@ -66,8 +73,9 @@ impl ShardCore {
         bump(&link.stats.failovers, 1);
         self.events.push(Event::Failover { worker: index as u8, connections: link.connections });
         link.session = None;
-        (link.error_position, link.hopeless) = (None, false);
-        let salvage = link.tx.salvage(io, &mut self.pools);
+        (link.error_position, link.hopeless, link.overrun) = (None, false, false);
+        let mut salvage = link.tx.salvage(io, &mut self.pools);
+        salvage.append(&mut link.stranded);
         let mut salvage = self.without_answered(index, &salvage);
         if let Some(older) = self.links[index].failover.take() {
             // A failover was under way: connections beyond its cursor still wait, and what they
@@ -199,9 +207,7 @@ impl ShardCore {
         let reopen =
             Reopen { routing_hash: self.table.cold(slot).routing_hash, session: self.hot(slot).session() };
         let header = Header::new(LinkType::Reopen, self.connection_id(slot), Reopen::PAYLOAD_BYTES as u32);
-        let tx = &mut self.links[usize::from(worker)].tx;
-        tx.begin(io, &mut self.pools, header);
-        tx.put_bytes(io, &mut self.pools, &reopen.encode_payload());
+        self.append(io, usize::from(worker), header, Payload::Bytes(&reopen.encode_payload()));
     }
 
     /// Sends a failed session's frames again, marked, each to where its connection is now.
@@ -225,9 +231,7 @@ impl ShardCore {
             };
             let Some(worker) = worker else { continue };
             header.flags |= FLAG_RESENT;
-            let tx = &mut self.links[usize::from(worker)].tx;
-            tx.begin(io, &mut self.pools, header);
-            tx.put_bytes(io, &mut self.pools, payload);
+            self.append(io, usize::from(worker), header, Payload::Bytes(payload));
             self.stats.inc(Stat::FramesResent);
         }
     }
@@ -263,7 +267,7 @@ impl ShardCore {
         self.set_flag(slot, flag::MOVING);
         self.moving += 1;
         let header = Header::new(LinkType::Closed, self.connection_id(slot), 0).reason(Reason::Moved);
-        self.links[usize::from(hot.worker)].tx.begin(io, &mut self.pools, header);
+        self.append(io, usize::from(hot.worker), header, Payload::Bytes(&[]));
     }
 
     /// MOVED has come: the old worker says no more, the new one takes over.
@@ -279,20 +283,22 @@ impl ShardCore {
         }
     }
 
+    /// Those that hold whole frames first.
     fn resume_blocked(&mut self, io: &mut impl Io, index: usize) -> bool {
         for _ in 0..self.cfg.bounds.resumes {
-            let link = &mut self.links[index];
-            if link.blocked.is_empty() || !(link.has_credit() || self.can_scatter(index)) {
+            if !(self.links[index].has_credit() || self.can_scatter(index)) {
                 return false;
             }
-            let Some((slot, generation)) = self.links[index].blocked.pop_front() else { return false };
+            let link = &mut self.links[index];
+            let next = link.holding.pop_front().or_else(|| link.blocked.pop_front());
+            let Some((slot, generation)) = next else { return false };
             let hot = self.hot(slot);
             if hot.generation == generation && hot.has(flag::BLOCKED) && !hot.has(flag::MOVING) {
                 // It may be routed elsewhere by now; `read` blocks it there if need be.
                 self.resume(io, slot);
             }
         }
-        !self.links[index].blocked.is_empty()
+        !(self.links[index].blocked.is_empty() && self.links[index].holding.is_empty())
     }
 
     /// After a failover the list of a worker that is still gone holds connections of others.

@@ -9,6 +9,7 @@ use crate::{
     core::{
         outbox::{Exhausted, Span},
         pool::Class,
+        rank::FLOOR_BYTES,
         record::{State, bit, flag},
         shard::{ShardCore, kind, reason_of},
         stats::Stat,
@@ -32,15 +33,13 @@ impl ShardCore {
         if self.is_over_limit(slot, span.len) {
             return self.close_slow(io, slot);
         }
-        // Sharing pins the block: only while most broadcast blocks are free.
-        let shares = span.block.class() == Class::Fanout as usize
-            && self.pools.available(Class::Fanout) > self.pools.in_use(Class::Fanout);
-        if shares {
+        if span.block.class() == Class::Fanout as usize && self.may_share() {
             self.outboxes.push_shared(&mut self.pools, outbox, span);
             return;
         }
-        self.with_outbox_memory(io, slot, |core, io| {
-            core.outboxes.push_copy(io, &mut core.pools, outbox, span)
+        let keep = self.outbox_reserve_blocks();
+        self.with_outbox_memory(io, slot, span.len, |core, io| {
+            core.outboxes.push_copy(io, &mut core.pools, outbox, span, keep)
         });
     }
 
@@ -50,10 +49,15 @@ impl ShardCore {
         if self.hot(slot).outbox != 0 && self.is_over_limit(slot, bytes.len() as u32) {
             return self.close_slow(io, slot);
         }
-        self.with_outbox_memory(io, slot, |core, io| {
+        // The reserve is for a client that has next to nothing queued, and for who is told to go. The
+        // last of it is for chunks that many share.
+        let (hot, reserve) = (self.hot(slot), self.outbox_reserve_blocks());
+        let small = hot.outbox == 0 || self.outboxes.held(hot.outbox) <= FLOOR_BYTES;
+        let keep = if small || hot.state() == State::Draining { reserve / 4 } else { reserve };
+        self.with_outbox_memory(io, slot, bytes.len() as u32, |core, io| {
             let outbox = core.hot(slot).outbox;
             if outbox != 0 {
-                return core.outboxes.push_bytes(io, &mut core.pools, outbox, bytes);
+                return core.outboxes.push_bytes(io, &mut core.pools, outbox, bytes, keep);
             }
             let span = core.write_small(io, bytes)?;
             core.open_outbox(io, slot, span);
@@ -96,29 +100,13 @@ impl ShardCore {
         self.send_span(io, slot, span);
     }
 
-    fn is_over_limit(&self, slot: u32, more: u32) -> bool {
-        self.outboxes.bytes(self.hot(slot).outbox) + more > self.cfg.outbox_bytes_max
+    /// Sharing pins the block of a broadcast: only while most of them are free.
+    fn may_share(&self) -> bool {
+        self.pools.available(Class::Fanout) > self.pools.in_use(Class::Fanout)
     }
 
-    /// Runs `queue`, closing the largest holder and trying again when the pool is exhausted.
-    fn with_outbox_memory<I: Io>(
-        &mut self,
-        io: &mut I,
-        slot: u32,
-        mut queue: impl FnMut(&mut Self, &mut I) -> Result<(), Exhausted>,
-    ) {
-        for _ in 0..2 {
-            if queue(self, io).is_ok() {
-                return;
-            }
-            match self.outboxes.victim() {
-                Some(victim) if victim != slot && self.hot(victim).state() != State::Closing => {
-                    self.close_slow(io, victim);
-                }
-                _ => break,
-            }
-        }
-        self.close(io, slot, Reason::MemoryBudget, None);
+    fn is_over_limit(&self, slot: u32, more: u32) -> bool {
+        self.outboxes.bytes(self.hot(slot).outbox) + more > self.cfg.outbox_bytes_max
     }
 
     fn send_front(&mut self, io: &mut impl Io, slot: u32) {
@@ -167,7 +155,8 @@ impl ShardCore {
         }
     }
 
-    /// The socket is full: hold the rest without pinning a link's buffer, and wait for room.
+    /// The socket is full: hold the rest without pinning a link's buffer, or one of the last of the
+    /// broadcasts' blocks, and wait for room.
     fn await_room(&mut self, io: &mut impl Io, slot: u32) {
         self.stats.inc(Stat::ShortSends);
         let outbox = self.hot(slot).outbox;
@@ -179,7 +168,14 @@ impl ShardCore {
         {
             return self.close_slow(io, slot);
         }
-        self.with_outbox_memory(io, slot, |core, io| core.outboxes.detach(io, &mut core.pools, outbox));
+        let front = self.outboxes.front(outbox);
+        if front.block.class() == Class::Fanout as usize && self.may_share() {
+            return;
+        }
+        let keep = self.outbox_reserve_blocks();
+        self.with_outbox_memory(io, slot, front.len, |core, io| {
+            core.outboxes.detach(io, &mut core.pools, outbox, keep)
+        });
     }
 
     pub(super) fn on_poll_out(&mut self, io: &mut impl Io, slot: u32) {

@@ -66,16 +66,16 @@ impl ShardCore {
     pub(super) fn read(&mut self, io: &mut impl Io, slot: u32) {
         if self.turns.buffers.is_empty() {
             self.receive(io, slot);
-        } else if self.hot(slot).has_session() && !self.may_forward(slot) {
-            self.block(slot);
+        } else if self.hot(slot).has_session() && !self.may_read(slot) {
+            self.block(slot, false);
         } else {
             self.await_buffer(slot);
         }
     }
 
     fn receive(&mut self, io: &mut impl Io, slot: u32) {
-        if self.hot(slot).has_session() && !self.may_forward(slot) {
-            self.block(slot);
+        if self.hot(slot).has_session() && !self.may_read(slot) {
+            self.block(slot, false);
             return;
         }
         let Some(block) = self.pools.alloc(Class::Rx) else { return self.await_buffer(slot) };

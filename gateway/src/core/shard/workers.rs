@@ -7,8 +7,8 @@ use std::sync::Arc;
 use crate::core::{
     config::{CoreConfig, WorkerConfig},
     event::Event,
-    link::Link,
-    pool::Class,
+    link::{Link, tx::TxQueue},
+    pool::{Class, link_tx_own_blocks},
     shard::ShardCore,
     stats::LINKS_MAX,
 };
@@ -46,11 +46,14 @@ impl ShardCore {
             self.events.push(Event::NoLink { workers: left_out });
         }
         self.cfg.workers = named;
+        let links = self.links.iter().filter(|link| !link.vacant).count();
+        self.pools.allow(&self.cfg, links);
     }
 
     /// A link for a new worker; false if all have a worker, or what is left of one.
     fn take_link(&mut self, worker: &WorkerConfig) -> bool {
-        let mut link = Link::new(worker, self.pools.block_bytes(Class::LinkTx));
+        let tx = TxQueue::new(self.pools.block_bytes(Class::LinkTx), link_tx_own_blocks(&self.cfg));
+        let mut link = Link::new(worker, tx);
         let index = match self.links.iter().position(|link| link.vacant) {
             Some(index) => {
                 // So that no late completion of the last worker's ops is taken for the new one's.

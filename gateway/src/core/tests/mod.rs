@@ -1,5 +1,6 @@
 //! Property tests: the parts of the core against plain models. `PROPTEST_CASES` widens them.
 
+mod admission;
 mod churn;
 mod dial;
 mod fair;

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use proptest::{collection::vec, prelude::*};
 
 use super::{filled, memory, pattern, read};
-use crate::core::{CoreConfig, outbox::Outboxes, pool::Class};
+use crate::core::{CoreConfig, outbox::Outboxes, pool::Class, rank::FLOOR_BYTES};
 
 const OWNERS: usize = 3;
 
@@ -17,6 +17,8 @@ enum Action {
     /// Per mille of what is offered leaves.
     Send(usize),
     Detach,
+    /// All but what is being sent.
+    Trim,
     Discard,
 }
 
@@ -28,6 +30,7 @@ fn action() -> impl Strategy<Value = (usize, Action)> {
         1 => len.prop_map(Action::Share),
         6 => (0..=1_000usize).prop_map(Action::Send),
         2 => Just(Action::Detach),
+        1 => Just(Action::Trim),
         1 => Just(Action::Discard),
     ];
     (0..OWNERS, action)
@@ -53,7 +56,7 @@ proptest! {
                         model.extend(bytes);
                     } else {
                         let room = pools.available(Class::Outbox) * CoreConfig::CHUNK_BYTES;
-                        match outboxes.push_copy(&mut hands, &mut pools, handle, span) {
+                        match outboxes.push_copy(&mut hands, &mut pools, handle, span, 0) {
                             Ok(()) => model.extend(bytes),
                             Err(_) => prop_assert!((room as usize) < len, "there was room"),
                         }
@@ -62,7 +65,7 @@ proptest! {
                 }
                 Action::Bytes(len) if handle != 0 => {
                     let bytes = pattern(salt as u64, len);
-                    match outboxes.push_bytes(&mut hands, &mut pools, handle, &bytes) {
+                    match outboxes.push_bytes(&mut hands, &mut pools, handle, &bytes, 0) {
                         Ok(()) => model.extend(bytes),
                         Err(_) => prop_assert_eq!(pools.available(Class::Outbox), 0),
                     }
@@ -86,8 +89,13 @@ proptest! {
                     }
                 }
                 Action::Detach if handle != 0 => {
-                    let let_go = outboxes.detach(&mut hands, &mut pools, handle).is_ok();
-                    prop_assert_eq!(outboxes.link_buffers(handle) == 0, let_go);
+                    let let_go = outboxes.detach(&mut hands, &mut pools, handle, 0).is_ok();
+                    let own = outboxes.front(handle).block.class() == Class::Outbox as usize;
+                    prop_assert_eq!(own, let_go);
+                }
+                Action::Trim if handle != 0 => {
+                    outboxes.trim(&mut pools, handle);
+                    model.truncate(outboxes.front(handle).len as usize);
                 }
                 Action::Discard if handle != 0 => {
                     outboxes.discard(&mut pools, handle);
@@ -101,9 +109,10 @@ proptest! {
             }
             let (total, count) = (models.iter().map(VecDeque::len).sum::<usize>(), handles.iter().filter(|h| **h != 0));
             prop_assert_eq!((outboxes.bytes_total(), outboxes.count()), (total as u64, count.count()));
-            if let Some(victim) = outboxes.victim() {
-                let largest = models.iter().map(VecDeque::len).max().unwrap_or(0);
-                prop_assert_eq!(models[victim as usize].len(), largest, "the largest is the victim");
+            let most = handles.iter().filter(|h| **h != 0).map(|&h| outboxes.held(h)).max().unwrap_or(0);
+            match outboxes.largest() {
+                Some((owner, held)) => prop_assert_eq!((held, outboxes.held(handles[owner as usize])), (most, most)),
+                None => prop_assert!(most <= FLOOR_BYTES),
             }
         }
         for handle in handles.into_iter().filter(|&handle| handle != 0) {

@@ -6,7 +6,7 @@ use proptest::{collection::vec, prelude::*};
 use roost_protocol::edge;
 
 use super::{filled, memory, pattern, read};
-use crate::core::{CoreConfig, pool::Class, spill::Spills};
+use crate::core::{CoreConfig, pool::Class, rank::FLOOR_BYTES, spill::Spills};
 
 const OWNERS: usize = 3;
 
@@ -80,6 +80,11 @@ proptest! {
             }
             let total: usize = models.iter().map(VecDeque::len).sum();
             prop_assert_eq!(spills.bytes_total(), total as u64);
+            let most = models.iter().map(VecDeque::len).max().unwrap_or(0) as u32;
+            match spills.largest() {
+                Some((owner, held)) => prop_assert_eq!((held, models[owner as usize].len()), (most, most as usize)),
+                None => prop_assert!(most <= FLOOR_BYTES),
+            }
             prop_assert_eq!(spills.count(), handles.iter().filter(|handle| **handle != 0).count());
         }
         for handle in handles.into_iter().filter(|&handle| handle != 0) {

@@ -111,7 +111,7 @@ proptest! {
     #[test]
     fn every_frame_arrives_once_in_order_within_the_window(actions in vec(action(), 1..150)) {
         let (mut hands, mut pools) = memory();
-        let mut queue = TxQueue::new(BLOCK_BYTES);
+        let mut queue = TxQueue::new(BLOCK_BYTES, 1_000);
         let mut worker = Worker::default();
         let mut in_kernel = None;
         let mut numbers = 1u64..;
