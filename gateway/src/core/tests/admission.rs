@@ -288,9 +288,9 @@ fn queues_follow_a_list_of_workers_that_grows() {
 /// All that a link which is closing has in the kernel ends.
 fn join(rig: &mut Rig, link: u16) {
     let sock = Sock::Link(link);
-    rig.end(|op| matches!(op, Op::Cancel { sock: on, .. } if on == sock), 0);
     rig.end(|op| matches!(op, Op::Recv { sock: on, .. } if on == sock), -errno::ECANCELED);
     rig.end(|op| op == Op::Connect { link }, -errno::ECANCELED);
+    rig.end(|op| matches!(op, Op::Cancel { sock: on, .. } if on == sock), 0);
     rig.end(|op| matches!(op, Op::Close { sock: on } if on == sock), 0);
     rig.settle();
 }
