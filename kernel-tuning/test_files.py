@@ -52,6 +52,18 @@ class FilesTest(unittest.TestCase):
         self.assertGreater(stop_s * 1000, drain_ms + 5_000)
         self.assertIn("Type=notify", self.unit)
 
+    def test_the_unit_checks_what_it_starts_and_reloads(self):
+        start = re.search(r"^ExecStart=(\S+)(.*)$", self.unit, re.MULTILINE)
+        check = f"{start[1]} check{start[2]}"
+        self.assertIn(f"ExecStartPre={check}\n", self.unit)
+        reloads = re.findall(r"^ExecReload=(.*)$", self.unit, re.MULTILINE)
+        self.assertEqual(reloads, [check, "/bin/kill -HUP $MAINPID"])
+
+    def test_the_hand_over_socket_has_a_place_of_its_own(self):
+        directory = re.search(r"^RuntimeDirectory=(\S+)$", self.unit, re.MULTILINE)[1]
+        self.assertRegex(self.unit, rf"(?m)^Environment=ROOST_HANDOVER_SOCKET=%t/{directory}/\S+$")
+        self.assertNotIn("example.invalid", self.unit)
+
     def test_the_limits_are_the_units(self):
         limit = re.search(r"^LimitNOFILE=(\d+)", self.unit, re.MULTILINE)[1]
         lines = [line.split() for line in (HERE / "limits.conf").read_text().splitlines() if not line.startswith("#")]

@@ -14,6 +14,14 @@ use roost_router::shell::{log, say};
 const BAD_CONFIGURATION: u8 = 2;
 
 fn main() -> ExitCode {
+    // Before anything else: no signal may end a start half way.
+    let signals = match run::CaughtSignals::catch() {
+        Ok(signals) => signals,
+        Err(error) => {
+            say::last_words(format!("roost-gateway: signals cannot be caught: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
     let cli = Cli::parse();
     say::bound_panics();
     let (loaded, problems) = load_all(&cli.options, &Environment::of_process());
@@ -21,6 +29,7 @@ fn main() -> ExitCode {
         say::last_words(problems.join("\n"));
     }
     if cli.command == Some(Command::Check) {
+        signals.let_go();
         let (text, ok) = preflight::check(&loaded, problems.len(), run::rehearse);
         let written = say::output(&text);
         if let Err(error) = &written {
@@ -45,7 +54,7 @@ fn main() -> ExitCode {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    match run::run(&loaded, &cli.options, &log_level) {
+    match run::run(&loaded, &cli.options, &log_level, signals) {
         Ok(()) => {
             log::flush(log::FLUSH_WITHIN);
             ExitCode::SUCCESS

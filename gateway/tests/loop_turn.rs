@@ -90,6 +90,10 @@ impl Driver for Timed {
         self.driver.slots_per_ring()
     }
 
+    fn close_listeners(&mut self) {
+        self.driver.close_listeners();
+    }
+
     fn set_link_address(&mut self, link: u16, address: LinkAddress) {
         self.driver.set_link_address(link, address);
     }

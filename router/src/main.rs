@@ -1,13 +1,23 @@
 //! `roost-router`: the reference worker.
 #![forbid(unsafe_code)]
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    net::SocketAddr,
+    os::unix::fs::{FileTypeExt, MetadataExt},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Parser, ValueEnum};
 use roost_router::{
     Address, Listener, ShutdownHandle, Stats, Worker, WorkerConfig, handlers, listen, metrics, secret,
     shell::{http, log, say},
+};
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM},
+    iterator::Signals,
 };
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
@@ -61,9 +71,17 @@ enum HandlerName {
 }
 
 fn main() -> ExitCode {
+    // Before anything else: no signal may end a start half way.
+    let signals = match Signals::new([SIGINT, SIGTERM, SIGHUP]) {
+        Ok(signals) => signals,
+        Err(error) => {
+            say::last_words(format!("roost-router: cannot handle signals: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
     let args = Args::parse();
     say::bound_panics();
-    match start_log().and_then(|()| run(args)) {
+    match start_log().and_then(|()| run(args, signals)) {
         Ok(()) => {
             log::flush(log::FLUSH_WITHIN);
             ExitCode::SUCCESS
@@ -81,7 +99,7 @@ fn start_log() -> anyhow::Result<()> {
     tracing_subscriber::registry().with(filter).with(lines).try_init().context("no log")
 }
 
-fn run(args: Args) -> anyhow::Result<()> {
+fn run(args: Args, signals: Signals) -> anyhow::Result<()> {
     let config = WorkerConfig {
         secret: read_secret(&args)?,
         window_bytes: args.window_bytes,
@@ -91,19 +109,20 @@ fn run(args: Args) -> anyhow::Result<()> {
         drain_ms: args.drain_ms,
         ..WorkerConfig::default()
     };
-    let listeners = args.listen.iter().map(bind).collect::<anyhow::Result<Vec<_>>>()?;
+    let (listeners, socket_files): (Vec<_>, Vec<_>) =
+        args.listen.iter().map(bind).collect::<anyhow::Result<Vec<_>>>()?.into_iter().unzip();
     let worker = Worker::new(config);
     let stats = worker.stats();
     let _figures = args.metrics.map(|address| serve_metrics(address, stats.clone())).transpose()?;
     let (handle, shutdown) = roost_router::shutdown();
-    drain_on_signals(handle)?;
+    drain_on_signals(signals, handle)?;
     let ran = match args.handler {
         HandlerName::Echo => worker.run(handlers::Echo, listeners, shutdown),
         HandlerName::Sink => worker.run(handlers::Sink, listeners, shutdown),
         HandlerName::Route => worker.run(handlers::Route::default(), listeners, shutdown),
         HandlerName::Fanout => worker.run(handlers::Fanout::default(), listeners, shutdown),
     };
-    remove_sockets(&args.listen);
+    socket_files.iter().flatten().for_each(SocketFile::remove);
     if let Some(path) = &args.stats_file {
         std::fs::write(path, metrics::json(&stats))
             .with_context(|| format!("cannot write --stats-file {}", path.display()))?;
@@ -128,14 +147,15 @@ fn read_secret(args: &Args) -> anyhow::Result<Option<Vec<u8>>> {
     Ok(Some(secret.bytes))
 }
 
-fn bind(address: &Address) -> anyhow::Result<Listener> {
+fn bind(address: &Address) -> anyhow::Result<(Listener, Option<SocketFile>)> {
     let listener = Listener::bind(address).map_err(|error| match address {
         Address::Tcp(address) => anyhow!(listen::explain(&error, *address, "--listen")),
         Address::Unix(_) => anyhow!("cannot listen on {address}: {error}"),
     })?;
+    let file = SocketFile::of(address);
     // Piped readers wait for this line; a closed pipe is theirs to explain.
     say::announce(format!("roost-router: listening on {}\n", listener.address()?));
-    Ok(listener)
+    Ok((listener, file))
 }
 
 fn serve_metrics(address: SocketAddr, stats: Arc<Stats>) -> anyhow::Result<http::Server> {
@@ -149,26 +169,49 @@ fn serve_metrics(address: SocketAddr, stats: Arc<Stats>) -> anyhow::Result<http:
     Ok(server)
 }
 
-fn drain_on_signals(handle: ShutdownHandle) -> anyhow::Result<()> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    let mut signals =
-        signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).context("cannot handle signals")?;
+fn drain_on_signals(mut signals: Signals, handle: ShutdownHandle) -> anyhow::Result<()> {
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
-            for (count, _) in signals.forever().enumerate() {
+            let mut drains = false;
+            for signal in signals.forever() {
                 // The first asks nicely, the second does not wait.
-                if count == 0 { handle.drain() } else { handle.stop() }
+                match signal {
+                    SIGHUP => tracing::info!("SIGHUP: nothing to read again"),
+                    _ if drains => handle.stop(),
+                    _ => {
+                        drains = true;
+                        handle.drain();
+                    }
+                }
             }
         })
         .context("cannot start the signal thread")?;
     Ok(())
 }
 
-fn remove_sockets(addresses: &[Address]) {
-    for address in addresses {
-        if let Address::Unix(path) = address {
-            let _ = std::fs::remove_file(path);
+/// The file of a Unix socket that this process listens on.
+struct SocketFile {
+    path: PathBuf,
+    /// Device, inode and time of its last change: inode numbers are used again.
+    identity: (u64, u64, i64, i64),
+}
+
+impl SocketFile {
+    fn of(address: &Address) -> Option<Self> {
+        let Address::Unix(path) = address else { return None };
+        Some(Self { path: path.clone(), identity: Self::look(path)? })
+    }
+
+    fn look(path: &Path) -> Option<(u64, u64, i64, i64)> {
+        let found = std::fs::symlink_metadata(path).ok()?;
+        found.file_type().is_socket().then(|| (found.dev(), found.ino(), found.ctime(), found.ctime_nsec()))
+    }
+
+    /// Removes it, unless something else stands there by now.
+    fn remove(&self) {
+        if Self::look(&self.path) == Some(self.identity) {
+            let _ = std::fs::remove_file(&self.path);
         }
     }
 }

@@ -316,3 +316,31 @@ fn every_handler_takes_clients() {
         assert_eq!(types, expected, "{handler}");
     }
 }
+
+#[test]
+fn sighup_is_no_end_and_another_process_s_socket_is_left_at_the_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("w");
+    let mut worker = Process::start(&["--listen", &format!("unix:{}", path.display())]);
+    worker.line("roost-router: listening on unix:");
+    worker.signal(rustix::process::Signal::HUP);
+    // Whoever comes next has taken the place.
+    let aside = directory.path().join("aside");
+    let _next = std::os::unix::net::UnixListener::bind(&aside).unwrap();
+    std::fs::rename(&aside, &path).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    worker.signal(rustix::process::Signal::TERM);
+    assert_eq!(worker.wait(), Some(0));
+    assert!(path.exists(), "it is not the worker's any more");
+}
+
+#[test]
+fn a_file_that_is_no_socket_is_refused_and_left() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "precious").unwrap();
+    let output = run(&["--listen", &format!("unix:{}", file.path().display())]);
+    assert!(!output.status.success());
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("no socket, and is left as it is"), "{text}");
+    assert_eq!(std::fs::read_to_string(file.path()).unwrap(), "precious");
+}

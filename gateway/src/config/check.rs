@@ -13,6 +13,9 @@ use crate::{
     ring::FeaturesMax,
 };
 
+/// Sockets that one message can carry (SCM_MAX_FD, unix(7)).
+const HANDOVER_SOCKETS_MAX: usize = 253;
+
 /// Each problem with the keys it is about, the one to blame first, and the remedy.
 pub fn contradictions(config: &Config) -> Vec<(Vec<&'static str>, String)> {
     let mut found = Vec::new();
@@ -32,6 +35,15 @@ pub fn contradictions(config: &Config) -> Vec<(Vec<&'static str>, String)> {
         c.proxy_trusted.is_empty() != c.listen.iter().any(|listener| listener.proxy),
         &["proxy_trusted", "listen"],
         "PROXY headers need both: a `proxy:` listener, and the networks to believe here".into(),
+    );
+    // SCM_RIGHTS carries no more (unix(7)); one is the socket itself.
+    let sockets = c.listen.len() + c.admin_listen.len() + 1;
+    demand(
+        c.handover_socket.as_os_str().is_empty() || sockets <= HANDOVER_SOCKETS_MAX,
+        &["handover_socket", "listen"],
+        format!(
+            "{sockets} sockets cannot be handed over at once; at most {HANDOVER_SOCKETS_MAX}: listen on fewer addresses"
+        ),
     );
     if let Auto::Value(tier) = &c.features_max
         && let Err(message) = tier.parse::<FeaturesMax>()

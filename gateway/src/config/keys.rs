@@ -95,6 +95,9 @@ keys! {
     /// Unix socket over which a successor takes the listening sockets from this process; empty:
     /// none. The successor is started with the same value.
     Start handover_socket: PathBuf = PathBuf::new();
+    /// How long a successor waits for a worker that is up on every shard, before it gives up and leaves
+    /// the running gateway as it is.
+    Start handover_worker_wait_ms: u32 = 10_000, in 0..=600_000;
 
     /// Threads that own connections; `auto`: one per core this process may run on.
     Start shards: Auto<u16> = Auto::Auto, in 1..=256;

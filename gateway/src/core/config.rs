@@ -47,6 +47,8 @@ pub struct CoreConfig {
     pub listeners: u16,
     /// Accepts armed per listener, at most.
     pub accepts_max: u32,
+    /// Whether accepting begins at once; otherwise with `Command::StartAccepting`.
+    pub accepts_at_start: bool,
     /// Listeners where a PROXY header comes first.
     pub proxy_listeners: Vec<u16>,
     /// Whose PROXY headers are believed.
@@ -127,6 +129,7 @@ impl CoreConfig {
             cap: None,
             listeners: 1,
             accepts_max: 64,
+            accepts_at_start: true,
             proxy_listeners: Vec::new(),
             proxy_trusted: Vec::new(),
             per_ip: None,

@@ -99,6 +99,10 @@ pub trait Driver: Io {
     /// Slots per ring: slot / this = ring. Only one ring should be accepting at a time.
     fn slots_per_ring(&self) -> u32;
 
+    /// Closes the listeners. No [`Op::Accept`] may be in the kernel, and none may follow; nor may
+    /// [`Io::waiting`].
+    fn close_listeners(&mut self);
+
     /// Says where [`Op::Connect`] for this link goes from now on, at any time; a connect that is in the
     /// kernel and a connection that is there are left as they are.
     fn set_link_address(&mut self, link: u16, address: LinkAddress);

@@ -4,6 +4,7 @@
 //! * [`cgroup`]: what control groups leave of it.
 //! * [`cost`]: what a connection costs, as measured.
 //! * [`capacity`]: the arithmetic between the two; pure.
+//! * [`given_back`]: what the end of a running gateway makes free for its successor.
 //! * [`secrets`]: the files with secrets.
 //! * [`holder`]: who has an address already.
 //! * [`start`]: everything else that a start would meet.
@@ -12,17 +13,19 @@
 pub mod capacity;
 mod cgroup;
 pub mod cost;
+pub mod given_back;
 mod holder;
 pub mod machine;
 pub mod report;
 pub mod secrets;
 mod start;
 
-use std::net::SocketAddr;
+use std::{io, net::SocketAddr};
 
 use anyhow::{Error, Result, bail};
 
 pub use capacity::{Capacity, Demand, Limit};
+pub use given_back::GivenBack;
 pub use machine::{Machine, raise_nofile};
 use roost_router::shell::say;
 
@@ -41,13 +44,16 @@ struct Weighed {
 
 impl Weighed {
     /// Raises the limits of this process, reads the machine, and tries what cannot be read.
-    fn here(config: &Config, features: &Features) -> Self {
+    fn here(config: &Config, features: &Features, given_back: Option<&GivenBack>) -> Self {
         if let Err(error) = raise_nofile() {
             tracing::warn!(%error, "the soft limit on open files stays below the hard one");
         }
         // Where that fails, what was tried says what is left.
         drop(machine::raise_memlock());
         let mut machine = Machine::read();
+        if let Some(given_back) = given_back {
+            given_back.add_to(&mut machine);
+        }
         let mut demand = Demand::of(config, machine.cores, features.direct());
         if !features.banks() {
             // One ring has all slots of a shard.
@@ -76,20 +82,28 @@ fn rings_max(machine: &Machine, features: &Features, demand: &Demand, capacity: 
 /// and what limits that.
 ///
 /// More than the machine can hold is logged and tried all the same, since memory may become free;
-/// more than its descriptors or its locked memory allow is not.
+/// more than its descriptors or its locked memory allow is not. With `auto` a successor also counts what
+/// its predecessor gives back.
 ///
 /// # Errors
 /// There is room for no connection at all, or the kernel allows fewer than configured.
-pub fn connections_max(config: &Config, features: &Features) -> Result<(u32, Capacity)> {
-    let Weighed { demand, capacity, .. } = Weighed::here(config, features);
-    if let Some(refusal) = capacity.refusal(demand.shards) {
+pub fn connections_max(
+    config: &Config,
+    features: &Features,
+    given_back: Option<&GivenBack>,
+) -> Result<(u32, Capacity)> {
+    let Weighed { demand, capacity, .. } = Weighed::here(config, features, given_back);
+    let connections = given_back.map_or(capacity.connections(), |given_back| given_back.at_least(&capacity));
+    if let Some(refusal) = capacity.refusal(demand.shards)
+        && (capacity.wanted.is_some() || connections < demand.shards)
+    {
         bail!(refusal);
     }
     if let Some(wanted) = capacity.wanted.filter(|_| !capacity.suffices()) {
         let Limit { name, connections: allows, lift, .. } = &capacity.limits[0];
         tracing::warn!(wanted, allows, limit = %name, remedy = %lift, "more than this machine can hold");
     }
-    Ok((u32::try_from(capacity.connections()).expect("at most 2^24"), capacity))
+    Ok((u32::try_from(connections).expect("at most 2^24"), capacity))
 }
 
 /// Whether this process has descriptors for the links that a reload with `config` asks for.
@@ -101,8 +115,11 @@ pub fn check_reload(config: &Config, shards: u16, connections_max: u32, direct: 
     capacity::check_links(config, shards.into(), connections_max.into(), direct, nofile).map_err(Error::msg)
 }
 
-/// Prints the lines at start; where nobody reads them they are lost. The addresses are those bound,
-/// with the ports that the kernel chose.
+/// Prints the lines at start; where nobody reads them they are lost, unless that is to be a failure
+/// (`must_be_read`). The addresses are those bound, with the ports that the kernel chose.
+///
+/// # Errors
+/// Standard output takes nothing, and must.
 pub fn banner(
     config: &Config,
     features: &Features,
@@ -110,10 +127,16 @@ pub fn banner(
     clients: &[SocketAddr],
     admin: &[SocketAddr],
     workers: &[String],
-) {
+    must_be_read: bool,
+) -> io::Result<()> {
     let kernel = format!("{}: {features}", machine::kernel());
     let addresses = report::Addresses { clients, admin, workers };
-    say::announce(report::banner(config, &kernel, connections_max, capacity, &addresses));
+    let text = report::banner(config, &kernel, connections_max, capacity, &addresses);
+    if must_be_read {
+        return say::output(&text);
+    }
+    say::announce(text);
+    Ok(())
 }
 
 /// What `roost-gateway check` prints, and whether the gateway could start and hold what is
@@ -132,7 +155,7 @@ pub fn check(
     };
     let features = max.and_then(|max| Features::detect(max).map_err(|error| error.to_string()));
     let mut findings = start::look(loaded);
-    let weighed = features.as_ref().ok().map(|features| Weighed::here(config, features));
+    let weighed = features.as_ref().ok().map(|features| Weighed::here(config, features, None));
     if let (Ok(features), Some(Weighed { demand, capacity, .. })) = (&features, &weighed)
         && wrong == 0
         && capacity.refusal(demand.shards).is_none()

@@ -379,6 +379,10 @@ impl Driver for UringDriver {
         self.layout.slots_per_ring
     }
 
+    fn close_listeners(&mut self) {
+        self.listeners.clear();
+    }
+
     fn set_link_address(&mut self, link: u16, address: LinkAddress) {
         self.state.links.set_address(link, address);
     }

@@ -1,8 +1,11 @@
 //! The sockets where clients connect: one per address, shared by all shards.
+//!
+//! A socket that comes from elsewhere, a service manager or a predecessor, is known by its address:
+//! neither promises an order. It must be what `listen` names, or the start ends with a line.
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     os::fd::OwnedFd,
     thread,
     time::{Duration, Instant},
@@ -10,11 +13,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use listenfd::ListenFd;
-use rustix::net::{
-    AddressFamily, SocketFlags, SocketType, bind as bind_socket, ipproto, listen, socket_with, sockopt,
-};
+use roost_router::listen as net;
+use rustix::net::{SocketType, getsockname, listen, sockopt};
 use socket2::SockRef;
 
+use super::{caught::CaughtSignals, handover::OfferedListener};
 use crate::config::{Config, ListenerSpec};
 
 /// How long an address may stay in use. The rings of a process that was killed end a moment after
@@ -23,30 +26,147 @@ use crate::config::{Config, ListenerSpec};
 const LET_GO: Duration = Duration::from_secs(10);
 const LET_GO_PAUSE: Duration = Duration::from_millis(10);
 
-/// The listening sockets: a predecessor's, the service manager's, or our own.
-pub(super) fn open(config: &Config, inherited: Option<Vec<OwnedFd>>) -> Result<Vec<OwnedFd>> {
-    let passed = match inherited {
-        Some(listeners) => listeners,
-        None => passed_by_manager()?,
+/// A listening socket.
+#[derive(Debug)]
+pub(super) struct Listening {
+    pub(super) socket: OwnedFd,
+    /// As bound: the kernel has chosen where the port was 0.
+    pub(super) address: SocketAddr,
+    pub(super) offered: OfferedListener,
+}
+
+/// The listening sockets in the order of `listen`: a predecessor's, the service manager's, or our
+/// own. Those that a predecessor has and `listen` does not name stay with it.
+pub(super) fn open(
+    config: &Config,
+    inherited: Option<Vec<(OwnedFd, OfferedListener)>>,
+    signals: &mut CaughtSignals,
+) -> Result<Vec<Listening>> {
+    let mut passed = passed_by_manager()?;
+    let found = match inherited {
+        Some(inherited) => {
+            let inherited: Vec<_> = inherited
+                .into_iter()
+                .map(|(socket, offered)| {
+                    Listening::new(socket, offered, "the running gateway sent a socket that")
+                })
+                .collect::<Result<_>>()?;
+            from_predecessor(&config.listen, inherited)?
+        }
+        None if passed.is_empty() => config.listen.iter().map(|_| None).collect(),
+        None => from_manager(&config.listen, std::mem::take(&mut passed))?.into_iter().map(Some).collect(),
     };
-    if passed.is_empty() {
-        return bind(config);
+    let mut listening = Vec::new();
+    for (spec, found) in config.listen.iter().zip(found) {
+        // Of what a predecessor has a manager passes further copies; what is new it alone has.
+        let at = passed.iter().position(|passed| passed.address == spec.address);
+        let offered = OfferedListener { proxy: spec.proxy, kept_by_manager: true };
+        let found = found.or_else(|| Some(Listening { offered, ..passed.remove(at?) }));
+        listening.push(match found {
+            Some(found) => {
+                // With O_NONBLOCK an accept on a ring would fail instead of waiting.
+                let made = rustix::io::ioctl_fionbio(&found.socket, false).map_err(io::Error::from);
+                made.and_then(|()| set_inherited(&found.socket, config))
+                    .with_context(|| format!("the socket of {} is of no use", found.address))?;
+                found
+            }
+            None => bind_when_free(spec, config, signals)?,
+        });
     }
-    if passed.len() != config.listen.len() {
+    Ok(listening)
+}
+
+impl Listening {
+    fn new(socket: OwnedFd, offered: OfferedListener, whose: &str) -> Result<Self> {
+        if sockopt::socket_type(&socket).ok() != Some(SocketType::STREAM) {
+            bail!("{whose} is no TCP socket");
+        }
+        let name = getsockname(&socket).context("a listening socket without an address")?;
+        let Ok(address) = SocketAddr::try_from(name) else { bail!("{whose} is no TCP socket") };
+        if !sockopt::socket_acceptconn(&socket)? {
+            bail!(
+                "{whose} has the address {address} and does not listen: pass listening sockets (a .socket unit \
+                 with Accept=no)"
+            );
+        }
+        Ok(Self { socket, address, offered })
+    }
+}
+
+/// Which of `sockets` each address of `listen` means. An address with port 0 means any port.
+fn assign(listen: &[ListenerSpec], sockets: Vec<Listening>) -> (Vec<Option<Listening>>, Vec<Listening>) {
+    let mut left = sockets;
+    let mut found: Vec<Option<Listening>> = listen.iter().map(|_| None).collect();
+    for any_port in [false, true] {
+        for (spec, found) in listen.iter().zip(&mut found) {
+            if found.is_some() || (spec.address.port() == 0) != any_port {
+                continue;
+            }
+            let means = |socket: &Listening| {
+                let address = socket.address;
+                address.ip() == spec.address.ip() && (any_port || address.port() == spec.address.port())
+            };
+            // Of several without a port the one with the same flag.
+            let same = |socket: &Listening| means(socket) && socket.offered.proxy == spec.proxy;
+            let at = left.iter().position(same).or_else(|| left.iter().position(means));
+            *found = at.map(|at| left.remove(at));
+        }
+    }
+    (found, left)
+}
+
+fn from_predecessor(listen: &[ListenerSpec], sockets: Vec<Listening>) -> Result<Vec<Option<Listening>>> {
+    let (found, left) = assign(listen, sockets);
+    for (spec, found) in listen.iter().zip(&found) {
+        if let Some(found) = found
+            && found.offered.proxy != spec.proxy
+        {
+            // Both accept for a moment, from one queue: whoever is in it would be misread by one.
+            bail!(
+                "listen: {} expects {} PROXY header, but the running gateway {} one there: change that with \
+                 another port, or by a restart",
+                found.address,
+                if spec.proxy { "a" } else { "no" },
+                if spec.proxy { "expects no" } else { "expects" },
+            );
+        }
+    }
+    for left in left {
+        tracing::info!(address = %left.address, "not in `listen` any more: it ends with the running gateway");
+    }
+    Ok(found)
+}
+
+fn from_manager(listen: &[ListenerSpec], sockets: Vec<Listening>) -> Result<Vec<Listening>> {
+    let passed = sockets.iter().map(|socket| socket.address.to_string()).collect::<Vec<_>>().join(", ");
+    let free = listen.iter().filter(|spec| spec.address.port() == 0);
+    if free.clone().any(|spec| spec.proxy) && free.clone().any(|spec| !spec.proxy) {
         bail!(
-            "{} listening sockets were passed to this process, but `listen` names {}: name as many, in the \
-             same order",
-            passed.len(),
-            config.listen.len()
+            "listen: name the ports: which of the passed sockets ({passed}) expects PROXY headers is not told"
         );
     }
-    for listener in &passed {
-        // With O_NONBLOCK an accept on a ring would fail instead of waiting.
-        let made = rustix::io::ioctl_fionbio(listener, false).map_err(io::Error::from);
-        made.and_then(|()| set_inherited(listener, config))
-            .context("a passed listening socket is of no use")?;
+    let (found, left) = assign(listen, sockets);
+    if let Some((spec, _)) = listen.iter().zip(&found).find(|(_, found)| found.is_none()) {
+        bail!(
+            "listen names {}, but the sockets passed to this process are {passed}: ListenStream= and `listen` must \
+             name the same addresses",
+            spec.address
+        );
     }
-    Ok(passed)
+    if let [left, ..] = &left[..] {
+        bail!(
+            "a socket with the address {} was passed to this process, but `listen` does not name it: \
+             ListenStream= and `listen` must name the same addresses",
+            left.address
+        );
+    }
+    let flagged = listen.iter().zip(found.into_iter().flatten());
+    Ok(flagged
+        .map(|(spec, found)| {
+            let offered = OfferedListener { proxy: spec.proxy, kept_by_manager: true };
+            Listening { offered, ..found }
+        })
+        .collect())
 }
 
 /// Sets what accepted sockets inherit.
@@ -56,76 +176,51 @@ fn set_inherited(listener: &OwnedFd, config: &Config) -> io::Result<()> {
 }
 
 /// Sockets passed by LISTEN_FDS (sd_listen_fds(3)).
-fn passed_by_manager() -> Result<Vec<OwnedFd>> {
+fn passed_by_manager() -> Result<Vec<Listening>> {
     let mut passed = ListenFd::from_env();
     let count = passed.len();
-    let take = |index| match passed.take_tcp_listener(index) {
-        Ok(listener) => Ok(OwnedFd::from(listener.context("a socket was passed twice")?)),
-        Err(error) => Err(error).context("LISTEN_FDS names something that is no TCP listener"),
+    let take = |index| {
+        let whose = format!("LISTEN_FDS: descriptor {}", 3 + index);
+        let socket = passed.take_tcp_listener(index).ok().flatten();
+        let socket = socket.with_context(|| format!("{whose} is no TCP socket"))?;
+        Listening::new(socket.into(), OfferedListener { proxy: false, kept_by_manager: true }, &whose)
     };
     (0..count).map(take).collect()
 }
 
-/// Binds and listens on every configured address.
-fn bind(config: &Config) -> Result<Vec<OwnedFd>> {
-    let backlog = i32::try_from(config.listen_backlog).unwrap_or(i32::MAX);
-    config
-        .listen
-        .iter()
-        .map(|spec| bind_when_free(spec, backlog, config).with_context(|| diagnosis(spec.address)))
-        .collect()
-}
-
 /// Waits for a predecessor's listener to end, if there is one.
-fn bind_when_free(spec: &ListenerSpec, backlog: i32, config: &Config) -> io::Result<OwnedFd> {
+fn bind_when_free(spec: &ListenerSpec, config: &Config, signals: &mut CaughtSignals) -> Result<Listening> {
     let until = Instant::now() + LET_GO;
     let mut said = false;
     loop {
-        match bind_one(spec, backlog, config) {
+        match bind_one(spec, config) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
                 if !said {
                     said = true;
                     tracing::info!("{} is in use; waiting for it to be let go", spec.address);
                 }
+                signals.go_on()?;
                 thread::sleep(LET_GO_PAUSE);
             }
-            result => return result,
+            Err(error) => bail!("{}", net::explain(&error, spec.address, "--listen")),
+            Ok(listening) => return Ok(listening),
         }
     }
 }
 
-fn bind_one(spec: &ListenerSpec, backlog: i32, config: &Config) -> io::Result<OwnedFd> {
-    let family = match spec.address {
-        SocketAddr::V4(_) => AddressFamily::INET,
-        SocketAddr::V6(_) => AddressFamily::INET6,
-    };
-    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, Some(ipproto::TCP))?;
-    sockopt::set_socket_reuseaddr(&socket, true)?;
-    if spec.address.is_ipv6() {
-        sockopt::set_ipv6_v6only(&socket, true)?;
-    }
+fn bind_one(spec: &ListenerSpec, config: &Config) -> io::Result<Listening> {
+    let socket = net::bound(spec.address)?;
     set_inherited(&socket, config)?;
-    bind_socket(&socket, &spec.address)?;
-    listen(&socket, backlog)?;
-    Ok(socket)
-}
-
-fn diagnosis(address: SocketAddr) -> String {
-    format!(
-        "cannot listen on {address} (in use? `ss -ltnp 'sport = :{}'` shows by whom; --listen chooses another)",
-        address.port()
-    )
-}
-
-/// The addresses as bound: the kernel has chosen where the port was 0.
-pub(super) fn addresses(listeners: &[OwnedFd]) -> Result<Vec<SocketAddr>> {
-    let address = |listener: &OwnedFd| Ok(TcpListener::from(listener.try_clone()?).local_addr()?);
-    listeners.iter().map(address).collect()
+    listen(&socket, i32::try_from(config.listen_backlog).unwrap_or(i32::MAX))?;
+    let address = SocketAddr::try_from(getsockname(&socket)?)?;
+    Ok(Listening { socket, address, offered: OfferedListener { proxy: spec.proxy, kept_by_manager: false } })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream};
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+
+    use rustix::net::{AddressFamily, SocketFlags, socket_with};
 
     use super::*;
 
@@ -142,31 +237,121 @@ mod tests {
         Config { listen: vec![ListenerSpec::local(0)], notsent_lowat_bytes, ..Config::default() }
     }
 
+    fn signals() -> CaughtSignals {
+        CaughtSignals::catch().unwrap()
+    }
+
+    const PLAIN: OfferedListener = OfferedListener { proxy: false, kept_by_manager: false };
+    const PROXY: OfferedListener = OfferedListener { proxy: true, kept_by_manager: false };
+
+    fn bound(host: &str, offered: OfferedListener) -> Listening {
+        let socket = TcpListener::bind((host, 0)).unwrap();
+        Listening::new(socket.into(), offered, "it").unwrap()
+    }
+
+    fn spec(socket: &Listening, proxy: bool) -> ListenerSpec {
+        ListenerSpec { address: socket.address, proxy }
+    }
+
+    fn any_port(host: &str, proxy: bool) -> ListenerSpec {
+        ListenerSpec { address: SocketAddr::new(host.parse().unwrap(), 0), proxy }
+    }
+
     #[test]
     fn clients_inherit_what_is_set_on_listeners() {
         assert_eq!(Config::default().notsent_lowat_bytes, 131_072);
         for bytes in [131_072, 16_384, 0] {
-            let [listener] = <[OwnedFd; 1]>::try_from(open(&config(bytes), None).unwrap()).unwrap();
-            assert_eq!(accepted(listener), (true, bytes));
+            let listening = open(&config(bytes), None, &mut signals()).unwrap();
+            let [listener] = <[Listening; 1]>::try_from(listening).unwrap();
+            assert_eq!(accepted(listener.socket), (true, bytes));
         }
     }
 
     #[test]
-    fn a_passed_listener_gets_the_same_and_waits_in_accept() {
+    fn an_inherited_listener_gets_the_same_and_waits_in_accept() {
         let passed = TcpListener::bind("127.0.0.1:0").unwrap();
         passed.set_nonblocking(true).unwrap();
-        let opened = open(&config(65_536), Some(vec![passed.into()])).unwrap();
-        let [listener] = <[OwnedFd; 1]>::try_from(opened).unwrap();
-        let flags = rustix::fs::fcntl_getfl(&listener).unwrap();
+        let opened = open(&config(65_536), Some(vec![(passed.into(), PLAIN)]), &mut signals()).unwrap();
+        let [listener] = <[Listening; 1]>::try_from(opened).unwrap();
+        let flags = rustix::fs::fcntl_getfl(&listener.socket).unwrap();
         assert!(!flags.contains(rustix::fs::OFlags::NONBLOCK));
-        assert_eq!(accepted(listener), (true, 65_536));
+        assert_eq!(accepted(listener.socket), (true, 65_536));
     }
 
     #[test]
-    fn a_passed_listener_too_many_is_refused() {
-        let passed = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap().into()).into();
-        let error = open(&config(0), Some(passed)).unwrap_err();
-        assert!(error.to_string().contains("2 listening sockets were passed"), "{error}");
+    fn what_does_not_listen_is_refused() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let connected = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let unbound =
+            socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        for socket in [OwnedFd::from(connected), unbound] {
+            let error = Listening::new(socket, PLAIN, "descriptor 3").unwrap_err().to_string();
+            assert!(
+                error.contains("descriptor 3 has the address") && error.contains("does not listen"),
+                "{error}"
+            );
+        }
+        let datagram = UdpSocket::bind("127.0.0.1:0").unwrap().into();
+        let local = std::os::unix::net::UnixDatagram::unbound().unwrap().into();
+        let stream = std::os::unix::net::UnixStream::pair().unwrap().0.into();
+        for socket in [datagram, local, stream] {
+            let error = Listening::new(socket, PLAIN, "descriptor 3").unwrap_err().to_string();
+            assert_eq!(error, "descriptor 3 is no TCP socket");
+        }
+    }
+
+    #[test]
+    fn sockets_of_a_manager_are_known_by_their_address_in_any_order() {
+        let (one, two) = (bound("127.0.0.1", PLAIN), bound("127.0.0.1", PLAIN));
+        let listen = [spec(&one, false), spec(&two, true)];
+        let found = from_manager(&listen, vec![two, one]).unwrap();
+        for (spec, found) in listen.iter().zip(found) {
+            assert_eq!((found.address, found.offered.proxy), (spec.address, spec.proxy));
+            assert!(found.offered.kept_by_manager);
+        }
+    }
+
+    #[test]
+    fn a_socket_too_many_too_few_or_of_another_family_is_refused() {
+        let pair = || vec![bound("127.0.0.1", PLAIN), bound("127.0.0.1", PLAIN)];
+        let error = from_manager(&[any_port("127.0.0.1", false)], pair()).unwrap_err().to_string();
+        assert!(error.contains("`listen` does not name it"), "{error}");
+        let three = [(); 3].map(|()| any_port("127.0.0.1", false));
+        let error = from_manager(&three, pair()).unwrap_err().to_string();
+        assert!(error.contains("must name the same addresses"), "{error}");
+        let error = from_manager(&[any_port("::1", false)], pair()).unwrap_err().to_string();
+        assert!(error.starts_with("listen names [::1]:0"), "{error}");
+        let either = [any_port("127.0.0.1", false), any_port("127.0.0.1", true)];
+        let error = from_manager(&either, pair()).unwrap_err().to_string();
+        assert!(error.contains("name the ports"), "{error}");
+    }
+
+    #[test]
+    fn a_changed_listen_takes_what_it_names_and_binds_what_is_new() {
+        let (kept, dropped) = (bound("127.0.0.1", PLAIN), bound("127.0.0.1", PLAIN));
+        let new = { bound("127.0.0.1", PLAIN).address };
+        let listen = vec![ListenerSpec { address: new, proxy: false }, spec(&kept, false)];
+        let (kept_address, dropped_address) = (kept.address, dropped.address);
+        let inherited = [dropped, kept].map(|socket| (socket.socket, socket.offered)).into();
+        let config = Config { listen, ..Config::default() };
+        let opened = open(&config, Some(inherited), &mut signals()).unwrap();
+        assert_eq!(opened.iter().map(|socket| socket.address).collect::<Vec<_>>(), [new, kept_address]);
+        // Nobody has the other one any more: here the predecessor is gone, too.
+        TcpListener::bind(dropped_address).unwrap();
+    }
+
+    #[test]
+    fn another_proxy_flag_than_the_predecessors_is_refused() {
+        for (offered, proxy) in [(PLAIN, true), (PROXY, false)] {
+            let socket = bound("127.0.0.1", offered);
+            let error = from_predecessor(&[spec(&socket, proxy)], vec![socket]).unwrap_err().to_string();
+            assert!(error.contains("PROXY header, but the running gateway expects"), "{error}");
+        }
+        let (plain, proxy) = (bound("127.0.0.1", PLAIN), bound("127.0.0.1", PROXY));
+        let address = proxy.address;
+        let listen = [any_port("127.0.0.1", true), spec(&plain, false)];
+        let found = from_predecessor(&listen, vec![plain, proxy]).unwrap();
+        assert_eq!(found[0].as_ref().unwrap().address, address);
     }
 
     #[test]
@@ -174,13 +359,13 @@ mod tests {
         let config = Config::default();
         let old = TcpListener::bind("127.0.0.1:0").unwrap();
         let spec = ListenerSpec { address: old.local_addr().unwrap(), proxy: false };
-        assert_eq!(bind_one(&spec, 16, &config).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(bind_one(&spec, &config).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         let ends = thread::spawn(move || {
             thread::sleep(Duration::from_millis(200));
             drop(old);
         });
-        let new = bind_when_free(&spec, 16, &config).unwrap();
-        assert_eq!(addresses(&[new]).unwrap(), [spec.address]);
+        let new = bind_when_free(&spec, &config, &mut signals()).unwrap();
+        assert_eq!(new.address, spec.address);
         ends.join().unwrap();
     }
 }

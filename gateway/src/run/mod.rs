@@ -1,21 +1,32 @@
 //! The process: from a configuration to running shards, and in order back to nothing.
 //!
+//! * [`caught`]: signals, from the first instruction on.
 //! * [`handover`]: listening sockets pass to a successor.
 //! * [`names`]: where workers' names lead.
 //! * [`listeners`]: the sockets where clients connect.
 //! * [`worker`]: the reference worker inside the gateway.
 //! * [`shards`]: one thread per shard.
-//! * [`signals`]: SIGTERM drains, SIGHUP reloads.
+//! * [`signals`]: the control loop: SIGTERM drains, SIGHUP reloads.
+//! * [`succession`]: a hand-over, as states of that loop.
+//! * [`drain`]: how it ends.
 #![forbid(unsafe_code)]
 
+mod caught;
+mod drain;
 mod handover;
 mod listeners;
 mod names;
 mod shards;
 mod signals;
+mod succession;
 mod worker;
 
-use std::{fs, io, path::Path, sync::Arc};
+use std::{
+    fs, io,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, anyhow};
 use roost_protocol::InstanceId;
@@ -36,9 +47,11 @@ use crate::{
     shard::Target,
 };
 
+pub use caught::CaughtSignals;
 pub use names::unresolved;
 pub use shards::Fleet;
 use signals::Running;
+use succession::{AdminSockets, Entry};
 
 /// Accepts armed per shard and listener.
 const ACCEPTS_MAX: u32 = 64;
@@ -63,17 +76,50 @@ fn named(workers: &[Worker]) -> Vec<(String, Arc<str>)> {
 ///
 /// # Errors
 /// One line with cause and remedy.
-pub fn run(loaded: &Loaded, options: &Options, log_level: &LevelHandle) -> Result<()> {
+pub fn run(
+    loaded: &Loaded,
+    options: &Options,
+    log_level: &LevelHandle,
+    signals: CaughtSignals,
+) -> Result<()> {
+    match start_and_serve(loaded, options, log_level, signals) {
+        Err(error) if error.is::<caught::EndedEarly>() => {
+            tracing::info!("{error}");
+            Ok(())
+        }
+        result => result,
+    }
+}
+
+/// Everything that can fail comes before the first client is accepted, and before a predecessor hears
+/// that it may end.
+fn start_and_serve(
+    loaded: &Loaded,
+    options: &Options,
+    log_level: &LevelHandle,
+    mut signals: CaughtSignals,
+) -> Result<()> {
     let config = &loaded.config;
     let features = Features::detect(features_max(config)?)?;
-    let (connections_max, capacity) = preflight::connections_max(config, &features)?;
     let workers_configured = configured_workers(config)?;
-    let inheritance = match handover_socket(config) {
-        Some(path) => handover::inherit(path)?,
+    let worker_wait = Duration::from_millis(config.handover_worker_wait_ms.into());
+    let called = match handover_socket(config) {
+        Some(path) => handover::call(path, worker_wait, &mut signals)?,
         None => None,
     };
-    let (inherited, predecessor) = inheritance.map(handover::Inheritance::split).unzip();
-    let listeners = listeners::open(config, inherited)?;
+    let (predecessor, inheritance) = called.unzip();
+    let (sockets, admin_sockets, server, given_back) = match inheritance {
+        Some(inheritance) => {
+            let handover::Inheritance { listeners, admin, server, gives_back } = inheritance;
+            (Some(listeners), admin, Some(server), Some(gives_back))
+        }
+        None => (None, Vec::new(), None, None),
+    };
+    let listeners = listeners::open(config, sockets, &mut signals)?;
+    let admin_sockets = AdminSockets::open(&config.admin_listen, admin_sockets)?;
+    // Where an address had to be waited for, the memory of who had it is free now.
+    let (connections_max, capacity) = preflight::connections_max(config, &features, given_back.as_ref())?;
+    signals.go_on()?;
     let embedded = match config.workers.is_empty() {
         true => Some(worker::Embedded::start(config)?),
         false => None,
@@ -84,33 +130,30 @@ pub fn run(loaded: &Loaded, options: &Options, log_level: &LevelHandle) -> Resul
     resolver.want(named(&workers));
     let fleet = Fleet::start(config, &features, &core, &workers, &listeners, &resolver)?;
     resolver.serve(fleet.control());
-    let mut predecessor = predecessor;
-    if let Some(predecessor) = &mut predecessor {
-        predecessor.take_over().context("the predecessor went away during the hand-over")?;
-    }
-    let will = handover_socket(config).map(handover::Will::write).transpose()?;
-    let admin = Admin::start(config, fleet.control())?;
-    let addresses = listeners::addresses(&listeners)?;
-    let names: Vec<_> = config.workers.iter().map(ToString::to_string).collect();
-    let admin_addresses = admin.addresses();
-    preflight::banner(config, &features, (connections_max, &capacity), &addresses, &admin_addresses, &names);
-    // Only a service manager listens to this; without one it does nothing.
-    drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
+    let admin = Admin::prepare(config, fleet.control())?;
+    let server = match (server, handover_socket(config)) {
+        (None, Some(path)) => Some(handover::HandoverServer::bind(path)?),
+        (server, _) => server,
+    };
     let mut running = Running {
         config: config.clone(),
         core,
         connections_max,
         fleet: &fleet,
+        capacity,
         names: &resolver,
-        listeners: &listeners,
-        will,
+        listeners,
+        server,
+        entry: Entry::WaitsForWorker { until: Instant::now() + worker_wait },
         predecessor,
-        heir: None,
+        successor: None,
         admin: Some(admin),
+        admin_sockets,
         options,
         log_level,
+        signals,
     };
-    running.serve()?;
+    running.serve(&features)?;
     drop(running);
     fleet.stop()?;
     if let Some(embedded) = embedded {
@@ -202,6 +245,8 @@ fn core_config(config: &Config, shards: u16, connections_max: u32, workers: &[Wo
         cap,
         listeners: u16::try_from(config.listen.len()).context("too many listeners")?,
         accepts_max: ACCEPTS_MAX,
+        // Everything that can fail comes first.
+        accepts_at_start: false,
         proxy_listeners: (0..)
             .zip(&config.listen)
             .filter(|(_, spec)| spec.proxy)

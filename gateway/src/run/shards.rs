@@ -12,8 +12,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
+use crossbeam_channel::{Receiver, unbounded};
 
-use super::{Worker, names::Names};
+use super::{Worker, listeners::Listening, names::Names};
 use crate::{
     config::Config,
     core::{
@@ -41,13 +42,14 @@ pub struct Fleet {
 const CONFIGURED_WITHIN: Duration = Duration::from_secs(1);
 
 impl Fleet {
-    /// Starts the shards; returns when all of them accept.
+    /// Starts the shards, which dial their workers; returns when all of them run. They accept with
+    /// [`Command::StartAccepting`].
     pub(super) fn start(
         config: &Config,
         features: &Features,
         core: &CoreConfig,
         workers: &[Worker],
-        listeners: &[OwnedFd],
+        listeners: &[Listening],
         names: &Names,
     ) -> Result<Self> {
         let mut fleet = Self {
@@ -65,7 +67,7 @@ impl Fleet {
                 busy_poll_us_max: config.busy_poll_us_max,
                 targets: targets(workers),
                 look_up: names.look_up(),
-                listeners: listeners.iter().map(OwnedFd::try_clone).collect::<Result<_, _>>()?,
+                listeners: listeners.iter().map(|of| of.socket.try_clone()).collect::<Result<_, _>>()?,
                 core,
             };
             let (started, start) = mpsc::channel();
@@ -96,6 +98,20 @@ impl Fleet {
     /// Sums a figure over all shards.
     pub(super) fn sum(&self, stat: Stat) -> u64 {
         self.handles.iter().map(|handle| handle.stats().get(stat)).sum()
+    }
+
+    /// Whether this figure is above 0 on every shard.
+    pub(super) fn every_shard_has(&self, stat: Stat) -> bool {
+        self.handles.iter().all(|handle| handle.stats().get(stat) > 0)
+    }
+
+    /// Has every shard stop accepting and close its listeners. So many will say that they have.
+    pub(super) fn close_listeners(&self) -> (Receiver<()>, usize) {
+        let (closed, all_closed) = unbounded();
+        for handle in &self.handles {
+            handle.send(Request::CloseListeners(closed.clone()));
+        }
+        (all_closed, self.handles.len())
     }
 
     /// Sends a command to every shard.

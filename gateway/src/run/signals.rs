@@ -1,32 +1,31 @@
 //! A running gateway: SIGTERM and SIGINT drain, a second one hurries, SIGHUP reloads, and a
 //! successor may call.
 
-use std::{
-    os::fd::OwnedFd,
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{thread, time::Duration};
 
-use anyhow::{Context, Result, bail};
-use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGTERM},
-    iterator::Signals,
-};
+use anyhow::{Result, bail};
 
-use super::{Fleet, configured_workers, core_config, handover, named, names::Names};
+use super::{
+    Fleet,
+    caught::CaughtSignals,
+    configured_workers, core_config,
+    handover::{HandoverServer, Predecessor, Successor},
+    listeners::Listening,
+    named,
+    names::Names,
+    succession::{AdminSockets, Entry},
+};
 use crate::{
     admin::Admin,
     config::{Changes, Config, Environment, Options, check, load},
-    core::{Command, CoreConfig, stats::Stat},
+    core::CoreConfig,
     logging::LevelHandle,
-    preflight,
+    preflight::{self, Capacity},
+    ring::Features,
 };
 
 /// How often signals, successors and the progress of a drain are looked at.
-const LOOK: Duration = Duration::from_millis(20);
-/// How much longer than `drain_ms` a drain may take: sockets linger, links flush.
-const GRACE: Duration = Duration::from_secs(3);
+pub(super) const LOOK: Duration = Duration::from_millis(20);
 
 /// Everything that signals act on.
 pub(super) struct Running<'a> {
@@ -34,49 +33,71 @@ pub(super) struct Running<'a> {
     pub(super) core: CoreConfig,
     pub(super) connections_max: u32,
     pub(super) fleet: &'a Fleet,
+    /// How `connections_max` was found.
+    pub(super) capacity: Capacity,
     pub(super) names: &'a Names,
-    pub(super) listeners: &'a [OwnedFd],
-    pub(super) will: Option<handover::Will>,
-    /// Whom this process has succeeded, until it has let go of the listeners.
-    pub(super) predecessor: Option<handover::Predecessor>,
-    /// Who has succeeded this process, until it has let go of the listeners.
-    pub(super) heir: Option<handover::Heir>,
-    /// None while a successor takes over: it wants the same addresses.
+    /// Empty when they are closed.
+    pub(super) listeners: Vec<Listening>,
+    /// Where successors call.
+    pub(super) server: Option<HandoverServer>,
+    /// How far its own start is.
+    pub(super) entry: Entry,
+    /// Whom this process succeeds, until it has let go of the listeners.
+    pub(super) predecessor: Option<Predecessor>,
+    /// Who succeeds this process, until it has let go of the listeners.
+    pub(super) successor: Option<Successor>,
+    /// None when a successor has its addresses.
     pub(super) admin: Option<Admin>,
+    pub(super) admin_sockets: AdminSockets,
     pub(super) options: &'a Options,
     pub(super) log_level: &'a LevelHandle,
+    pub(super) signals: CaughtSignals,
 }
 
 impl Running<'_> {
-    /// Serves signals until the gateway has drained.
-    pub(super) fn serve(&mut self) -> Result<()> {
-        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("signals cannot be caught")?;
+    /// Starts to serve, and serves until the gateway has drained. A signal is looked at in every state
+    /// of that, and not waited for, so that a shard that died is noticed, too.
+    ///
+    /// # Errors
+    /// It cannot serve, or a shard has ended.
+    pub(super) fn serve(&mut self, features: &Features) -> Result<()> {
         loop {
-            // Looked at, not waited for, so that a shard that died is noticed, too.
-            for signal in signals.pending() {
-                match signal {
-                    SIGHUP => self.reload(),
-                    _ => {
-                        let to = self.config.drain_to.clone();
-                        return self.drain(&mut signals, to.as_str());
-                    }
+            if self.signals.ends() > 0 {
+                return self.end();
+            }
+            if self.signals.take_reload() {
+                self.reload();
+            }
+            if let Err(error) = self.enter(features) {
+                if self.serves() {
+                    // Those who came here meanwhile are told; the predecessor has the others.
+                    self.drain(true, "")?;
                 }
+                return Err(error);
             }
-            if let Some(heir) = self.will.as_ref().and_then(handover::Will::heir)
-                && self.hand_over(heir)
-            {
+            if self.hand_over() {
                 // Clients come back to the same address, and find the successor there.
-                return self.drain(&mut signals, "");
-            }
-            if self.predecessor.as_mut().is_some_and(handover::Predecessor::has_let_go) {
-                self.predecessor = None;
-                self.fleet.command(&Command::Nudge);
+                return self.drain(true, "");
             }
             if self.fleet.has_ended() {
                 bail!("a shard has ended unexpectedly; the log has more");
             }
             thread::sleep(LOOK);
         }
+    }
+
+    /// The end was asked for.
+    fn end(&mut self) -> Result<()> {
+        if !self.serves() {
+            tracing::info!("ended by a signal before it served");
+            return Ok(());
+        }
+        // A predecessor that hears of the end goes on.
+        let predecessor_serves = self.predecessor.take().is_some();
+        let successor_serves = self.successor.as_ref().is_some_and(Successor::serves);
+        let others_serve = predecessor_serves || successor_serves;
+        let to = self.config.drain_to.clone();
+        self.drain(others_serve, if others_serve { "" } else { to.as_str() })
     }
 
     /// Reads the configuration again and runs with what can change; a bad one changes nothing.
@@ -127,63 +148,5 @@ impl Running<'_> {
         self.names.want(named(&workers));
         self.core = core;
         Ok(())
-    }
-
-    /// Returns whether a successor has taken over.
-    fn hand_over(&mut self, mut heir: handover::Heir) -> bool {
-        tracing::info!("a successor asks for the listeners");
-        self.admin = None;
-        let Err(error) = heir.hand_over(self.listeners) else {
-            self.heir = Some(heir);
-            return true;
-        };
-        tracing::error!(%error, "the hand-over failed; this process goes on");
-        match Admin::start(&self.config, self.fleet.control()) {
-            Ok(admin) => self.admin = Some(admin),
-            Err(error) => tracing::error!("no metrics from here on: {error:#}"),
-        }
-        false
-    }
-
-    fn drain(&mut self, signals: &mut Signals, to: &str) -> Result<()> {
-        let to: Arc<str> = Arc::from(to);
-        if let Some(admin) = &self.admin {
-            admin.set_ready(false);
-        }
-        let over_ms = self.drain_over_ms();
-        tracing::info!(over_ms, connections = self.fleet.sum(Stat::Connections), "draining");
-        self.fleet.command(&Command::Drain { over_ms, to: to.clone() });
-        let mut until = Instant::now() + Duration::from_millis(u64::from(over_ms)) + GRACE;
-        let mut hurried = false;
-        while Instant::now() < until {
-            let left = self.fleet.sum(Stat::Connections);
-            let armed = self.fleet.sum(Stat::AcceptsArmed);
-            if armed == 0 {
-                self.heir = None;
-            }
-            if left == 0 && armed == 0 && self.fleet.sum(Stat::LinkRetainedBytes) == 0 {
-                tracing::info!("drained");
-                return Ok(());
-            }
-            if signals.pending().any(|signal| signal != SIGHUP) && !hurried {
-                tracing::info!(left, "hurrying");
-                hurried = true;
-                self.fleet.command(&Command::Drain { over_ms: 0, to: to.clone() });
-                until = Instant::now() + GRACE;
-            }
-            thread::sleep(LOOK);
-        }
-        let left = self.fleet.sum(Stat::Connections);
-        tracing::warn!(left, "the drain's time is over: the rest is closed");
-        Ok(())
-    }
-
-    /// Over how long GOAWAYs are spread: `drain_ms`, or longer where the rate asks for it.
-    fn drain_over_ms(&self) -> u32 {
-        let at_rate_ms = match self.config.drain_rate_per_s {
-            0 => 0,
-            rate => self.fleet.sum(Stat::Connections) * 1000 / u64::from(rate),
-        };
-        self.config.drain_ms.max(u32::try_from(at_rate_ms).unwrap_or(u32::MAX))
     }
 }

@@ -31,6 +31,9 @@ pub enum Request {
         /// Where the answer goes.
         reply: Sender<Vec<ConnectionInfo>>,
     },
+    /// Stop accepting for good, close the listeners when no accept is in the kernel any more, and
+    /// then say so.
+    CloseListeners(Sender<()>),
     /// End the loop.
     Stop,
 }

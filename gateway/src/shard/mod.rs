@@ -11,7 +11,7 @@ mod pace;
 use std::{io, time::Duration};
 
 pub use control::{Request, ShardHandle, channel};
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 pub use dial::{Dials, LookUp, Target};
 use pace::Pace;
 use rustix::time::{ClockId, clock_gettime};
@@ -72,6 +72,8 @@ pub struct Shard<D, C> {
     next: Next,
     pace: Pace,
     dials: Dials,
+    /// Whom to tell that the listeners are closed.
+    closes_listeners: Vec<Sender<()>>,
     /// When the last turn ended.
     ended_ns: u64,
 }
@@ -100,6 +102,7 @@ impl<D: Driver, C: Clock> Shard<D, C> {
             next: Next::Busy,
             pace: Pace::new(0),
             dials: Dials::default(),
+            closes_listeners: Vec::new(),
             ended_ns: now_ns,
         }
     }
@@ -161,6 +164,10 @@ impl<D: Driver, C: Clock> Shard<D, C> {
                 Request::Sample { from_slot, count, reply } => {
                     drop(reply.send(self.core.sample(from_slot, count)));
                 }
+                Request::CloseListeners(closed) => {
+                    self.core.on_command(&mut self.driver, Command::StopAccepting);
+                    self.closes_listeners.push(closed);
+                }
                 Request::Stop => running = Running::No,
             }
         }
@@ -173,6 +180,13 @@ impl<D: Driver, C: Clock> Shard<D, C> {
             self.core.set_slots_started(self.driver.slots_started());
         }
         self.next = self.core.end_turn(&mut self.driver);
+        if !self.closes_listeners.is_empty() && self.core.accepts_armed() == 0 {
+            self.driver.close_listeners();
+            for closed in self.closes_listeners.drain(..) {
+                // Whoever asked may have gone.
+                let _ = closed.send(());
+            }
+        }
         self.log_events();
         let (dials, driver) = (&mut self.dials, &mut self.driver);
         self.core.take_broken(|index, failed| dials.broken(driver, index, failed));

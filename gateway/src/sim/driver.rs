@@ -217,6 +217,10 @@ impl Driver for FakeDriver {
         self.slots_per_ring
     }
 
+    fn close_listeners(&mut self) {
+        self.world.borrow_mut().close_listeners();
+    }
+
     fn set_link_address(&mut self, link: u16, address: LinkAddress) {
         self.world.borrow_mut().set_link_address(link, address);
     }

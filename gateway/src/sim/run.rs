@@ -103,7 +103,6 @@ struct Run {
     /// Which workers a reload names: a stream of its own, so that all else stays as it was.
     reloads: Rng,
     turns: u64,
-    stopped_accepting: bool,
     /// The links as the trace knows them.
     traced: Vec<LinkView>,
 }
@@ -167,7 +166,6 @@ impl Run {
             handle,
             shadow: Shadow::default(),
             turns: 0,
-            stopped_accepting: false,
             traced: Vec::new(),
         }
     }
@@ -281,12 +279,11 @@ impl Run {
                     let config = self.other_config();
                     configure(config, self.reloads.range(1, 2) as u8)
                 }
-                Ask::StopAccepting => {
-                    self.stopped_accepting = true;
-                    Request::Command(Command::StopAccepting)
+                Ask::CloseListeners => {
+                    let (closed, _) = crossbeam_channel::unbounded();
+                    Request::CloseListeners(closed)
                 }
                 Ask::Drain(over_ms) => {
-                    self.stopped_accepting = true;
                     Request::Command(Command::Drain { over_ms, to: Arc::from("b.example:7400") })
                 }
             };
@@ -335,8 +332,7 @@ impl Run {
     fn check_liveness(&self) -> Result<(), String> {
         let cast = self.cast.borrow();
         for client in cast.clients.iter().filter(|client| client.ended.is_none()) {
-            let unaccepted = self.stopped_accepting && !client.welcomed;
-            if !unaccepted && !self.scenario.faults.ordered_release {
+            if !self.scenario.faults.ordered_release {
                 return Err(format!("invariant liveness: {} is stuck", client.describe(&cast.ledger)));
             }
         }

@@ -31,8 +31,8 @@ pub enum Ask {
     Nudge,
     /// Change limits and workers.
     Configure,
-    /// Stop accepting.
-    StopAccepting,
+    /// Stop accepting and close the listeners.
+    CloseListeners,
     /// Drain over this many milliseconds.
     Drain(u32),
 }
@@ -345,10 +345,15 @@ fn draw_asks(rng: &mut Rng, comfortable: bool, calm_at_us: u64) -> Vec<(u64, Ask
         drawn.push((rng.below(calm_at_us), ask));
     }
     match rng.below(20) {
-        0 => drawn.push((rng.below(calm_at_us), Ask::StopAccepting)),
+        0 => drawn.push((rng.below(calm_at_us), Ask::CloseListeners)),
         1 | 2 => {
             let over_ms = if rng.chance(300) { 0 } else { rng.log_range(1, 10_000) as u32 };
-            drawn.push((rng.below(calm_at_us), Ask::Drain(over_ms)));
+            let at_us = rng.below(calm_at_us);
+            drawn.push((at_us, Ask::Drain(over_ms)));
+            // Sooner or later the shell closes the listeners; until then whoever comes is told to go.
+            if rng.chance(500) {
+                drawn.push((at_us + rng.below(calm_at_us - at_us), Ask::CloseListeners));
+            }
         }
         _ => {}
     }

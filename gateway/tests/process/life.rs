@@ -1,8 +1,7 @@
-//! Signals and succession.
+//! Signals.
 
 use std::{
     net::TcpListener,
-    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -11,7 +10,7 @@ use roost_protocol::{Reason, edge::FrameType};
 
 use crate::{
     bad_workers::Worker,
-    support::{Client, End, Gateway, frame, wait},
+    support::{Client, End, Gateway, frame},
 };
 
 const SIGHUP: i32 = 1;
@@ -175,51 +174,4 @@ fn sighup_takes_workers_limits_and_the_log_level() {
     gateway.signal(SIGHUP);
     gateway.wait_for_line("between a worker inside and workers outside lies a restart");
     assert!(!gateway.log().iter().any(|line| line.contains("handshake_timeout_ms 1000 -> 3000")));
-}
-
-#[test]
-fn a_successor_takes_over_without_a_failed_connect() {
-    let directory = tempfile::tempdir().unwrap();
-    let socket = directory.path().join("handover.sock");
-    let arguments = [
-        "--handover-socket",
-        socket.to_str().unwrap(),
-        "--drain-ms",
-        "500",
-        // Nobody must be sent there: the successor has the address.
-        "--set",
-        "drain_to=b.example:7400",
-    ];
-    let mut gateway = Gateway::start(&arguments);
-    let target = gateway.clients;
-    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let stopped = std::sync::Arc::clone(&stop);
-    let connects = thread::spawn(move || {
-        let mut served = 0u64;
-        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
-            let mut client = Client::connect(target);
-            client.send_hello("visitor");
-            // WELCOME, or GOAWAY from the one that leaves: an answer in any case.
-            client.receive().expect("no connect fails or is reset");
-            served += 1;
-        }
-        served
-    });
-    for _ in 0..3 {
-        wait("the will", || socket.exists().then_some(()));
-        let mut resident = gateway.welcome("resident");
-        let mut successor = Command::new(env!("CARGO_BIN_EXE_roost-gateway"));
-        successor.args(["--listen", &target.to_string(), "--admin-listen", "127.0.0.1:0"]);
-        successor.env("ROOST_SHARDS", "2").env("ROOST_CONNECTIONS_MAX", "4000").args(arguments);
-        successor.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
-        let next = Gateway::spawn(successor);
-        assert_eq!(next.clients, target);
-        resident.expect_goaway(Reason::Drain);
-        assert!(gateway.wait_exit().success(), "the predecessor drains and ends");
-        gateway = next;
-        thread::sleep(Duration::from_millis(200));
-    }
-    stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    assert!(connects.join().expect("no connect fails") > 0);
-    gateway.stop();
 }

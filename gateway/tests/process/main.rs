@@ -7,6 +7,8 @@
 mod bad_clients;
 mod bad_workers;
 mod check;
+mod drain;
+mod handover;
 mod life;
 mod limits;
 mod names;

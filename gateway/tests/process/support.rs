@@ -50,15 +50,28 @@ impl Gateway {
     }
 
     pub(crate) fn spawn(mut command: Command) -> Self {
+        let mut gateway = Self::spawn_unready_command(&mut command);
+        gateway.await_ready();
+        gateway
+    }
+
+    /// One that may not come up.
+    pub(crate) fn spawn_unready(arguments: &[&str]) -> Self {
+        Self::spawn_unready_command(&mut command(arguments))
+    }
+
+    pub(crate) fn spawn_unready_command(command: &mut Command) -> Self {
         let mut child = command.spawn().expect("the gateway can be started");
         let log = Arc::new(Mutex::new(Vec::new()));
         collect(child.stdout.take().unwrap(), Arc::clone(&log));
         collect(child.stderr.take().unwrap(), Arc::clone(&log));
-        let mut gateway =
-            Self { child, clients: ([0, 0, 0, 0], 0).into(), admin: ([0, 0, 0, 0], 0).into(), log };
-        gateway.clients = gateway.address("  clients    ");
-        gateway.admin = gateway.address("metrics and page address=");
-        gateway
+        Self { child, clients: ([0, 0, 0, 0], 0).into(), admin: ([0, 0, 0, 0], 0).into(), log }
+    }
+
+    /// Waits until it serves.
+    pub(crate) fn await_ready(&mut self) {
+        self.clients = self.address("  clients    ");
+        self.admin = self.address("metrics and page address=");
     }
 
     /// One of which nothing is read; it serves when this returns.
@@ -98,6 +111,13 @@ impl Gateway {
             assert!(ended.is_none(), "the gateway ended ({ended:?}): {:#?}", self.log());
             None
         })
+    }
+
+    /// Waits until so many lines have this text.
+    pub(crate) fn wait_for_lines(&mut self, text: &str, count: usize) {
+        wait(&format!("{count} lines with `{text}`"), || {
+            (self.log().iter().filter(|line| line.contains(text)).count() >= count).then_some(())
+        });
     }
 
     pub(crate) fn log(&self) -> Vec<String> {

@@ -99,10 +99,14 @@ impl Listener {
 /// will say EADDRINUSE.
 fn remove_stale(path: &Path) -> io::Result<()> {
     use std::os::unix::{fs::FileTypeExt, net::UnixStream};
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
-    if is_socket
-        && UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-    {
+    let Ok(found) = std::fs::symlink_metadata(path) else { return Ok(()) };
+    if !found.file_type().is_socket() {
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "what stands there is no socket, and is left as it is: name another path, or remove it",
+        ));
+    }
+    if UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
         std::fs::remove_file(path)?;
     }
     Ok(())
@@ -125,6 +129,16 @@ mod tests {
         for text in ["", "unix:", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:65536"] {
             assert!(text.parse::<Address>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_no_socket_is_left_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("w");
+        std::fs::write(&path, "precious").unwrap();
+        let error = Listener::bind(&Address::Unix(path.clone())).unwrap_err();
+        assert!(error.to_string().contains("no socket"), "{error}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
     }
 
     #[test]

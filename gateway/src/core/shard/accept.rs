@@ -33,12 +33,14 @@ pub(super) struct Accepting {
     ramp: Ramp,
     /// The ramp holds accepting back until then.
     ramp_until_ms: u64,
-    /// Accepting has ended for good (drain).
+    /// Accepting has not begun.
+    pub(super) held: bool,
+    /// Accepting has ended for good.
     pub(super) stopped: bool,
 }
 
 impl Accepting {
-    pub(super) fn new(listeners: u16, ramp_per_s: u32) -> Self {
+    pub(super) fn new(listeners: u16, ramp_per_s: u32, at_start: bool) -> Self {
         Self {
             rounds: vec![Rounds::default(); usize::from(listeners)],
             last_listener: 0,
@@ -48,6 +50,7 @@ impl Accepting {
             paused_until_ms: 0,
             ramp: Ramp::new(ramp_per_s),
             ramp_until_ms: 0,
+            held: !at_start,
             stopped: false,
         }
     }
@@ -57,6 +60,11 @@ impl Accepting {
             self.ramp = Ramp::new(per_s);
             self.ramp_until_ms = 0;
         }
+    }
+
+    /// Whether no accept may be armed, and no listener looked at: the driver may have closed them.
+    fn is_closed(&self) -> bool {
+        self.held || self.stopped
     }
 
     /// Accepts in the kernel.
@@ -85,13 +93,16 @@ impl Accepting {
             true => Some(pause_ms),
             false => self.rounds.iter().filter_map(Rounds::rests_until_ms).min(),
         };
-        at_ms.filter(|&at_ms| at_ms > now_ms && !self.stopped)
+        at_ms.filter(|&at_ms| at_ms > now_ms && !self.is_closed())
     }
 }
 
 impl ShardCore {
     /// Arms the accepts that are wanted now, in slots of one ring after the other.
     pub(super) fn fill_accepts(&mut self, io: &mut impl Io) {
+        if self.accepting.is_closed() {
+            return;
+        }
         let (now_ms, accepts_max) = (self.now_ms, self.cfg.accepts_max);
         // Other shards see the same queue; whatever one of them leaves is there in the next round.
         let share = |waiting: u32| waiting.div_ceil(u32::from(self.cfg.shards));
@@ -111,13 +122,14 @@ impl ShardCore {
 
     /// Arms what is due.
     fn arm_accepts(&mut self, io: &mut impl Io) {
-        if self.accepting.stopped || self.now_ms < self.accepting.paused_until_ms {
+        if self.accepting.is_closed() || self.now_ms < self.accepting.paused_until_ms {
             return;
         }
         // The listener with the fewest first: none starves while another's accepts take the slots.
         while let Some(listener) = self.accepting.neediest() {
             let Some(ring) = self.accepting_ring() else { return };
-            if !self.accepting.ramp.take(self.now_ms) {
+            // The ramp spares workers, and whoever comes in a drain is only told to go.
+            if self.drain.is_none() && !self.accepting.ramp.take(self.now_ms) {
                 self.accepting.ramp_until_ms = self.accepting.ramp.next_ms();
                 return;
             }
@@ -179,7 +191,7 @@ impl ShardCore {
             return self.refuse(io, slot, Reason::Full);
         }
         if self.drain.is_some() {
-            // A cancelled accept may still have succeeded, and the client must be told.
+            // Whoever comes now, or was let in by an accept that was being cancelled, must be told.
             return self.refuse(io, slot, Reason::Drain);
         }
         if self.expects_proxy(listener) {

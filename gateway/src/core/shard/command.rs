@@ -17,14 +17,19 @@ use crate::{
 /// A request of the shell; answers are return values of [`ShardCore`]'s methods.
 #[derive(Clone, Debug)]
 pub enum Command {
+    /// Begin to accept, where that was held back ([`CoreConfig::accepts_at_start`]).
+    StartAccepting,
     /// Stop accepting for good; armed accepts are cancelled, and those that succeeded meanwhile
-    /// are served. For a hand-over to another process.
+    /// are served, or told to go in a drain. When [`ShardCore::accepts_armed`] is 0 the listeners
+    /// can be closed.
     StopAccepting,
     /// Look at the listeners once more. A wake-up that was meant for an accept which another
     /// process was just taking back is lost, and with it a client would wait in the queue until
     /// the next one comes.
     Nudge,
-    /// Stop accepting and send GOAWAY to everybody, evenly over this time.
+    /// Send GOAWAY to everybody, evenly over this time, and at once to whoever comes. A listener
+    /// that nobody serves lets clients connect and wait: accepting goes on until
+    /// [`Self::StopAccepting`], after which the shell closes the listeners.
     Drain {
         /// Over how long; 0: at once.
         over_ms: u32,
@@ -105,9 +110,9 @@ impl ShardCore {
     /// Carries out a command; paced parts follow in later turns.
     pub fn on_command(&mut self, io: &mut impl Io, command: Command) {
         match command {
+            Command::StartAccepting => self.accepting.held = false,
             Command::StopAccepting => self.stop_accepting(io),
             Command::Drain { over_ms, to } => {
-                self.stop_accepting(io);
                 self.drain_to = to;
                 let cursor = self.drain.map_or(0, |drain| drain.cursor);
                 let total = self.alive();
@@ -132,6 +137,7 @@ impl ShardCore {
         if std::mem::replace(&mut self.accepting.stopped, true) {
             return;
         }
+        self.accepting.wants_slots = false;
         for slot in 0..self.table.high_water() {
             if self.hot(slot).state() == State::Accepting {
                 let op = Op::Cancel { sock: Sock::Client(slot), target: self.token(kind::ACCEPT, slot) };

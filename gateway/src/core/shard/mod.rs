@@ -157,7 +157,7 @@ impl ShardCore {
             broken: Vec::new(),
             configured: 0,
             table: Table::new(cfg.slots_max, slots_per_ring),
-            accepting: accept::Accepting::new(cfg.listeners, cfg.accept_ramp_per_s),
+            accepting: accept::Accepting::new(cfg.listeners, cfg.accept_ramp_per_s, cfg.accepts_at_start),
             pools,
             stats,
             now_ms: 0,

@@ -16,6 +16,9 @@ impl Client {
     pub(super) fn connect(&mut self, world: &mut World) {
         self.conn = world.connect(self.listener, self.actor, self.addr);
         if self.conn.is_none() {
+            if !world.is_listening() {
+                self.ended = Some(Ended::Refused);
+            }
             return;
         }
         self.next_ping_us = world.now_us() + self.manners.ping_us;

@@ -27,7 +27,7 @@ impl Client {
                 PeerRead::Eof => return self.on_eof(world, ledger, conn),
                 PeerRead::Reset => {
                     world.net.peer_close(conn);
-                    self.ended = Some(self.goaway.map_or(Ended::Reset, Ended::Goaway));
+                    self.ended = Some(self.ended_by(world, conn, Ended::Reset));
                     return;
                 }
             }
@@ -36,9 +36,18 @@ impl Client {
 
     fn on_eof(&mut self, world: &mut World, ledger: &mut Ledger, conn: ConnId) {
         world.net.peer_close(conn);
-        self.ended = Some(self.goaway.map_or(Ended::Eof, Ended::Goaway));
+        self.ended = Some(self.ended_by(world, conn, Ended::Eof));
         if self.decoder.pending_bytes() > 0 && self.profile.is_well_behaved() && self.goaway.is_some() {
             ledger.violation(format!("invariant whole-frames: client {} is left with half a frame", self.id));
+        }
+    }
+
+    /// How it ended, if the connection did by `end`.
+    fn ended_by(&self, world: &World, conn: ConnId, end: Ended) -> Ended {
+        match self.goaway {
+            Some(reason) => Ended::Goaway(reason),
+            None if world.was_refused(conn) => Ended::Refused,
+            None => end,
         }
     }
 

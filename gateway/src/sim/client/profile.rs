@@ -74,6 +74,8 @@ pub enum Ended {
     Eof,
     /// RST.
     Reset,
+    /// The gateway does not listen any more, and had not let it in before.
+    Refused,
 }
 
 /// What all clients of a run share.

@@ -16,7 +16,7 @@ mod time;
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, VecDeque},
+    collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},
     net::SocketAddr,
 };
 
@@ -115,6 +115,9 @@ pub struct World {
     /// Ended ops whose completion is visible.
     posted: VecDeque<u64>,
     backlogs: Vec<VecDeque<ConnId>>,
+    listening: bool,
+    /// Whoever was in a backlog when the listeners were closed.
+    refused: BTreeSet<ConnId>,
     slots: Vec<Option<ConnId>>,
     peers: Vec<Option<SocketAddr>>,
     links: BTreeMap<u16, ConnId>,
@@ -145,6 +148,8 @@ impl World {
             op_serial: 0,
             posted: VecDeque::new(),
             backlogs: (0..listeners).map(|_| VecDeque::new()).collect(),
+            listening: true,
+            refused: BTreeSet::new(),
             slots: vec![None; slots as usize],
             peers: vec![None; slots as usize],
             links: BTreeMap::new(),
@@ -164,9 +169,9 @@ impl World {
         self.schedule(at_us, Event::Actor(actor));
     }
 
-    /// A client connects to a listener; none when its backlog is full.
+    /// A client connects to a listener; none when its backlog is full, or nobody listens.
     pub fn connect(&mut self, listener: u16, owner: u32, addr: Option<SocketAddr>) -> Option<ConnId> {
-        if self.backlogs[usize::from(listener)].len() >= self.backlog_max {
+        if !self.listening || self.backlogs[usize::from(listener)].len() >= self.backlog_max {
             return None;
         }
         let buffers = self.draw_buffers(self.client_buffers);
@@ -175,6 +180,16 @@ impl World {
         self.schedule(self.net.now_us, Event::Arrive(conn));
         self.serve_accepts();
         Some(conn)
+    }
+
+    /// Whether clients can connect at all.
+    pub fn is_listening(&self) -> bool {
+        self.listening
+    }
+
+    /// Whether a client was cut off in a backlog, by the end of its listener.
+    pub fn was_refused(&self, conn: ConnId) -> bool {
+        self.refused.contains(&conn)
     }
 
     /// Clients in the backlogs.

@@ -49,6 +49,19 @@ impl World {
         }
     }
 
+    /// The shard has closed its listeners: whoever waits in a backlog is cut off, and whoever comes is
+    /// refused.
+    pub(in crate::sim) fn close_listeners(&mut self) {
+        if self.ops.values().any(|op| matches!(op.op, Op::Accept { .. })) {
+            self.violation("invariant join-before-close: a listener is closed under an accept".to_owned());
+        }
+        self.listening = false;
+        for conn in std::mem::take(&mut self.backlogs).into_iter().flatten() {
+            self.net.release(conn);
+            self.refused.insert(conn);
+        }
+    }
+
     /// How many clients a backlog holds; when others look, too, some of them may be gone by the time
     /// that an accept comes, or more have come.
     pub(in crate::sim) fn waiting(&mut self, listener: u16) -> Option<u32> {

@@ -29,9 +29,12 @@ use hyper::{
 };
 use rustix::process::{Resource, getrlimit};
 use tokio::{
-    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    sync::{
+        mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+        watch,
+    },
     task::{JoinSet, yield_now},
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 use places::Places;
@@ -42,6 +45,8 @@ pub fn connections_max(nofile: u64) -> u64 {
     (nofile / 16).clamp(16, 256)
 }
 
+/// How long those that have been let in may take for their answers when the server ends.
+const LAST_ANSWERS_WITHIN: Duration = Duration::from_millis(250);
 /// Pause after a failed accept, such as for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Pause whenever so many connections have had to give way. So a newcomer has a fifth of a second
@@ -132,24 +137,37 @@ async fn serve<S: Service>(mut listeners: UnboundedReceiver<TcpListener>, servic
     // Without a limit there is enough for all.
     let nofile = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let places = Places::new(connections_max(nofile) as usize);
+    let (closing, closes) = watch::channel(());
     let mut accepting = JoinSet::new();
     while let Some(listener) = listeners.recv().await {
         match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => {
-                accepting.spawn(accept(listener, Arc::clone(&places), Arc::clone(&service)));
+                let (places, service) = (Arc::clone(&places), Arc::clone(&service));
+                accepting.spawn(accept(listener, places, service, closes.clone()));
             }
             Err(error) => tracing::error!(%error, "figures and health are not served"),
         }
     }
-    accepting.abort_all();
+    // Whoever has been let in is answered; who waits in a queue may be another process's.
+    drop(closing);
+    while accepting.join_next().await.is_some() {}
 }
 
-async fn accept<S: Service>(listener: tokio::net::TcpListener, places: Arc<Places>, service: Arc<S>) {
+async fn accept<S: Service>(
+    listener: tokio::net::TcpListener,
+    places: Arc<Places>,
+    service: Arc<S>,
+    mut closes: watch::Receiver<()>,
+) {
     let mut connections = JoinSet::new();
     let mut evictions = 0;
     loop {
         while connections.try_join_next().is_some() {}
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = closes.changed() => break,
+        };
+        match accepted {
             Ok((stream, peer)) => {
                 let (place, evicted) = places.enter(peer.ip());
                 let key = place.key();
@@ -170,6 +188,8 @@ async fn accept<S: Service>(listener: tokio::net::TcpListener, places: Arc<Place
             }
         }
     }
+    drop(listener);
+    drop(timeout(LAST_ANSWERS_WITHIN, async { while connections.join_next().await.is_some() {} }).await);
 }
 
 /// An answer with this body.
