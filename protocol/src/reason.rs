@@ -112,6 +112,22 @@ impl Reason {
     }
 }
 
+impl Reason {
+    /// Whether a worker may state this reason in REJECT or CLOSE (SPEC.md 3.6): the client is told it.
+    pub const fn may_be_stated(self) -> bool {
+        !matches!(
+            self,
+            Self::ClientClosed
+                | Self::ClientEof
+                | Self::ClientReset
+                | Self::ClientVanished
+                | Self::SlowConsumer
+                | Self::Moved
+                | Self::WriteError
+        )
+    }
+}
+
 impl std::fmt::Display for Reason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.label())
@@ -140,6 +156,7 @@ mod tests {
             let begin = format!("| {} | `{reason}` |", reason.code());
             let row = spec.lines().find(|line| line.starts_with(&begin)).expect("a row for each reason");
             assert_eq!(row.ends_with("| yes |"), reason.invites_back(), "{row}");
+            assert_eq!(row.ends_with("| - |"), !reason.may_be_stated(), "{row}");
         }
     }
 }

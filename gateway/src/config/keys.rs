@@ -155,7 +155,8 @@ keys! {
     Start link_secret_file: PathBuf = PathBuf::new();
     /// Bytes a link may carry without acknowledgement, and retain for a resume, per direction.
     Start link_window_bytes: u32 = link::WINDOW_BYTES_DEFAULT, in 65_536..=1 << 30;
-    /// Absence after which a worker's connections go to the others.
+    /// Absence after which a worker's connections go to the others; also, how long a worker that lives
+    /// may owe the answer to CLOSED(moved).
     Live link_failover_ms: u32 = 10_000, in 100..=3_600_000;
     /// First pause between two dials of a link; it doubles, jittered, up to the next key.
     Live link_redial_min_ms: u32 = 50, in 1..=60_000;
@@ -165,8 +166,8 @@ keys! {
     /// at most a quarter of `link_failover_ms` is used. 0: it is probed as often as failover needs,
     /// and not declared broken before.
     Live link_keepalive_ms: u32 = 10_000, in 0..=3_600_000;
-    /// What becomes of clients while no worker is up: `wait` (unread) or `refuse` (GOAWAY with a
-    /// retry-after).
+    /// What becomes of clients while no worker is up, of new ones and of those whose worker was given up:
+    /// `wait` (unread, for `handshake_timeout_ms` at most) or `refuse` (GOAWAY with a retry-after).
     Live no_worker: NoWorkerPolicy = NoWorkerPolicy::Wait;
 
     /// What becomes of clients beyond `connections_max`: they stay in the `backlog`, or the

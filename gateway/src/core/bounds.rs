@@ -11,8 +11,10 @@ pub struct Bounds {
     pub routing_visits: u32,
     /// Blocked connections resumed per link and turn; waiting HELLOs looked at per turn.
     pub resumes: u32,
-    /// Connections whose MOVED is awaited at once.
+    /// Connections of one worker whose MOVED is awaited at once.
     pub moving: u32,
+    /// Frames of failed workers that find their new worker per turn, and that are sent again per link.
+    pub resends: u32,
     /// Slots that a drain visits per turn.
     pub drain_visits: u32,
     /// Slots that broadcasts visit per turn.
@@ -38,6 +40,7 @@ impl Bounds {
         routing_visits: 2_048,
         resumes: 256,
         moving: 1_024,
+        resends: 1_024,
         drain_visits: 4_096,
         fanout_visits: 1_024,
         fanout_blocks: 64,

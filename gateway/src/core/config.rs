@@ -10,7 +10,7 @@ use crate::core::{
     limits::{Cap, PerIp},
 };
 
-/// What becomes of a client when no worker is up.
+/// What becomes of a client when no worker is up, be it new or its worker given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoWorkerPolicy {
     /// It waits, unread, until a worker is up, for the time of a handshake at most.
@@ -61,7 +61,7 @@ pub struct CoreConfig {
     pub workers: Vec<WorkerConfig>,
     /// See [`NoWorkerPolicy`].
     pub no_worker: NoWorkerPolicy,
-    /// Time from accept to a complete HELLO.
+    /// Time from accept to a complete HELLO, and from there to a worker's answer.
     pub handshake_timeout_ms: u32,
     /// Silence after which a client is closed; 0: never.
     pub idle_timeout_ms: u32,
@@ -91,7 +91,8 @@ pub struct CoreConfig {
     /// What link queues share for frames that cannot wait for a window, in percent of what a round of
     /// moves and a failover of every link take.
     pub link_shared_percent: u32,
-    /// Absence after which a worker's connections go elsewhere.
+    /// Absence after which a worker's connections go elsewhere; also, how long a worker that lives may
+    /// owe the answer to CLOSED(moved).
     pub link_failover_ms: u32,
     /// First and longest pause between dials; the pause doubles and is jittered.
     pub link_redial_ms: (u32, u32),

@@ -45,6 +45,13 @@ pub enum Event {
         /// How many.
         workers: u32,
     },
+    /// A worker wants to leave, or no longer does.
+    Draining {
+        /// The worker's index.
+        worker: u8,
+        /// Whether it wants to.
+        draining: bool,
+    },
     /// A connection ended.
     Closed {
         /// Which.
@@ -83,6 +90,8 @@ pub enum LinkDownCause {
     RefusedByGateway(Refusal),
     /// The session is given up: the same protocol error came twice at the same place.
     Hopeless,
+    /// The session is given up: the worker lives, and has not let a connection go that it was to.
+    MovesOverdue,
     /// The configuration does not name the worker any more.
     Retired,
     /// The configuration has another address for the worker.

@@ -48,6 +48,9 @@ pub(super) fn write(core: &ShardCore, dials: &Dials, event: Event) {
                 "workers without a link: all links have a worker, or one that is leaving"
             );
         }
+        Event::Draining { worker, draining } => {
+            tracing::info!(worker = core.worker_name(worker), draining, "worker drains, or does no longer");
+        }
         Event::Closed { connection, reason } => {
             tracing::debug!(connection = format_args!("{:016x}", connection.to_bits()), %reason, "closed");
         }
@@ -98,6 +101,7 @@ fn cause_text(cause: LinkDownCause) -> String {
         LinkDownCause::RefusedByWorker(refusal) => format!("the worker refuses the handshake: {refusal}"),
         LinkDownCause::RefusedByGateway(refusal) => format!("the gateway refuses the handshake: {refusal}"),
         LinkDownCause::Hopeless => "the worker made the same error twice at the same place".into(),
+        LinkDownCause::MovesOverdue => "the worker lives, and does not answer CLOSED(moved)".into(),
         LinkDownCause::Retired => "the configuration does not name the worker any more".into(),
         LinkDownCause::Moved => "the configuration has another address for the worker".into(),
     }

@@ -47,6 +47,8 @@ pub struct Chaos {
     pub garbage: u32,
     /// Make it say DRAINING.
     pub drains: u32,
+    /// Let it live and answer no CLOSED(moved) until it is restarted.
+    pub mutes: u32,
     /// Its address refuses or swallows connects for a while.
     pub unreachable: u32,
     /// How long an absence lasts, in microseconds.
@@ -57,7 +59,8 @@ impl Chaos {
     /// Nothing ever happens, at this pace.
     pub const fn none(pace_us: (u64, u64)) -> Self {
         let (kills, cuts, pauses, forgets, garbage, drains, unreachable) = (0, 0, 0, 0, 0, 0, 0);
-        Self { pace_us, kills, cuts, pauses, forgets, garbage, drains, unreachable, absence_us: (1, 1) }
+        let (mutes, absence_us) = (0, (1, 1));
+        Self { pace_us, kills, cuts, pauses, forgets, garbage, drains, mutes, unreachable, absence_us }
     }
 }
 
@@ -112,7 +115,7 @@ impl Cast {
         self.returns.clear();
         for worker in &mut self.workers {
             worker.paused_until_us = 0;
-            if worker.drains {
+            if worker.drains || worker.mute {
                 worker.kill(world);
             }
             if !worker.alive {
@@ -188,6 +191,9 @@ impl Cast {
             returns.push((back_at_us, index));
             world.wake_actor_at(back_at_us, RETURNS);
             deed = Some("unreachable");
+        } else if chaos.mutes > 0 && rng.chance(chaos.mutes) {
+            worker.mute = true;
+            deed = Some("no MOVED any more");
         }
         if let Some(deed) = deed {
             *deeds.entry(deed).or_default() += 1;

@@ -19,6 +19,12 @@ pub const INVARIANTS: &[(&str, &str)] = &[
     ("spill-sums", "every spill has an owner; its bytes are those of its pieces"),
     ("reads-in-one-place", "a connection waits for input in exactly one place: poll, receive, or a list"),
     ("blocked-resumed", "a connection that waits stands on the list from which it will be resumed"),
+    ("placement", "an open connection is with the worker that owns its key, or on its way there"),
+    ("no-orphans", "nothing is queued for a worker whose session is given up"),
+    (
+        "deadlines",
+        "whoever waits for a worker's answer stands where its deadline is looked at, and that holds",
+    ),
     ("conservation", "accepted - closed = alive; reasons sum to closed; every gauge counts what there is"),
     ("budget", "connections counted against the cap and against an address are those that are there"),
     ("admission", "what can wait is appended only where there is room; queues keep to what is theirs"),

@@ -356,7 +356,7 @@ impl Run {
             && core
                 .link_views()
                 .filter(|link| !link.vacant)
-                .all(|link| link.session.is_some() && !link.failing_over)
+                .all(|link| link.session.is_some() && !link.failing_over && link.resend_bytes == 0)
             && self.cast.borrow().workers.iter().all(|worker| worker.connections().next().is_none())
     }
 

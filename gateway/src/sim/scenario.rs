@@ -140,6 +140,7 @@ impl Scenario {
         let small = |rng: &mut Rng| (rng.log_range(64, 4_096), rng.log_range(4_096, 262_144));
         let slots_per_ring = rng.log_range(2, 64).min(u64::from(config.slots_max)) as u32;
         let mut chaos = draw_chaos(&mut rng);
+        chaos.mutes = Rng::new(seed.rotate_left(24) ^ !0).pick(&[0, 0, 50, 300]);
         let mut latency_max_us = 50_000;
         let mut stopping = Rng::new(seed.rotate_left(32) ^ !0);
         let stopped_full = stopping.chance(100);
@@ -292,6 +293,7 @@ fn draw_bounds(rng: &mut Rng) -> Bounds {
         routing_visits: draw(usual.routing_visits),
         resumes: draw(usual.resumes),
         moving: draw(usual.moving),
+        resends: draw(usual.resends),
         drain_visits: draw(usual.drain_visits),
         fanout_visits: draw(usual.fanout_visits),
         fanout_blocks: draw(usual.fanout_blocks),
@@ -332,6 +334,7 @@ fn draw_chaos(rng: &mut Rng) -> Chaos {
         garbage: dose(30, 200),
         drains: dose(30, 200),
         unreachable: dose(30, 200),
+        mutes: 0,
         pace_us: (rng.log_range(1_000, 50_000), rng.log_range(100_000, 3_000_000)),
         absence_us: (rng.log_range(1_000, 100_000), rng.log_range(200_000, 15_000_000)),
     }

@@ -1,14 +1,17 @@
 //! Links: one per worker, each with a session that outlives its TCP connections.
 //!
 //! * [`tx`]: the send queue with retention, acknowledgement and resume.
+//! * [`resend`]: what comes from failed sessions, and moves that are not answered yet.
 //! * `state` (here): the TCP connection's state and the session's.
 //!
 //! What a shard does with links (dialling, frames, failover) stands in `core::shard`.
 
+pub(crate) mod resend;
 pub(crate) mod tx;
 
 use std::{collections::VecDeque, sync::Arc};
 
+use resend::{Moves, Resend};
 use roost_protocol::{InstanceId, hash, link::LinkHello};
 use tx::TxQueue;
 
@@ -103,13 +106,11 @@ impl Session {
     }
 }
 
-/// A failed session's connections being moved to other workers, and its frames re-sent.
-#[derive(Debug)]
+/// A failed session's connections being given to other workers.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Failover {
     /// Slots below this have been visited.
     pub(crate) cursor: u32,
-    /// Sequenced frames that the failed session had not acknowledged.
-    pub(crate) salvage: Vec<u8>,
 }
 
 /// What is received on a link.
@@ -147,6 +148,8 @@ pub(crate) struct Link {
     pub(crate) session: Option<Session>,
     /// The worker asked for its connections to go elsewhere.
     pub(crate) draining: bool,
+    /// It did on an earlier TCP connection, and does no longer if it has not said so by then.
+    pub(crate) undrains_at_ms: Option<u64>,
     /// The configuration no longer names the worker: its connections go elsewhere, then the link.
     pub(crate) retired: bool,
     /// Nothing of a retired worker is left: the next new one may have its place.
@@ -157,6 +160,16 @@ pub(crate) struct Link {
     /// given up, and what comes for it until then is kept here.
     pub(crate) overrun: bool,
     pub(crate) stranded: Vec<u8>,
+    /// Frames of failed sessions that wait for room in `tx`; they come before what clients send.
+    pub(crate) resend: Resend,
+    /// Connections that the worker is to let go, in the order in which it was told.
+    pub(crate) moves: Moves,
+    /// It has not let one of them go in time: the session is to be given up.
+    pub(crate) moves_overdue: bool,
+    /// From which slot on connections of this worker may belong to another one; none: all are right.
+    pub(crate) rebalance: Option<u32>,
+    /// Once that walk has ended, it begins anew.
+    pub(crate) rebalance_again: bool,
     /// Frames outside the session (handshake, ACK, PING, PONG) to send at the next boundary.
     pub(crate) control: Vec<u8>,
     /// The block that `control` is sent from, and how much of it is unsent: offset and length.
@@ -209,12 +222,18 @@ impl Link {
             worker_hash: hash::routing_hash(worker.name.as_bytes()),
             session: None,
             draining: false,
+            undrains_at_ms: None,
             retired: false,
             vacant: false,
             failover: None,
             tx,
             overrun: false,
             stranded: Vec::new(),
+            resend: Resend::default(),
+            moves: Moves::default(),
+            moves_overdue: false,
+            rebalance: None,
+            rebalance_again: false,
             control: Vec::new(),
             control_send: None,
             rx: Rx::default(),
@@ -254,6 +273,7 @@ impl Link {
             && self.blocked.is_empty()
             && self.holding.is_empty()
             && self.stranded.is_empty()
+            && self.resend.is_empty()
             && self.tx.retained_bytes() == 0
     }
 
@@ -291,8 +311,19 @@ impl Link {
     /// filled it.
     #[inline]
     pub(crate) fn has_credit(&self) -> bool {
+        self.has_room() && self.resend.is_empty()
+    }
+
+    /// Whether the queue is within the window: what failed sessions left may go there.
+    pub(crate) fn has_room(&self) -> bool {
         self.session.is_some_and(|session| self.tx.retained_bytes() < u64::from(session.window_bytes))
             && self.failover.is_none()
             && !self.overrun
+    }
+
+    /// Whether the worker may be told to let another connection go: it must have all that the
+    /// connection has sent, and not have too many to let go already.
+    pub(crate) fn may_move(&self, moving_max: usize) -> bool {
+        self.takes_frames() && !self.overrun && self.resend.is_empty() && self.moves.len() < moving_max
     }
 }

@@ -90,9 +90,13 @@ impl TxQueue {
     }
 
     /// Sequenced frames acknowledged in this session.
-    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn acked_frames(&self) -> u64 {
         self.acked
+    }
+
+    /// Sequenced frames appended in this session.
+    pub(crate) fn appended_frames(&self) -> u64 {
+        self.appended
     }
 
     /// Whether TCP has taken everything.

@@ -38,7 +38,8 @@ impl ShardCore {
         self.stats.count_close(reason);
         self.events.push(Event::Closed { connection: self.connection_id(slot), reason });
         // Whoever was too many was not counted.
-        if let (Some(cap), true) = (&self.cfg.cap, reason != Reason::Full) {
+        let counted = reason != Reason::Full || hot.has_session();
+        if let (Some(cap), true) = (&self.cfg.cap, counted) {
             cap.give_back();
         }
         if hot.has_session() {
@@ -92,8 +93,10 @@ impl ShardCore {
         if hot.has(flag::MOVING) {
             // The old worker has its CLOSED, the new one has not heard of it yet.
             self.clear_flag(slot, flag::MOVING);
-            self.moving -= 1;
-        } else if !self.awaits_failover(slot) {
+        } else if self.awaits_failover(slot) || self.unsent_opens.remove(&self.connection_id(slot).to_bits())
+        {
+            // No worker has heard of it yet.
+        } else {
             let header = Header::new(LinkType::Closed, self.connection_id(slot), 0).reason(reason);
             self.append(io, index, header, Payload::Bytes(&[]));
         }

@@ -55,6 +55,12 @@ pub struct LinkView {
     pub failing_over: bool,
     /// Queued or not yet acknowledged, in bytes.
     pub retained_bytes: u64,
+    /// Frames of failed sessions that wait for room, in bytes.
+    pub resend_bytes: u64,
+    /// Connections that the worker is to let go and has not.
+    pub moves: usize,
+    /// The worker has said that it wants to leave.
+    pub draining: bool,
     /// Sequenced frames queued or not yet acknowledged.
     pub lag_frames: u64,
     /// Sequenced frames acknowledged in this session.
@@ -128,6 +134,9 @@ impl ShardCore {
             is_gone: self.is_gone(link),
             failing_over: link.failover.is_some(),
             retained_bytes: link.tx.retained_bytes(),
+            resend_bytes: link.resend.bytes(),
+            moves: link.moves.len(),
+            draining: link.draining,
             lag_frames: link.tx.lag_frames(),
             acked_frames: link.tx.acked_frames(),
             all_sent: link.tx.is_all_sent(),

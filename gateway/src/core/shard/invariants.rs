@@ -15,7 +15,6 @@ impl ShardCore {
         let (mut outbox_bytes, mut outboxes) = (0u64, 0);
         let (mut spill_bytes, mut spills) = (0u64, 0);
         let (mut blocked, mut homeless) = (0, 0);
-        let mut moving = 0;
         let mut routed = vec![0u32; self.links.len()];
         for slot in 0..self.table.high_water() {
             let hot = self.hot(slot);
@@ -41,11 +40,11 @@ impl ShardCore {
             }
             blocked += u64::from(hot.has(flag::BLOCKED));
             homeless += u32::from(self.is_homeless(slot));
-            moving += u32::from(hot.has(flag::MOVING));
             if hot.has_session() {
                 routed[usize::from(hot.worker)] += 1;
             }
             self.check_reading(slot);
+            self.check_placement(slot);
             if matches!(hot.state(), State::Free) {
                 assert_eq!(
                     (hot.ops, hot.outbox, hot.spill),
@@ -68,7 +67,8 @@ impl ShardCore {
             homeless, self.homeless,
             "invariant conservation: connections without a worker are counted"
         );
-        assert_eq!(moving, self.moving, "invariant conservation: moving connections are counted");
+        let walks = self.links.iter().filter(|link| link.failover.is_some()).count();
+        assert_eq!(walks, self.walks as usize, "invariant conservation: failovers under way are counted");
         let accepting = (states[State::Accepting as usize], u64::from(self.accepting.armed_total()));
         assert_eq!(accepting.0, accepting.1, "invariant conservation: accepts in the kernel are counted");
         let beyond: u32 = self.links.iter().map(|link| link.tx.blocks_beyond()).sum();
@@ -92,6 +92,17 @@ impl ShardCore {
                 link.connections, routed,
                 "invariant conservation: connections per worker are counted"
             );
+            assert!(
+                link.session.is_some() || link.tx.retained_bytes() == 0 && link.resend.is_empty(),
+                "invariant no-orphans: {} bytes are queued for a link without a session",
+                link.tx.retained_bytes() + link.resend.bytes()
+            );
+            let due_ms = link.moves.due_ms(self.cfg.link_failover_ms);
+            assert!(
+                link.state != LinkState::Up || due_ms.is_none_or(|due_ms| self.now_ms < due_ms),
+                "invariant deadlines: a move has been due since {due_ms:?}, at {} the link is up",
+                self.now_ms
+            );
             if link.state == LinkState::Down {
                 assert_eq!(link.ops, 0, "invariant op-bits: a link that is down has no op in the kernel");
             }
@@ -109,6 +120,25 @@ impl ShardCore {
             alive,
             "invariant conservation: accepted - closed = alive"
         );
+    }
+
+    /// An open connection is with its owner, or will be: on its way, or before the walk that moves it.
+    fn check_placement(&self, slot: u32) {
+        let hot = self.hot(slot);
+        if hot.has(flag::MOVING) {
+            let link = self.link(hot.worker);
+            assert!(
+                self.awaits_failover(slot) || link.moves.contains(slot, hot.generation),
+                "invariant deadlines: slot {slot} is being moved and nobody looks how long"
+            );
+        } else if !self.is_failing_over() && self.is_misplaced(slot) {
+            let link = self.link(hot.worker);
+            assert!(
+                link.rebalance_again || link.rebalance.is_some_and(|cursor| cursor <= slot),
+                "invariant placement: slot {slot} stays with worker {}, which does not own it",
+                hot.worker
+            );
+        }
     }
 
     /// A connection that reads is waiting for input in exactly one place. One whose HELLO waits for

@@ -178,7 +178,10 @@ impl ShardCore {
             LinkType::Data => self.on_data(io, index, header, payload)?,
             LinkType::Ack => {
                 let position = body::decode_u64(bytes_of(io, payload))?;
-                self.links[index].tx.on_ack(&mut self.pools, position)?;
+                let link = &mut self.links[index];
+                let before = link.tx.acked_frames();
+                link.tx.on_ack(&mut self.pools, position)?;
+                link.moves.acknowledged(before, position, self.now_ms);
             }
             LinkType::Accept => {
                 let session = SessionRef(body::decode_u64(bytes_of(io, payload))?);
@@ -209,11 +212,12 @@ impl ShardCore {
         Ok(Handled::Done)
     }
 
-    /// The connection that a frame of this worker is about, if it is this worker's.
+    /// The connection that a frame of this worker is about, if it is this worker's. One that the
+    /// worker had before it failed is not, until it has been given back.
     fn find_routed(&self, index: usize, header: Header) -> Option<u32> {
         let slot = self.find(header.connection)?;
         let hot = self.hot(slot);
-        (hot.has_session() && usize::from(hot.worker) == index).then_some(slot)
+        (hot.has_session() && usize::from(hot.worker) == index && !self.awaits_failover(slot)).then_some(slot)
     }
 
     fn count_stale(&self) {
@@ -253,8 +257,9 @@ impl ShardCore {
     }
 
     fn on_accepted(&mut self, io: &mut impl Io, index: usize, header: Header, session: SessionRef) {
+        let unsent = self.unsent_opens.contains(&header.connection.to_bits());
         match self.find_routed(index, header) {
-            Some(slot) if self.hot(slot).state() == State::Opening => {
+            Some(slot) if self.hot(slot).state() == State::Opening && !unsent => {
                 let hot = self.table.hot_mut(slot);
                 (hot.session, hot.mark_tick) = (session.0, 0);
                 self.set_state(slot, State::Open);
@@ -264,6 +269,7 @@ impl ShardCore {
                     session,
                 };
                 self.queue_bytes(io, slot, &welcome.encode());
+                self.settle(io, slot);
             }
             _ => self.count_stale(),
         }
@@ -275,11 +281,9 @@ impl ShardCore {
             LinkType::Reject => Reason::WorkerRejected,
             _ => Reason::WorkerClosed,
         };
-        // That a connection moves is between gateway and workers, and not for workers to say.
         let reason = match header.aux_reason() {
-            _ if header.aux == 0 => default,
-            Reason::Moved | Reason::Full => default,
-            stated => stated,
+            stated if header.aux != 0 && stated.may_be_stated() => stated,
+            _ => default,
         };
         self.close(io, slot, reason, Some(retry_after_ms));
     }
@@ -328,7 +332,7 @@ impl ShardCore {
     /// RELAY goes to the worker that owns the hash, which may be the one that sent it.
     fn on_relay(&mut self, io: &mut impl Io, payload: Span) -> Result<(), LinkError> {
         let relay = Relay::decode(bytes_of(io, payload))?;
-        let Some(worker) = self.route(relay.routing_hash) else {
+        let Some(worker) = self.route_any(relay.routing_hash) else {
             self.stats.inc(Stat::RelaysDropped);
             return Ok(());
         };

@@ -29,6 +29,9 @@ const ACK_DELAY_MS: u64 = 5;
 /// It does not wait once this part of the window is handled and not acknowledged.
 const ACK_WINDOW_SHARE: u32 = 4;
 
+/// How long a worker that drained may take to say so again on a new TCP connection (SPEC.md 3.9).
+const DRAINING_GRACE_MS: u64 = 1_000;
+
 const NO_CONNECTION: roost_protocol::ConnectionId = roost_protocol::ConnectionId::from_bits(0);
 
 impl ShardCore {
@@ -81,20 +84,30 @@ impl ShardCore {
     /// Whether a link's worker is to be given up.
     pub(super) fn is_gone(&self, link: &Link) -> bool {
         let silent_ms = self.now_ms.saturating_sub(link.heard_at_ms);
-        silent_ms >= u64::from(self.cfg.link_failover_ms) || link.hopeless || link.overrun
+        silent_ms >= u64::from(self.cfg.link_failover_ms)
+            || link.hopeless
+            || link.overrun
+            || link.moves_overdue
     }
 
     /// Dials the workers whose turn it is, probes silent links, and gives up the dead.
     pub(super) fn dial_due(&mut self, io: &mut impl Io) {
         for index in 0..self.links.len() {
+            self.judge_moves(index);
+            self.judge_draining(index);
             let silent_ms = self.now_ms.saturating_sub(self.links[index].heard_at_ms);
             let gone = self.is_gone(&self.links[index]);
             if self.links[index].session.is_some() && gone {
                 // Fencing: what a worker that was only stopped says later must not be heard. And
                 // the kernel may still be sending from what the session retains: join first.
-                let hopeless = self.links[index].hopeless;
+                let link = &self.links[index];
                 let silent = LinkDownCause::Silent(u32::try_from(silent_ms).unwrap_or(u32::MAX));
-                self.break_link(io, index, if hopeless { LinkDownCause::Hopeless } else { silent });
+                let cause = match () {
+                    () if link.hopeless => LinkDownCause::Hopeless,
+                    () if link.moves_overdue => LinkDownCause::MovesOverdue,
+                    () => silent,
+                };
+                self.break_link(io, index, cause);
                 if self.links[index].state == LinkState::Down {
                     self.fail_session(io, index);
                 }
@@ -102,7 +115,8 @@ impl ShardCore {
             let keepalive_ms = u64::from(self.keepalive_ms());
             let handshake_ms = self.cfg.handshake_timeout_ms;
             let link = &mut self.links[index];
-            if link.retired && link.connections == 0 && link.tx.lag_frames() == 0 {
+            let is_done = link.tx.lag_frames() == 0 && link.resend.is_empty();
+            if link.retired && link.connections == 0 && is_done {
                 self.break_link(io, index, LinkDownCause::Retired);
                 let link = &mut self.links[index];
                 if link.state == LinkState::Down && link.session.take().is_some() {
@@ -158,8 +172,12 @@ impl ShardCore {
     pub(super) fn next_link_deadline(&self) -> u64 {
         let keepalive_ms = u64::from(self.keepalive_ms());
         let failover_ms = u64::from(self.cfg.link_failover_ms);
-        let mut at = u64::MAX;
+        let mut at = self.no_worker_due_ms().unwrap_or(u64::MAX);
         for link in &self.links {
+            if link.state == LinkState::Up {
+                at = at.min(link.moves.due_ms(self.cfg.link_failover_ms).unwrap_or(u64::MAX));
+                at = at.min(link.undrains_at_ms.unwrap_or(u64::MAX));
+            }
             at = at.min(match link.state {
                 LinkState::Down if link.retired && link.session.is_none() => u64::MAX,
                 LinkState::Down if link.addresses == 0 => u64::MAX,
@@ -261,7 +279,7 @@ impl ShardCore {
         link.told.clear();
         link.failures = 0;
         link.backoff_ms = 0;
-        link.draining = false;
+        link.undrains_at_ms = (link.draining && welcome.resumed).then_some(self.now_ms + DRAINING_GRACE_MS);
         let same = link.session.is_some_and(|session| session.worker == welcome.worker);
         if welcome.resumed {
             let Some(session) = link.session.as_mut().filter(|_| same) else {
@@ -270,6 +288,7 @@ impl ShardCore {
             session.acknowledged();
             session.window_bytes = window_bytes;
             link.tx.resume(&mut self.pools, welcome.received_position)?;
+            link.moves.touch(self.now_ms);
             self.stats.inc(Stat::LinkResumes);
             self.events.push(Event::LinkUp { worker: index as u8, resumed: true });
         } else {
@@ -280,6 +299,7 @@ impl ShardCore {
             self.links[index].session = Some(Session::new(welcome.worker, window_bytes));
             self.stats.inc(Stat::LinkSessionsStarted);
             self.events.push(Event::LinkUp { worker: index as u8, resumed: false });
+            self.links[index].draining = false;
             self.start_rebalance();
         }
         Ok(())
@@ -436,18 +456,18 @@ impl ShardCore {
         for link in self.links.iter().filter(|link| !link.vacant) {
             let stats = &*link.stats;
             up += u64::from(link.state == LinkState::Up);
-            retained += link.tx.retained_bytes();
+            retained += link.tx.retained_bytes() + link.resend.bytes();
             stats.state.store(link.state as u64, Relaxed);
             stats.draining.store(u64::from(link.draining), Relaxed);
             stats.window_bytes.store(link.session.map_or(0, |s| u64::from(s.window_bytes)), Relaxed);
-            stats.retained_bytes.store(link.tx.retained_bytes(), Relaxed);
+            stats.retained_bytes.store(link.tx.retained_bytes() + link.resend.bytes(), Relaxed);
             stats.lag_frames.store(link.tx.lag_frames(), Relaxed);
             stats.connections.store(u64::from(link.connections), Relaxed);
             stats.blocked.store((link.blocked.len() + link.holding.len()) as u64, Relaxed);
             stats.failures.store(u64::from(link.failures), Relaxed);
         }
         self.stats.set(Stat::LinksUp, up);
-        self.stats.set(Stat::LinkRetainedBytes, retained);
+        self.stats.set(Stat::LinkRetainedBytes, retained + self.salvage.bytes());
     }
 
     pub(super) fn link(&self, worker: u8) -> &Link {

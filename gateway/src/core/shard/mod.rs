@@ -10,7 +10,8 @@
 //! * [`close`]: drain, stop, join, close.
 //! * [`links`]: dialling, handshake, flushing, keepalive.
 //! * [`link_frames`]: what workers say.
-//! * [`routing`]: which worker a connection belongs to; failover and moves.
+//! * [`routing`]: which worker a connection belongs to; moves.
+//! * [`failover`]: a worker is given up, and others get what it had.
 //! * [`fanout`]: broadcasts, a bounded part per turn.
 //! * [`sweep`]: deadlines, by visiting the table slice by slice.
 //! * [`dial`]: when a link is dialled, and where next.
@@ -23,6 +24,7 @@ mod allowance;
 mod close;
 mod command;
 mod dial;
+mod failover;
 mod fanout;
 mod hello;
 #[cfg(any(test, feature = "sim"))]
@@ -39,7 +41,10 @@ mod sweep;
 mod turns;
 mod workers;
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 pub use command::{Command, ConnectionInfo};
 pub use dial::Redial;
@@ -49,7 +54,7 @@ use crate::{
     core::{
         config::CoreConfig,
         event::{Event, Events},
-        link::Link,
+        link::{Link, resend::Resend},
         outbox::Outboxes,
         pool::{Class, Pools},
         record::{Hot, State, bit},
@@ -123,9 +128,14 @@ pub struct ShardCore {
     accepting: accept::Accepting,
     sweep: sweep::Sweep,
     fanouts: VecDeque<fanout::Fanout>,
-    rebalance: Option<routing::Rebalance>,
-    /// Connections whose MOVED is awaited.
-    moving: u32,
+    /// Failed workers whose connections are being given to others.
+    walks: u32,
+    /// What failed workers had not acknowledged, until it is known who gets it.
+    salvage: Resend,
+    /// Connections whose OPEN stands there, or waits to be sent again: no worker knows of them.
+    unsent_opens: BTreeSet<u64>,
+    /// When the last worker was given up, for as long as there is no other.
+    workerless_since_ms: u64,
     /// Connections with data to read that wait for their turn.
     turns: turns::Turns,
     /// How long the HELLO has waited that is being handled.
@@ -166,8 +176,10 @@ impl ShardCore {
             spills: Spills::new(),
             sweep: sweep::Sweep::default(),
             fanouts: VecDeque::new(),
-            rebalance: None,
-            moving: 0,
+            walks: 0,
+            salvage: Resend::default(),
+            unsent_opens: BTreeSet::new(),
+            workerless_since_ms: 0,
             turns: turns::Turns::default(),
             hello_waited_s: 0,
             homeless: 0,

@@ -1,29 +1,21 @@
-//! Which worker a connection belongs to, and what happens when that changes: failover when a
-//! worker is gone, moves when one returns or leaves in order. Clients notice nothing.
-
-use std::collections::BTreeMap;
+//! Which worker a connection belongs to, and moves when that changes because a worker returns or
+//! leaves in order. Clients notice nothing.
 
 use roost_protocol::{
-    ConnectionId, Reason, hash,
-    link::{Header, LinkType, Relay, Reopen, header::FLAG_RESENT},
+    Reason, hash,
+    link::{Header, LinkType, Reopen},
 };
 
 use crate::{
     core::{
         event::Event,
-        link::{Failover, tx::salvaged_frames},
+        link::{Link, LinkState},
         record::{State, flag},
         shard::{ShardCore, admission::Payload},
-        stats::{Stat, bump},
+        stats::Stat,
     },
     op::Io,
 };
-
-/// A walk over the table that moves connections to the workers they belong to.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Rebalance {
-    cursor: u32,
-}
 
 impl ShardCore {
     /// The worker for a routing hash among those that are up.
@@ -55,79 +47,44 @@ impl ShardCore {
     /// Whether what this connection has sent must wait, even beyond the window: it is being
     /// moved, or frames that came before it have yet to be re-sent.
     pub(super) fn must_hold(&self, slot: u32) -> bool {
-        self.hot(slot).has(flag::MOVING) || self.links.iter().any(|link| link.failover.is_some())
+        let hot = self.hot(slot);
+        hot.has(flag::MOVING) || self.is_failing_over() || !self.link(hot.worker).resend.is_empty()
     }
 
-    /// Whether the connection's worker failed and it has not been given to another one yet.
-    pub(super) fn awaits_failover(&self, slot: u32) -> bool {
-        let link = self.link(self.hot(slot).worker);
-        link.session.is_none() && link.failover.is_none()
-            || link.failover.as_ref().is_some_and(|failover| slot >= failover.cursor)
-    }
-
-    /// Gives a worker up: what it had and had not acknowledged goes to others.
-    pub(super) fn fail_session(&mut self, io: &mut impl Io, index: usize) {
-        self.stats.inc(Stat::LinkFailovers);
-        self.look_at_homeless();
-        let link = &mut self.links[index];
-        bump(&link.stats.failovers, 1);
-        self.events.push(Event::Failover { worker: index as u8, connections: link.connections });
-        link.session = None;
-        (link.error_position, link.hopeless, link.overrun) = (None, false, false);
-        let mut salvage = link.tx.salvage(io, &mut self.pools);
-        salvage.append(&mut link.stranded);
-        let mut salvage = self.without_answered(index, &salvage);
-        if let Some(older) = self.links[index].failover.take() {
-            // A failover was under way: connections beyond its cursor still wait, and what they
-            // had sent comes first. Those before it are visited again, which is harmless.
-            let mut all = older.salvage;
-            all.append(&mut salvage);
-            salvage = all;
-        }
-        self.links[index].failover = Some(Failover { cursor: 0, salvage });
-    }
-
-    /// Leaves out of what the failed worker `index` had not acknowledged the messages that its MOVED
-    /// answered: it had handled them, in order, before their connections went elsewhere
-    /// (SPEC.md 3.9), and there they would come behind what was said since.
-    fn without_answered(&self, index: usize, salvage: &[u8]) -> Vec<u8> {
-        // Of each connection the last two frames that announced a move, by position.
-        let mut moves: BTreeMap<u64, [usize; 2]> = BTreeMap::new();
-        for (position, (header, _)) in salvaged_frames(salvage).enumerate() {
-            if header.link_type == LinkType::Closed && header.aux_reason() == Reason::Moved {
-                let latest = moves.entry(header.connection.to_bits()).or_default();
-                *latest = [latest[1], position];
-            }
-        }
-        let answered_until = |connection: ConnectionId| {
-            let [before, last] = moves.get(&connection.to_bits()).copied().unwrap_or_default();
-            // The answer to the last one may still have been on its way.
-            let is_moving = self.find(connection).is_some_and(|slot| {
-                let hot = self.hot(slot);
-                usize::from(hot.worker) == index && hot.has(flag::MOVING)
-            });
-            if is_moving { before } else { last }
-        };
-        let mut kept = Vec::with_capacity(salvage.len());
-        let mut rest = salvage;
-        for (position, (header, _)) in salvaged_frames(salvage).enumerate() {
-            let (frame, after) = rest.split_at(header.frame_bytes());
-            rest = after;
-            if header.link_type != LinkType::Data || position >= answered_until(header.connection) {
-                kept.extend_from_slice(frame);
-            }
-        }
-        kept
-    }
-
+    /// Which workers are up has changed: whoever is not with its owner is moved. A walk that is under
+    /// way ends first, so that one who comes and goes does not keep it from ever ending.
     pub(super) fn start_rebalance(&mut self) {
         self.look_at_homeless();
-        self.rebalance = Some(Rebalance { cursor: 0 });
+        for link in &mut self.links {
+            match link.rebalance {
+                Some(1..) => link.rebalance_again = true,
+                _ => link.rebalance = Some(0),
+            }
+        }
     }
 
     pub(super) fn on_draining(&mut self, index: usize) {
-        self.links[index].draining = true;
-        self.start_rebalance();
+        self.links[index].undrains_at_ms = None;
+        self.set_draining(index, true);
+    }
+
+    pub(super) fn set_draining(&mut self, index: usize, draining: bool) {
+        if std::mem::replace(&mut self.links[index].draining, draining) != draining {
+            self.events.push(Event::Draining { worker: index as u8, draining });
+            self.start_rebalance();
+        }
+    }
+
+    /// DRAINING holds for the TCP connection that it came on. A worker that goes on draining says so
+    /// again; until it could have, it is believed to.
+    pub(super) fn judge_draining(&mut self, index: usize) {
+        let link = &mut self.links[index];
+        let due =
+            link.state == LinkState::Up && link.undrains_at_ms.is_some_and(|at_ms| self.now_ms >= at_ms);
+        if due {
+            link.undrains_at_ms = None;
+            self.set_draining(index, false);
+        }
     }
 
     /// Runs a bounded part of failovers, moves and resumptions. Returns whether more is left.
@@ -136,6 +93,7 @@ impl ShardCore {
         for index in 0..self.links.len() {
             busy |= self.run_failover(io, index);
         }
+        busy |= self.run_resends(io);
         busy |= self.run_rebalance(io);
         for index in 0..self.links.len() {
             busy |= self.resume_blocked(io, index);
@@ -143,58 +101,8 @@ impl ShardCore {
         busy | self.resume_homeless(io)
     }
 
-    fn run_failover(&mut self, io: &mut impl Io, index: usize) -> bool {
-        let Some(failover) = &mut self.links[index].failover else { return false };
-        let from = failover.cursor;
-        let to = (from + self.cfg.bounds.routing_visits).min(self.table.high_water());
-        let has_new_session = self.links[index].session.is_some();
-        if !has_new_session && !self.links.iter().any(|link| link.takes_frames()) {
-            // Nobody to go to: the connections wait, unread.
-            return false;
-        }
-        for slot in from..to {
-            self.links[index].failover.as_mut().expect("it runs").cursor = slot + 1;
-            if self.hot(slot).has_session() && usize::from(self.hot(slot).worker) == index {
-                self.rehome(io, slot, index);
-            }
-        }
-        if to < self.table.high_water() {
-            return true;
-        }
-        let failover = self.links[index].failover.take().expect("it runs");
-        self.resend(io, &failover.salvage);
-        true
-    }
-
-    /// The worker for a connection of the failed worker `index`, which may itself be back.
-    fn refuge(&self, routing_hash: u64, index: usize) -> Option<u8> {
-        let candidates = self.links.iter().enumerate().filter(|&(i, link)| {
-            let back = i == index && link.session.is_some() && !link.draining && !link.retired;
-            link.is_routable() || back
-        });
-        hash::rendezvous(routing_hash, candidates.map(|(i, link)| (i as u8, link.worker_hash)))
-            .or_else(|| self.route_any(routing_hash))
-            // One that wants to leave, or should, is better than none.
-            .or_else(|| self.links[index].session.is_some().then_some(index as u8))
-    }
-
-    fn rehome(&mut self, io: &mut impl Io, slot: u32, index: usize) {
-        if self.hot(slot).has(flag::MOVING) {
-            // Its MOVED will never come; it goes where it was going.
-            self.clear_flag(slot, flag::MOVING);
-            self.moving -= 1;
-            if self.hot(slot).has(flag::BLOCKED) {
-                let generation = self.hot(slot).generation;
-                self.links[index].blocked.push_back((slot, generation));
-            }
-        }
-        let worker = self.refuge(self.table.cold(slot).routing_hash, index);
-        let worker = worker.expect("the walk runs only while a worker takes frames");
-        self.assign(io, slot, worker);
-    }
-
     /// Gives a connection to a worker: REOPEN, unless its OPEN is itself to be sent again.
-    fn assign(&mut self, io: &mut impl Io, slot: u32, worker: u8) {
+    pub(super) fn assign(&mut self, io: &mut impl Io, slot: u32, worker: u8) {
         let hot = self.table.hot_mut(slot);
         let old = usize::from(hot.worker);
         hot.worker = worker;
@@ -210,70 +118,89 @@ impl ShardCore {
         self.append(io, usize::from(worker), header, Payload::Bytes(&reopen.encode_payload()));
     }
 
-    /// Sends a failed session's frames again, marked, each to where its connection is now.
-    fn resend(&mut self, io: &mut impl Io, salvage: &[u8]) {
-        for (mut header, payload) in salvaged_frames(salvage) {
-            let worker = match header.link_type {
-                // An OPEN that was answered, though not acknowledged, has become a REOPEN.
-                LinkType::Open => match self.find(header.connection) {
-                    Some(slot) if self.hot(slot).state() == State::Opening => Some(self.hot(slot).worker),
-                    _ => None,
-                },
-                LinkType::Data => match self.find(header.connection) {
-                    Some(slot) if self.hot(slot).has_session() => Some(self.hot(slot).worker),
-                    _ => None,
-                },
-                LinkType::Relay => {
-                    Relay::decode(payload).ok().and_then(|relay| self.route(relay.routing_hash))
-                }
-                // The new worker never knew the connection, or has its own REOPEN.
-                _ => None,
-            };
-            let Some(worker) = worker else { continue };
-            header.flags |= FLAG_RESENT;
-            self.append(io, usize::from(worker), header, Payload::Bytes(payload));
-            self.stats.inc(Stat::FramesResent);
-        }
-    }
-
+    /// Moves connections to the workers that own them, a bounded part of the table at a time. Each
+    /// link goes on where it stopped: one that waits for answers holds up no other.
     fn run_rebalance(&mut self, io: &mut impl Io) -> bool {
-        let Some(Rebalance { cursor }) = self.rebalance else { return false };
-        if self.links.iter().any(|link| link.failover.is_some()) {
+        if self.is_failing_over() {
             // First things first; and a failing worker must not be told of moves.
             return false;
         }
-        let to = (cursor + self.cfg.bounds.routing_visits).min(self.table.high_water());
-        for slot in cursor..to {
-            if self.moving >= self.cfg.bounds.moving {
-                self.rebalance = Some(Rebalance { cursor: slot });
-                return false;
+        let moving_max = self.cfg.bounds.moving as usize;
+        let goes_on = |link: &Link| link.rebalance.filter(|_| link.may_move(moving_max));
+        let Some(from) = self.links.iter().filter_map(goes_on).min() else { return false };
+        let end = self.table.high_water();
+        let to = (from + self.cfg.bounds.routing_visits).min(end);
+        for slot in from..to {
+            if self.is_misplaced(slot) && self.link(self.hot(slot).worker).may_move(moving_max) {
+                self.begin_move(io, slot);
             }
-            self.move_if_due(io, slot);
         }
-        let done = to == self.table.high_water();
-        self.rebalance = (!done).then_some(Rebalance { cursor: to });
-        !done
+        let mut busy = false;
+        for link in &mut self.links {
+            if goes_on(link).is_some_and(|cursor| cursor >= from && cursor <= to) {
+                link.rebalance = match to == end {
+                    true => std::mem::take(&mut link.rebalance_again).then_some(0),
+                    false => Some(to),
+                };
+            }
+            busy |= goes_on(link).is_some();
+        }
+        busy
     }
 
-    fn move_if_due(&mut self, io: &mut impl Io, slot: u32) {
-        let hot = *self.hot(slot);
-        if !hot.is_open() || hot.has(flag::MOVING) {
+    /// Whether the connection is open and another worker owns it.
+    pub(super) fn is_misplaced(&self, slot: u32) -> bool {
+        let hot = self.hot(slot);
+        hot.is_open()
+            && !hot.has(flag::MOVING)
+            && self.route(self.table.cold(slot).routing_hash).is_some_and(|owner| owner != hot.worker)
+    }
+
+    /// The owner of a connection that has just opened may have changed since its HELLO: walks leave out
+    /// those that are opening, since no worker could take them over.
+    pub(super) fn settle(&mut self, io: &mut impl Io, slot: u32) {
+        if !self.is_misplaced(slot) {
             return;
         }
-        let due = self.route(self.table.cold(slot).routing_hash);
-        if due.is_none_or(|worker| worker == hot.worker) {
-            return;
+        let index = usize::from(self.hot(slot).worker);
+        if !self.is_failing_over() && self.links[index].may_move(self.cfg.bounds.moving as usize) {
+            return self.begin_move(io, slot);
         }
+        let link = &mut self.links[index];
+        link.rebalance = Some(link.rebalance.map_or(slot, |cursor| cursor.min(slot)));
+    }
+
+    fn begin_move(&mut self, io: &mut impl Io, slot: u32) {
         self.set_flag(slot, flag::MOVING);
-        self.moving += 1;
-        let header = Header::new(LinkType::Closed, self.connection_id(slot), 0).reason(Reason::Moved);
-        self.append(io, usize::from(hot.worker), header, Payload::Bytes(&[]));
+        let (header, hot) = (Header::new(LinkType::Closed, self.connection_id(slot), 0), *self.hot(slot));
+        let index = usize::from(hot.worker);
+        self.append(io, index, header.reason(Reason::Moved), Payload::Bytes(&[]));
+        let link = &mut self.links[index];
+        link.moves.push((slot, hot.generation), link.tx.appended_frames(), self.now_ms);
+    }
+
+    /// Gives a worker up that does not answer for a connection that it was to let go: its client is
+    /// not read.
+    pub(super) fn judge_moves(&mut self, index: usize) {
+        while let Some(first) = self.links[index].moves.first() {
+            let hot = self.hot(first.slot);
+            if hot.generation == first.generation && hot.has(flag::MOVING) {
+                break;
+            }
+            self.links[index].moves.drop_first();
+        }
+        let link = &mut self.links[index];
+        let due_ms = link.moves.due_ms(self.cfg.link_failover_ms);
+        // Without a TCP connection it cannot answer; how long that may last has its own limit.
+        link.moves_overdue |=
+            link.state == LinkState::Up && due_ms.is_some_and(|due_ms| self.now_ms >= due_ms);
     }
 
     /// MOVED has come: the old worker says no more, the new one takes over.
     pub(super) fn finish_move(&mut self, io: &mut impl Io, slot: u32) {
         self.clear_flag(slot, flag::MOVING);
-        self.moving -= 1;
+        let (index, now_ms) = (usize::from(self.hot(slot).worker), self.now_ms);
+        self.links[index].moves.answered(slot, now_ms);
         match self.route_any(self.table.cold(slot).routing_hash) {
             Some(worker) => self.assign(io, slot, worker),
             None => return self.refuse(io, slot, Reason::NoWorker),
@@ -285,6 +212,10 @@ impl ShardCore {
 
     /// Those that hold whole frames first.
     fn resume_blocked(&mut self, io: &mut impl Io, index: usize) -> bool {
+        if self.is_failing_over() {
+            // Each would only be put back.
+            return false;
+        }
         for _ in 0..self.cfg.bounds.resumes {
             if !(self.links[index].has_credit() || self.can_scatter(index)) {
                 return false;

@@ -75,13 +75,9 @@ impl ShardCore {
                     return self.refuse(io, slot, Reason::NoWorker);
                 }
             }
+            // HELLO is to come; or the worker's answer, whichever worker it is by then.
             State::Handshaking | State::Opening => {
-                // A worker may fail and another one take over while the client waits for it.
-                let failover_ms = match hot.state() {
-                    State::Opening => self.cfg.link_failover_ms,
-                    _ => 0,
-                };
-                if self.age_ms(hot.mark_tick) > self.cfg.handshake_timeout_ms + failover_ms {
+                if self.age_ms(hot.mark_tick) > self.cfg.handshake_timeout_ms {
                     return self.refuse(io, slot, Reason::HandshakeTimeout);
                 }
             }

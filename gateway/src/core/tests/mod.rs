@@ -3,9 +3,12 @@
 mod admission;
 mod churn;
 mod dial;
+mod failover;
 mod fair;
+mod moves;
 mod outbox;
 mod proxy;
+mod rig;
 mod spill;
 mod sweep;
 mod table;

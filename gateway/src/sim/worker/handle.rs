@@ -87,7 +87,7 @@ impl Worker {
             (LinkType::Data, Some(Conn::Ended)) => {}
             (LinkType::Closed, Some(_)) => {
                 session.conns.remove(&id);
-                if header.aux_reason() == Reason::Moved {
+                if header.aux_reason() == Reason::Moved && !self.mute {
                     session.push(Header::new(LinkType::Moved, id, 0), &[]);
                 }
             }

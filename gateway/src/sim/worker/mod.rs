@@ -69,6 +69,8 @@ pub struct Worker {
     pub paused_until_us: u64,
     /// It has said DRAINING and waits for its connections to leave.
     pub drains: bool,
+    /// It lives, and answers no CLOSED(moved).
+    pub mute: bool,
     instance: InstanceId,
     session: Option<Session>,
     wires: Vec<Wire>,
@@ -87,6 +89,7 @@ impl Worker {
             alive: true,
             paused_until_us: 0,
             drains: false,
+            mute: false,
             instance,
             session: None,
             wires: Vec::new(),
@@ -126,7 +129,7 @@ impl Worker {
     /// The process dies; its TCP connections with it.
     pub fn kill(&mut self, world: &mut World) {
         self.alive = false;
-        self.drains = false;
+        (self.drains, self.mute) = (false, false);
         self.session = None;
         self.paused_until_us = 0;
         for wire in self.wires.drain(..) {
