@@ -318,7 +318,10 @@ impl ShardCore {
         let hot = self.table.hot_mut(slot);
         assert!(!hot.has(flag::BLOCKED), "invariant reads-in-one-place: a blocked connection is not read");
         hot.flags |= flag::BLOCKED;
-        hot.mark_tick = tick;
+        // A worker's time to answer goes on, whether its client is read or not.
+        if hot.state() != State::Opening {
+            hot.mark_tick = tick;
+        }
         self.stats.inc(Stat::Blocked);
         self.stats.inc(Stat::ConnectionsBlocked);
     }
@@ -342,7 +345,11 @@ impl ShardCore {
         // Blocked time is not idle time, and the client may have spoken all the while.
         let unread_s = tick.wrapping_sub(hot.active_tick);
         hot.active_tick = tick;
-        hot.mark_tick = if hot.is_open() { 0 } else { tick };
+        match hot.state() {
+            State::Open => hot.mark_tick = 0,
+            State::Opening => {}
+            _ => hot.mark_tick = tick,
+        }
         if hot.spill != 0 {
             self.spills.restart(hot.spill, tick);
         }

@@ -188,6 +188,8 @@ fn a_worker_has_the_time_of_a_handshake_to_answer_a_new_client() {
     let slot = rig.client(b"key");
     rig.pass(rig.now_ms + 2_900, 100, &[0]);
     assert_eq!(rig.view(slot).state, State::Opening);
+    // What the client says meanwhile does not prolong it.
+    assert!(rig.say(slot, &[1]));
     rig.pass(rig.now_ms + 2_500, 100, &[0]);
     assert_eq!(rig.goaway(slot), Some(roost_protocol::Reason::HandshakeTimeout.code()));
 }
