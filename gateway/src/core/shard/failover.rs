@@ -143,7 +143,8 @@ impl ShardCore {
             return None;
         }
         let patience_ms = match self.cfg.no_worker {
-            NoWorkerPolicy::Wait => self.cfg.handshake_timeout_ms,
+            // So long a client may be without traffic anyway.
+            NoWorkerPolicy::Wait => self.cfg.handshake_timeout_ms.max(self.cfg.idle_timeout_ms),
             NoWorkerPolicy::Refuse => 0,
         };
         Some(self.workerless_since_ms + u64::from(patience_ms))

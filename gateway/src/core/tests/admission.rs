@@ -6,6 +6,7 @@ use std::sync::Arc;
 use roost_protocol::{
     ConnectionId, InstanceId, Reason,
     edge::{self, FrameType, Hello},
+    hash,
     link::{self, Header, LinkType, LinkWelcome, Split, handshake},
 };
 
@@ -115,13 +116,14 @@ impl Rig {
         slot
     }
 
-    /// A client whose session the first worker opens.
+    /// A client whose session its worker opens.
     fn open(&mut self, key: &[u8]) -> u32 {
         let slot = self.come(key);
         self.settle();
         let mut accept = Header::new(LinkType::Accept, self.id(slot), 8).encode().to_vec();
         accept.extend([1; 8]);
-        self.hands.deliver(&mut self.core, Sock::Link(0), &accept);
+        let worker = self.core.slot_views().nth(slot as usize).expect("a slot").worker;
+        self.hands.deliver(&mut self.core, Sock::Link(u16::from(worker)), &accept);
         assert!(self.take(slot, usize::MAX), "WELCOME");
         slot
     }
@@ -297,10 +299,11 @@ fn join(rig: &mut Rig, link: u16) {
 
 #[test]
 fn a_link_that_overruns_what_all_share_is_given_up_and_loses_nothing() {
-    let window = 64 * 1024;
+    let window = 1024;
     let config = CoreConfig {
+        frame_bytes_max: 256,
         link_window_bytes: window,
-        link_tx_block_bytes: 4 * 1024,
+        link_tx_block_bytes: 512,
         link_shared_percent: 0,
         link_failover_ms: 10_000,
         ..CoreConfig::lone(SLOTS, workers(2))
@@ -308,15 +311,27 @@ fn a_link_that_overruns_what_all_share_is_given_up_and_loses_nothing() {
     let mut rig = Rig::new(config);
     rig.up(0, window);
     rig.up(1, window);
-    let clients: Vec<u32> = (0..16u32).map(|i| rig.come(&i.to_be_bytes())).collect();
-    for &client in &clients {
-        rig.say(client, &message(60_000));
+    // Nine in ten are the second's.
+    let owner = |key: &[u8; 4]| {
+        let names = (0..2).map(|i| (i, hash::routing_hash(format!("worker-{i}").as_bytes())));
+        hash::rendezvous(hash::routing_hash(key), names)
+    };
+    let keys = |worker: u32, count: usize| {
+        (0..u32::MAX).map(u32::to_be_bytes).filter(move |key| owner(key) == Some(worker)).take(count)
+    };
+    let mut clients = Vec::new();
+    for key in keys(0, 20).chain(keys(1, 180)) {
+        clients.push(rig.open(&key));
+        (0..2).for_each(|link| rig.acknowledge(link));
+    }
+    for &client in &clients[10..30] {
+        rig.say(client, &message(200));
         rig.settle();
     }
     assert!(rig.retained().iter().all(|&bytes| bytes >= u64::from(window)), "both are full");
     let forwarded = rig.stats.get(Stat::MessagesForwarded);
-    // The second is silent for too long. What it had is more than the first has room for, and that one
-    // acknowledges nothing.
+    // The second is silent for too long. Its clients are more than the first has room to be told of, and
+    // that one acknowledges nothing.
     rig.now_ms = 9_000;
     let ping = Header::new(LinkType::Ping, ConnectionId::from_bits(0), 0).encode();
     rig.hands.deliver(&mut rig.core, Sock::Link(0), &ping);
