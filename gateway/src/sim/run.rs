@@ -316,7 +316,9 @@ impl Run {
 
     fn calm_down(&mut self) {
         self.asks.clear();
-        self.handle.send(configure(self.scenario.config.clone(), 1));
+        // Two queues' worth for one worker needs what queues share.
+        let calm = CoreConfig { link_shared_percent: 100, ..self.scenario.config.clone() };
+        self.handle.send(configure(calm, 1));
         let mut world = self.world.borrow_mut();
         world.note(|| "calm".into());
         let ordered_release = world.faults.ordered_release;

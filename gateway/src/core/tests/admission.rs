@@ -308,7 +308,7 @@ fn a_link_that_overruns_what_all_share_is_given_up_and_loses_nothing() {
         link_failover_ms: 10_000,
         ..CoreConfig::lone(SLOTS, workers(2))
     };
-    let mut rig = Rig::new(config);
+    let mut rig = Rig::new(config.clone());
     rig.up(0, window);
     rig.up(1, window);
     // Nine in ten are the second's.
@@ -343,7 +343,9 @@ fn a_link_that_overruns_what_all_share_is_given_up_and_loses_nothing() {
     assert_eq!(rig.stats.get(Stat::LinkOverruns), 1, "{:?}", rig.retained());
     join(&mut rig, 0);
     assert_eq!(rig.stats.get(Stat::LinkFailovers), 2);
-    // Another worker under the second name has all of it.
+    // Another worker under the second name has all of it, where queues share what a gateway's do.
+    let usual = CoreConfig { link_shared_percent: 100, ..config };
+    rig.core.on_command(&mut rig.hands, Command::Configure(Box::new(usual)));
     rig.now_ms = 15_000;
     rig.settle();
     rig.wires[1] = Default::default();
