@@ -78,6 +78,10 @@ impl Driver for Timed {
         self.driver.turn(wait, completions)
     }
 
+    fn has_more(&mut self) -> bool {
+        self.driver.has_more()
+    }
+
     fn slots_started(&self) -> u32 {
         self.driver.slots_started()
     }

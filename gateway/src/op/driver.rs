@@ -89,6 +89,9 @@ pub trait Driver: Io {
     /// [`Token::WAKE`] is among them.
     fn turn(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> io::Result<()>;
 
+    /// Whether completions are there that the last [`Self::turn`] did not give.
+    fn has_more(&mut self) -> bool;
+
     /// How many slots have a ring behind them; ops on slots beyond are a bug.
     fn slots_started(&self) -> u32;
 

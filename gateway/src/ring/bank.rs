@@ -182,6 +182,11 @@ impl Bank {
         Ok(wakes.bank)
     }
 
+    /// Whether there is something to reap.
+    pub(super) fn has_more(&mut self) -> bool {
+        self.look_around()
+    }
+
     /// Submits to ring 0, and waits until some ring has a completion: awake at first, then asleep.
     fn rest(&mut self, timeout: Duration) -> io::Result<()> {
         let Some(waiting) = self.busy_poll.begin() else { return self.sleep_for(timeout) };

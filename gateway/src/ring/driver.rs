@@ -364,6 +364,10 @@ impl Driver for UringDriver {
         Ok(())
     }
 
+    fn has_more(&mut self) -> bool {
+        !self.refused.is_empty() || self.bank.has_more()
+    }
+
     fn slots_started(&self) -> u32 {
         self.layout.slots_on(self.bank.rings())
     }

@@ -7,6 +7,7 @@ mod control;
 mod dial;
 mod log;
 mod pace;
+mod served;
 
 use std::{io, time::Duration};
 
@@ -15,6 +16,7 @@ use crossbeam_channel::{Receiver, Sender};
 pub use dial::{Dials, LookUp, Target};
 use pace::Pace;
 use rustix::time::{ClockId, clock_gettime};
+use served::Served;
 
 use crate::{
     core::{Command, CoreConfig, Next, ShardCore, event::Event, shard::Entropy, stats::ShardStats},
@@ -71,6 +73,7 @@ pub struct Shard<D, C> {
     events: Vec<Event>,
     next: Next,
     pace: Pace,
+    served: Served,
     dials: Dials,
     /// Whom to tell that the listeners are closed.
     closes_listeners: Vec<Sender<()>>,
@@ -101,6 +104,7 @@ impl<D: Driver, C: Clock> Shard<D, C> {
             events: Vec::new(),
             next: Next::Busy,
             pace: Pace::new(0),
+            served: Served::new(now_ns / 1_000_000),
             dials: Dials::default(),
             closes_listeners: Vec::new(),
             ended_ns: now_ns,
@@ -130,7 +134,8 @@ impl<D: Driver, C: Clock> Shard<D, C> {
         let wait = match self.next {
             Next::Busy => Wait::No,
             Next::At(at_ms) => {
-                let at_most = Duration::from_nanos((at_ms * 1_000_000).saturating_sub(self.ended_ns));
+                let at_ns = self.served.real_ms(at_ms).saturating_mul(1_000_000);
+                let at_most = Duration::from_nanos(at_ns.saturating_sub(self.ended_ns));
                 match self.pace.gather(self.ended_ns, &mut self.clock) {
                     Duration::ZERO => Wait::AtMost(at_most),
                     gather => Wait::Gather { at_most, gather },
@@ -139,7 +144,11 @@ impl<D: Driver, C: Clock> Shard<D, C> {
         };
         self.driver.turn(wait, &mut self.completions)?;
         let began_ns = self.clock.now_ns();
-        self.core.begin_turn(began_ns / 1_000_000);
+        // All deadlines are the core's: they count the time in which it was served.
+        self.core.begin_turn(self.served.begin(began_ns / 1_000_000));
+        if let Some(pause_ms) = self.served.take_pause_ms() {
+            self.core.on_pause(pause_ms);
+        }
         let mut running = Running::Yes;
         self.core.stats().add(crate::core::stats::Stat::Completions, self.completions.len() as u64);
         self.core.fetch_records(&self.completions);
@@ -187,6 +196,12 @@ impl<D: Driver, C: Clock> Shard<D, C> {
                 let _ = closed.send(());
             }
         }
+        let next_ms = match self.next {
+            Next::Busy => None,
+            Next::At(at_ms) => Some(at_ms),
+        };
+        let catching_up = self.served.is_catching_up();
+        self.served.end(next_ms, catching_up && (self.core.is_behind() || self.driver.has_more()));
         self.log_events();
         let (dials, driver) = (&mut self.dials, &mut self.driver);
         self.core.take_broken(|index, failed| dials.broken(driver, index, failed));

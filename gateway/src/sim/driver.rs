@@ -199,6 +199,10 @@ impl Driver for FakeDriver {
         }
     }
 
+    fn has_more(&mut self) -> bool {
+        self.world.borrow().has_posted()
+    }
+
     fn slots_started(&self) -> u32 {
         self.slots_started
     }

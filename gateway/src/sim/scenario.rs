@@ -87,7 +87,7 @@ impl Scenario {
         if comfortable {
             // What would excuse a lost client must not happen.
             (faults.accept_drops, faults.accept_error) = (0, faults.accept_error.min(50));
-            (faults.jump_per_million, faults.ordered_release) = (0, false);
+            faults.ordered_release = false;
         }
         let crowd = rng.chance(10);
         if crowd {

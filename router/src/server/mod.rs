@@ -1,6 +1,7 @@
 //! Sockets, tasks and timers: one thread, one io_uring, a reader and a writer task per link.
 
 mod address;
+mod clock;
 mod link;
 mod shutdown;
 mod stream;
@@ -11,7 +12,7 @@ use std::{
     io,
     rc::{Rc, Weak},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use roost_protocol::{InstanceId, auth};
@@ -27,6 +28,7 @@ use crate::{
     handler::{Handler, LinkId},
     stats::{Stat, Stats},
 };
+use clock::Clock;
 use shutdown::Phase;
 use stream::Stream;
 
@@ -78,7 +80,7 @@ impl Worker {
             sockets: RefCell::default(),
             streams: RefCell::default(),
             pump: Notify::new(),
-            started: Instant::now(),
+            clock: Clock::new(tick_ms(&self.config)),
             handshake_timeout_ms: self.config.handshake_timeout_ms,
         });
         runtime.block_on(serve_until_shutdown(server, listeners, self.config, shutdown))
@@ -104,7 +106,7 @@ struct Server<H> {
     /// All connections, also those in the handshake.
     streams: RefCell<Vec<Weak<Stream>>>,
     pump: Notify,
-    started: Instant,
+    clock: Clock,
     handshake_timeout_ms: u64,
 }
 
@@ -117,7 +119,7 @@ struct LinkSocket {
 
 impl<H: Handler> Server<H> {
     fn now_ms(&self) -> u64 {
-        self.started.elapsed().as_millis() as u64
+        self.clock.now_ms()
     }
 
     /// A link is up; an older connection of the same session ends here.

@@ -93,6 +93,12 @@ impl ShardCore {
     /// Dials the workers whose turn it is, probes silent links, and gives up the dead.
     pub(super) fn dial_due(&mut self, io: &mut impl Io) {
         for index in 0..self.links.len() {
+            let link = &mut self.links[index];
+            if link.state == LinkState::Up && link.ops & link_bit::RECV == 0 {
+                // Its frames wait for us (for a broadcast to end, for a block, for their turn): who is
+                // not read is not silent.
+                link.heard_at_ms = self.now_ms;
+            }
             self.judge_moves(index);
             self.judge_draining(index);
             let silent_ms = self.now_ms.saturating_sub(self.links[index].heard_at_ms);

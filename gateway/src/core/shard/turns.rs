@@ -61,6 +61,12 @@ impl Turns {
 }
 
 impl ShardCore {
+    /// Whether something that has arrived, or could be received now, waits for its turn.
+    pub fn is_behind(&self) -> bool {
+        let stalled = self.links.iter().any(|link| link.rx.stalled);
+        stalled || !self.turns.rests.is_empty() || !self.turns.buffers.is_empty()
+    }
+
     /// Receives if the connection may be read now and nobody waits longer; else puts it where it
     /// will be resumed.
     pub(super) fn read(&mut self, io: &mut impl Io, slot: u32) {

@@ -361,3 +361,45 @@ fn whoever_is_silent_for_days_is_known_to_be() {
     rig.turns_until("it is answered", 5, |rig| !rig.heard[0].is_empty());
     assert_eq!(rig.core.sample(0, 1)[0].idle_ms, 0);
 }
+
+#[test]
+fn a_link_that_is_not_read_for_its_broadcasts_is_not_silent() {
+    for keepalive_ms in [0, 10_000] {
+        let mut bounds = config().bounds;
+        (bounds.fanout_blocks, bounds.fanout_visits) = (1, 1);
+        let (failover_ms, accepts_max) = (1_000, 1);
+        let config = CoreConfig {
+            bounds,
+            accepts_max,
+            link_failover_ms: failover_ms,
+            link_keepalive_ms: keepalive_ms,
+            ..config()
+        };
+        let mut rig = Rig::new(config, 8);
+        // More broadcasts than can be under way, at a turn a client: it takes longer than a failover.
+        let message = frames(FrameType::Message, b"to all", 1);
+        let mut header = Header::new(
+            LinkType::Broadcast,
+            roost_protocol::ConnectionId::from_bits(0),
+            message.len() as u32,
+        );
+        header.flags = roost_protocol::link::header::FLAG_ALL;
+        let broadcast = [&header.encode()[..], &message].concat();
+        rig.hands.deliver(&mut rig.core, Sock::Link(0), &broadcast.repeat(50));
+        for _ in 0..1_200 {
+            rig.now_ms += 20;
+            rig.turn();
+            if rig.stat(Stat::FanoutDeliveries) == 400 {
+                break;
+            }
+        }
+        assert_eq!(rig.stat(Stat::FanoutDeliveries), 400, "all are delivered");
+        assert_eq!(rig.stat(Stat::LinkBreaks), 0, "the link is in use, keepalive {keepalive_ms}");
+        // From now on it is silent indeed.
+        for _ in 0..100 {
+            rig.now_ms += 20;
+            rig.turn();
+        }
+        assert!(rig.stat(Stat::LinkBreaks) > 0);
+    }
+}
