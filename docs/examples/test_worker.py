@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Plays a gateway against worker.py: handshake, echo, breaks at any byte, resume, failover, moves."""
 
+import json
 import os
 import pathlib
 import random
@@ -355,6 +356,24 @@ class WorkerTest(unittest.TestCase):
                 gateway.socket.sendall(frame)
                 with self.assertRaises(ConnectionError):
                     gateway.next()
+
+    def test_every_bad_vector_closes_the_link(self):
+        vectors = json.loads((HERE.parent.parent / "protocol/vectors/link.json").read_text(encoding="utf-8"))
+        for vector in vectors["bad"]:
+            limit = vector.get("frame_bytes_max", 65536)
+            with self.subTest(name=vector["name"]):
+                gateway = Gateway(self.port)
+                gateway.dial(frame_bytes_max=limit)
+                gateway.socket.sendall(bytes.fromhex(vector["bytes"]))
+                with self.assertRaises(ConnectionError):
+                    while True:
+                        gateway.read_frame()
+                gateway.socket.close()
+
+    def test_an_ack_comes_right_behind_the_handshake(self):
+        gateway = self.linked()
+        frame, _ = gateway.read_frame()
+        self.assertEqual((frame["type"], frame["position"]), ("ACK", 0))
 
     def test_drain(self):
         gateway = self.linked()

@@ -54,6 +54,7 @@ class Session:
         self.handled = 0  # the gateway's sequenced frames handled
         self.acked = 0  # own sequenced frames that the gateway has acknowledged
         self.kept = collections.deque()  # own frames behind those, sent or not
+        self.sent = 0  # own frames sent on any TCP connection
         # (handled, queued): frames handled, and how many own frames were queued by then. They
         # tell when an ACK may go out, and from where a resume can go on. The first one is
         # settled: the gateway has all that belongs to it.
@@ -129,7 +130,7 @@ class Session:
     def resume_position(self, received):
         """What LINK_WELCOME states if the gateway has received so many of our frames; None if the
         session cannot go on from there."""
-        if not self.acked <= received <= self.queued():
+        if not self.acked <= received <= self.sent:
             return None
         return max(handled for handled, queued in self.marks if queued <= received)
 
@@ -241,6 +242,8 @@ class Link:
         self.outstanding_bytes = 0
         self.sent_sizes = collections.deque()  # of the frames sent here, not acknowledged
         self.acked = received
+        # It tells the gateway that LINK_PROOF was accepted: the link is up.
+        self.to_send += link.encode("ACK", self.announced.to_bytes(8, "big"))
         if self.worker.draining:
             self.to_send += link.encode("DRAINING")
 
@@ -269,6 +272,7 @@ class Link:
                 self.sent_sizes.append(len(data))
                 self.outstanding_bytes += len(data)
                 self.position_out += 1
+            session.sent = max(session.sent, self.position_out)
             ready = [handled for handled, queued in session.marks
                      if queued <= self.position_out and handled <= self.position_in]
             if ready and ready[-1] > self.announced:

@@ -35,7 +35,7 @@ impl Bench {
         let mut bench = Self { core, hands, window_bytes };
         bench.core.start(&mut bench.hands, 0, 4);
         bench.hands.welcome_link(&mut bench.core, 65_536);
-        assert_eq!(bench.turn(0).0, [LinkType::LinkHello, LinkType::LinkProof]);
+        assert_eq!(bench.turn(0).0, [LinkType::LinkHello, LinkType::LinkProof, LinkType::Ping]);
         bench
     }
 

@@ -20,6 +20,8 @@ pub struct WorkerConfig {
     pub keepalive_ms: u64,
     /// Time from accept to a complete handshake.
     pub handshake_timeout_ms: u64,
+    /// Connections in the handshake at the same time; beyond, the oldest of them is ended.
+    pub handshakes_max: usize,
     /// Link sessions at the same time; links beyond are refused.
     pub sessions_max: usize,
     /// How long a draining worker waits for its connections to leave.
@@ -35,6 +37,7 @@ impl Default for WorkerConfig {
             session_ttl_ms: 60_000,
             keepalive_ms: 10_000,
             handshake_timeout_ms: 5_000,
+            handshakes_max: 256,
             sessions_max: 1_024,
             drain_ms: 30_000,
         }

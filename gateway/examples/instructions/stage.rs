@@ -273,6 +273,10 @@ impl Stage {
                     let payload = welcome.encode_payload();
                     handshake::encode_frame(LinkType::LinkWelcome, &payload, &mut self.to_gateway);
                 }
+                LinkType::LinkProof => {
+                    let header = Header::new(LinkType::Ack, id, 0);
+                    Frame::Ack(0).encode(header, &mut self.to_gateway);
+                }
                 LinkType::Open => {
                     self.opened.push(id);
                     let header = Header::new(LinkType::Accept, id, 0);

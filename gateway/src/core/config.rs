@@ -96,6 +96,9 @@ pub struct CoreConfig {
     pub link_failover_ms: u32,
     /// First and longest pause between dials; the pause doubles and is jittered.
     pub link_redial_ms: (u32, u32),
+    /// First and longest time for which a worker is not dialled that is given up again and again
+    /// while others serve; it doubles with each further time.
+    pub link_hold_ms: (u32, u32),
     /// Silence after which a link is probed, and after twice that declared broken; 0: never.
     pub link_keepalive_ms: u32,
     /// Messages per second and connection; 0: no limit.
@@ -109,6 +112,8 @@ pub struct CoreConfig {
 }
 
 impl CoreConfig {
+    /// What the gateway has as `link_hold_ms`.
+    pub const LINK_HOLD_MS: (u32, u32) = (1_000, 60_000);
     /// Bytes of a client receive buffer.
     pub const RX_BLOCK_BYTES: u32 = 16 * 1024;
     /// What the gateway has of client receive buffers per shard. A burst touches a page of each, and
@@ -153,6 +158,7 @@ impl CoreConfig {
             link_shared_percent: 100,
             link_failover_ms: 10_000,
             link_redial_ms: (50, 2_000),
+            link_hold_ms: Self::LINK_HOLD_MS,
             link_keepalive_ms: 10_000,
             messages_per_s_max: 0,
             control_frames_per_s_max: 0,

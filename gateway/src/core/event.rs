@@ -45,6 +45,16 @@ pub enum Event {
         /// How many.
         workers: u32,
     },
+    /// A worker's sessions are given up one after the other: while others serve, it is not dialled
+    /// for a while.
+    HeldDown {
+        /// The worker's index.
+        worker: u8,
+        /// Sessions given up in a row.
+        times: u32,
+        /// For how long, in milliseconds.
+        pause_ms: u32,
+    },
     /// A worker wants to leave, or no longer does.
     Draining {
         /// The worker's index.
@@ -88,6 +98,15 @@ pub enum LinkDownCause {
     RefusedByWorker(Refusal),
     /// The gateway refused the handshake, and has said so.
     RefusedByGateway(Refusal),
+    /// The gateway has a link to the same worker process under another name, and keeps that one.
+    SameWorker {
+        /// The index of the worker that has the link.
+        other: u8,
+    },
+    /// The worker says that a session goes on, but not one that this gateway has.
+    WrongResume,
+    /// It is given up again and again: see [`Event::HeldDown`].
+    HeldDown,
     /// The session is given up: the same protocol error came twice at the same place.
     Hopeless,
     /// The session is given up: the worker lives, and has not let a connection go that it was to.
@@ -105,6 +124,8 @@ pub enum LinkStep {
     Connect,
     /// LINK_WELCOME.
     Welcome,
+    /// The worker's first frame after LINK_PROOF.
+    FirstFrame,
 }
 
 /// Events of one turn, of connections at most so many: a flood must not become a flood of lines.

@@ -73,7 +73,7 @@ families! {
     PER_IP_UNTRACKED = counter("roost_per_ip_untracked", ["shard"], "Connections that per_ip_max could not track, for a full bucket; they were admitted.");
     LINKS_UP = gauge("roost_links_up", ["shard"], "Links that are up.");
     LINK_UP = gauge("roost_link_up", ["shard", "worker"], "1 while this link is up.");
-    LINK_STATE = gauge("roost_link_state", ["shard", "worker"], "0 absent, 1 down, 2 connecting, 3 handshaking, 4 up, 5 closing.");
+    LINK_STATE = gauge("roost_link_state", ["shard", "worker"], "0 absent, 1 down, 2 connecting, 3 handshaking, 4 up, 5 closing, 6 proving (LINK_PROOF is sent, the first frame awaited), 7 refusing.");
     LINK_DRAINING = gauge("roost_link_draining", ["shard", "worker"], "1 while the worker asks to be left.");
     LINK_WINDOW = gauge("roost_link_window_bytes", ["shard", "worker"], "What the worker takes without acknowledgement.");
     LINK_RETAINED = gauge("roost_link_retained_bytes", ["shard", "worker"], "Queued or not yet acknowledged: the link's lag in bytes.");
@@ -181,7 +181,8 @@ pub(super) const fn of(stat: Stat) -> Option<(Family, Option<&'static str>)> {
 }
 
 /// The states of a link as published, by their number in [`LINK_STATE`].
-pub const LINK_STATES: [&str; 6] = ["absent", "down", "connecting", "handshaking", "up", "closing"];
+pub const LINK_STATES: [&str; 8] =
+    ["absent", "down", "connecting", "handshaking", "up", "closing", "proving", "refusing"];
 
 #[cfg(test)]
 mod tests {

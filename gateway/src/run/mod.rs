@@ -275,6 +275,7 @@ fn core_config(config: &Config, shards: u16, connections_max: u32, workers: &[Wo
         link_tx_block_bytes: CoreConfig::LINK_TX_BLOCK_BYTES,
         link_shared_percent: 100,
         link_failover_ms: config.link_failover_ms,
+        link_hold_ms: CoreConfig::LINK_HOLD_MS,
         link_redial_ms: (config.link_redial_min_ms, config.link_redial_max_ms),
         link_keepalive_ms: config.link_keepalive_ms,
         messages_per_s_max: config.messages_per_s_max,

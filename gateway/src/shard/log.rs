@@ -48,6 +48,13 @@ pub(super) fn write(core: &ShardCore, dials: &Dials, event: Event) {
                 "workers without a link: all links have a worker, or one that is leaving"
             );
         }
+        Event::HeldDown { worker, times, pause_ms } => tracing::warn!(
+            worker = core.worker_name(worker),
+            shard = core.shard(),
+            times,
+            pause_ms,
+            "worker held down: its sessions are given up one after the other"
+        ),
         Event::Draining { worker, draining } => {
             tracing::info!(worker = core.worker_name(worker), draining, "worker drains, or does no longer");
         }
@@ -67,7 +74,7 @@ fn said(
     failures: Option<u32>,
 ) {
     let address = dials.shown(worker);
-    let (worker, shard, text) = (core.worker_name(worker), core.shard(), cause_text(cause));
+    let (worker, shard, text) = (core.worker_name(worker), core.shard(), cause_text(core, cause));
     match cause {
         LinkDownCause::Left | LinkDownCause::Retired | LinkDownCause::Moved => {
             tracing::info!(worker, shard, address, cause = text, failures, "{what}");
@@ -81,7 +88,7 @@ fn said(
     }
 }
 
-fn cause_text(cause: LinkDownCause) -> String {
+fn cause_text(core: &ShardCore, cause: LinkDownCause) -> String {
     match cause {
         LinkDownCause::Dial { errno: errno::ELOOP } => {
             "it was connected to itself: nobody listens at that port of this host".into()
@@ -91,6 +98,9 @@ fn cause_text(cause: LinkDownCause) -> String {
         }
         LinkDownCause::Late(LinkStep::Connect) => "nothing accepts the connection in time".into(),
         LinkDownCause::Late(LinkStep::Welcome) => "the worker does not answer LINK_HELLO in time".into(),
+        LinkDownCause::Late(LinkStep::FirstFrame) => {
+            "the worker says nothing after LINK_PROOF in time".into()
+        }
         LinkDownCause::Eof => "the worker closed the connection".into(),
         LinkDownCause::Left => "the worker left after draining".into(),
         LinkDownCause::Io { errno } => {
@@ -100,6 +110,12 @@ fn cause_text(cause: LinkDownCause) -> String {
         LinkDownCause::Protocol(error) => format!("link error: {error}"),
         LinkDownCause::RefusedByWorker(refusal) => format!("the worker refuses the handshake: {refusal}"),
         LinkDownCause::RefusedByGateway(refusal) => format!("the gateway refuses the handshake: {refusal}"),
+        LinkDownCause::SameWorker { other } => format!(
+            "the worker {} leads to the same process and has its link: name it once",
+            core.worker_name(other)
+        ),
+        LinkDownCause::WrongResume => "the worker resumes a session that this gateway does not have".into(),
+        LinkDownCause::HeldDown => "the worker is given up again and again".into(),
         LinkDownCause::Hopeless => "the worker made the same error twice at the same place".into(),
         LinkDownCause::MovesOverdue => "the worker lives, and does not answer CLOSED(moved)".into(),
         LinkDownCause::Retired => "the configuration does not name the worker any more".into(),

@@ -51,6 +51,9 @@ pub struct Chaos {
     pub mutes: u32,
     /// Its address refuses or swallows connects for a while.
     pub unreachable: u32,
+    /// For a while it dies at every REOPEN, or refuses every proof, or is what another worker's name
+    /// leads to as well.
+    pub oddities: u32,
     /// How long an absence lasts, in microseconds.
     pub absence_us: (u64, u64),
 }
@@ -58,9 +61,21 @@ pub struct Chaos {
 impl Chaos {
     /// Nothing ever happens, at this pace.
     pub const fn none(pace_us: (u64, u64)) -> Self {
-        let (kills, cuts, pauses, forgets, garbage, drains, unreachable) = (0, 0, 0, 0, 0, 0, 0);
-        let (mutes, absence_us) = (0, (1, 1));
-        Self { pace_us, kills, cuts, pauses, forgets, garbage, drains, mutes, unreachable, absence_us }
+        let (kills, cuts, pauses, forgets, garbage, drains) = (0, 0, 0, 0, 0, 0);
+        let (mutes, unreachable, oddities, absence_us) = (0, 0, 0, (1, 1));
+        Self {
+            pace_us,
+            kills,
+            cuts,
+            pauses,
+            forgets,
+            garbage,
+            drains,
+            mutes,
+            unreachable,
+            oddities,
+            absence_us,
+        }
     }
 }
 
@@ -115,6 +130,10 @@ impl Cast {
         self.returns.clear();
         for worker in &mut self.workers {
             worker.paused_until_us = 0;
+            (worker.dies_at_reopen, worker.died, worker.refuses_proofs) = (false, false, false);
+            if worker.twin.take().is_some() {
+                worker.kill(world);
+            }
             if worker.drains || worker.mute {
                 worker.kill(world);
             }
@@ -153,7 +172,44 @@ impl Cast {
         world.wake_actor_at(world.now_us() + pause, CHAOS);
     }
 
+    /// A worker becomes odd, for the rest of the troubles.
+    fn oddity(&mut self, world: &mut World, index: usize) {
+        let other = self.rng.index(self.workers.len());
+        let deed = match self.rng.below(3) {
+            0 => {
+                self.workers[index].dies_at_reopen = true;
+                "dies at every REOPEN"
+            }
+            1 => {
+                self.workers[index].refuses_proofs = true;
+                self.workers[index].cut(world, true);
+                "refuses proofs"
+            }
+            _ if other != index && self.workers[other].alive && self.workers[other].twin.is_none() => {
+                self.workers[other].kill(world);
+                self.returns.retain(|&(_, returning)| returning != other);
+                self.workers[index].twin = Some(other);
+                world.endpoints[other].dial = Dial::Accept;
+                "has two names"
+            }
+            _ => return,
+        };
+        *self.deeds.entry(deed).or_default() += 1;
+        world.note(|| format!("chaos  worker {index} {deed}"));
+    }
+
+    /// Who was killed by a REOPEN comes back at once, and dies at the next.
+    fn restart_the_dead(&mut self, world: &mut World) {
+        for worker in self.workers.iter_mut().filter(|worker| worker.died && !worker.alive) {
+            worker.died = false;
+            worker.restart(world);
+        }
+    }
+
     fn trouble(&mut self, world: &mut World, index: usize) {
+        if self.workers[index].alive && self.rng.chance(self.chaos.oddities) {
+            return self.oddity(world, index);
+        }
         let Self { chaos, rng, workers, deeds, returns, .. } = self;
         let worker = &mut workers[index];
         if !worker.alive {
@@ -211,6 +267,8 @@ impl Actors for Cast {
             }
             CLIENTS.. => clients[(actor - CLIENTS) as usize].wake(world, ledger, *calm),
             WORKER_TIMERS.. => {
+                self.restart_the_dead(world);
+                let Self { workers, ledger, calm, .. } = self;
                 workers[(actor - WORKER_TIMERS) as usize].tick(world, ledger, *calm);
             }
             WORKERS.. => workers[(actor - WORKERS) as usize].wake(world, ledger, *calm),

@@ -144,12 +144,16 @@ pub const TRANSITIONS: [(State, State); 15] = [
 ];
 
 /// The same for links.
-pub const LINK_TRANSITIONS: [(LinkState, LinkState); 7] = [
+pub const LINK_TRANSITIONS: [(LinkState, LinkState); 11] = [
     (LinkState::Down, LinkState::Connecting),
     (LinkState::Connecting, LinkState::Handshaking),
     (LinkState::Connecting, LinkState::Closing),
-    (LinkState::Handshaking, LinkState::Up),
+    (LinkState::Handshaking, LinkState::Proving),
+    (LinkState::Handshaking, LinkState::Refusing),
     (LinkState::Handshaking, LinkState::Closing),
+    (LinkState::Proving, LinkState::Up),
+    (LinkState::Proving, LinkState::Closing),
+    (LinkState::Refusing, LinkState::Closing),
     (LinkState::Up, LinkState::Closing),
     (LinkState::Closing, LinkState::Down),
 ];

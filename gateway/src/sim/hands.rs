@@ -4,8 +4,8 @@
 use std::net::SocketAddr;
 
 use roost_protocol::{
-    InstanceId,
-    link::{LinkType, LinkWelcome, handshake},
+    ConnectionId, InstanceId,
+    link::{Header, LinkType, LinkWelcome, handshake},
 };
 
 use crate::{
@@ -55,20 +55,35 @@ impl Hands {
 
     /// The only worker is reached, and welcomes a new session in which it grants this window.
     pub fn welcome_link(&mut self, core: &mut ShardCore, window_bytes: u32) {
-        let connect = self.take(|_, op| matches!(op, Op::Connect { .. })).expect("the worker is dialled");
+        self.welcome(core, 0, InstanceId([2; 16]), window_bytes);
+    }
+
+    /// The worker of `link` is reached, welcomes a new session as this instance, and acknowledges
+    /// nothing right behind the handshake, as SPEC.md 3.2 asks: the link is up.
+    pub fn welcome(&mut self, core: &mut ShardCore, link: u16, worker: InstanceId, window_bytes: u32) {
+        self.say_welcome(core, link, worker, window_bytes);
+        let mut ack = Header::new(LinkType::Ack, ConnectionId::from_bits(0), 8).encode().to_vec();
+        ack.extend(0u64.to_be_bytes());
+        self.deliver(core, Sock::Link(link), &ack);
+    }
+
+    /// The same without a word behind LINK_WELCOME.
+    pub fn say_welcome(&mut self, core: &mut ShardCore, link: u16, worker: InstanceId, window_bytes: u32) {
+        let dial = |op: Op| matches!(op, Op::Connect { link: of } if of == link);
+        let connect = self.take(|_, op| dial(op)).expect("the worker is dialled");
         let connected = self.end(connect, 0);
         core.on_completion(self, connected);
         let welcome = LinkWelcome {
             resumed: false,
             window_bytes,
-            worker: InstanceId([2; 16]),
+            worker,
             nonce: [9; handshake::NONCE_BYTES],
             received_position: 0,
             proof: None,
         };
         let mut bytes = Vec::new();
         handshake::encode_frame(LinkType::LinkWelcome, &welcome.encode_payload(), &mut bytes);
-        self.deliver(core, Sock::Link(0), &bytes);
+        self.deliver(core, Sock::Link(link), &bytes);
     }
 
     /// The peer of this socket writes, and the gateway's receive takes all of it.

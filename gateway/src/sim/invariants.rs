@@ -44,6 +44,9 @@ pub const INVARIANTS: &[(&str, &str)] = &[
     ("rate-limit", "nobody is cut off for sending too fast who has not sent that much at all"),
     ("clients-stay", "who gives no cause keeps its connection through all troubles of workers"),
     ("edge-protocol", "clients hear only what the edge protocol allows"),
+    ("link-up", "a link is up only with a worker that has accepted LINK_PROOF"),
+    ("one-link-per-worker", "no two links of a shard have sessions with one worker process"),
+    ("hold-down", "who was given up three times in a row is not dialled before the pause while others serve"),
     ("link-protocol", "workers hear only what the link protocol allows, in an order that it allows"),
 ];
 

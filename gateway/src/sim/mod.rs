@@ -28,6 +28,7 @@ pub mod coverage;
 pub mod driver;
 pub mod faults;
 pub mod hands;
+mod holds;
 pub mod invariants;
 pub mod kernel;
 pub mod ledger;

@@ -11,7 +11,7 @@ use std::{
 use roost_protocol::Reason;
 
 use crate::{
-    core::{Command, CoreConfig, pool, shard::inspect::LinkView, stats::ShardStats},
+    core::{Command, CoreConfig, link::LinkState, pool, shard::inspect::LinkView, stats::ShardStats},
     op::{Block, Driver, LinkAddress},
     shard::{Clock, Request, Shard, ShardHandle, Target, channel},
     sim::{
@@ -226,6 +226,15 @@ impl Run {
             return Err(violation);
         }
         let cast = self.cast.borrow();
+        for view in self.shard.core().link_views().filter(|view| view.state == LinkState::Up) {
+            let worker = view.session.expect("a link that is up has a session");
+            let accepted = cast.workers.iter().any(|each| each.proven.contains(&worker));
+            if !accepted {
+                return Err(format!(
+                    "invariant link-up: {view:?} is up, and its worker has accepted no LINK_PROOF"
+                ));
+            }
+        }
         if let Some(violation) = cast.ledger.violations.first() {
             return Err(violation.clone());
         }
@@ -277,6 +286,7 @@ impl Run {
                 Ask::Nudge => Request::Command(Command::Nudge),
                 Ask::Configure => {
                     let config = self.other_config();
+                    self.shadow.reloads();
                     configure(config, self.reloads.range(1, 2) as u8)
                 }
                 Ask::CloseListeners => {

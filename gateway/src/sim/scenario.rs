@@ -141,6 +141,11 @@ impl Scenario {
         let slots_per_ring = rng.log_range(2, 64).min(u64::from(config.slots_max)) as u32;
         let mut chaos = draw_chaos(&mut rng);
         chaos.mutes = Rng::new(seed.rotate_left(24) ^ !0).pick(&[0, 0, 50, 300]);
+        let mut odd = Rng::new(seed.rotate_left(17) ^ 0x5eed);
+        if odd.chance(250) {
+            chaos.oddities = odd.log_range(20, 300) as u32;
+            config.link_hold_ms = (odd.log_range(20, 500) as u32, odd.log_range(500, 20_000) as u32);
+        }
         let mut latency_max_us = 50_000;
         let mut stopping = Rng::new(seed.rotate_left(32) ^ !0);
         let stopped_full = stopping.chance(100);
@@ -335,6 +340,7 @@ fn draw_chaos(rng: &mut Rng) -> Chaos {
         drains: dose(30, 200),
         unreachable: dose(30, 200),
         mutes: 0,
+        oddities: 0,
         pace_us: (rng.log_range(1_000, 50_000), rng.log_range(100_000, 3_000_000)),
         absence_us: (rng.log_range(1_000, 100_000), rng.log_range(200_000, 15_000_000)),
     }

@@ -15,6 +15,7 @@ use crate::{
     op::{Interest, Op, Sock, Token},
     sim::{
         coverage::{Coverage, LINK_SITUATIONS, SITUATIONS},
+        holds::Holds,
         kernel::World,
         net::ConnId,
     },
@@ -30,6 +31,7 @@ pub struct Shadow {
     pub coverage: Coverage,
     slots: Vec<Option<SlotView>>,
     links: Vec<Option<LinkView>>,
+    holds: Holds,
     /// The last socket in each slot, and the generation of its connection.
     sockets: BTreeMap<u32, (ConnId, u32)>,
     ops_submitted: u64,
@@ -37,6 +39,11 @@ pub struct Shadow {
 }
 
 impl Shadow {
+    /// The next turn takes a configuration.
+    pub fn reloads(&mut self) {
+        self.holds.reloads();
+    }
+
     /// Checks everything that can be checked at the end of a turn. Panics, naming the invariant.
     pub fn check(&mut self, core: &ShardCore, world: &World) {
         let before = (self.ops_submitted, self.completions);
@@ -49,6 +56,7 @@ impl Shadow {
         core.check_invariants();
         self.check_ops(core, world);
         self.check_slots(core, world);
+        self.check_holds(core, world);
         self.check_links(core);
         self.check_buffers(core);
         self.check_polls(core, world);
@@ -124,6 +132,11 @@ impl Shadow {
                 self.sockets.insert(at, (socket, generation));
             }
         }
+    }
+
+    fn check_holds(&mut self, core: &ShardCore, world: &World) {
+        let links: Vec<LinkView> = core.link_views().collect();
+        self.holds.look(&self.links, &links, world.now_us() / 1_000, core.link_hold_ms());
     }
 
     fn check_links(&mut self, core: &ShardCore) {

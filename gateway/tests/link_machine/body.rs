@@ -57,6 +57,8 @@ struct Wire {
     /// The number of frames read.
     frames: u64,
     hello: Option<LinkHello>,
+    /// The position that the last LINK_WELCOME stated.
+    stated: u64,
 }
 
 struct Machine<'a> {
@@ -250,7 +252,9 @@ impl<'a> Machine<'a> {
             received_position: if resumed { position } else { 0 },
             proof: None,
         };
-        handshake::encode_frame(LinkType::LinkWelcome, &welcome.encode_payload(), &mut self.wires[link].tx);
+        let wire = &mut self.wires[link];
+        wire.stated = welcome.received_position;
+        handshake::encode_frame(LinkType::LinkWelcome, &welcome.encode_payload(), &mut wire.tx);
     }
 
     /// The worker writes a frame that may make sense.
@@ -267,7 +271,7 @@ impl<'a> Machine<'a> {
         let payload = match link_type {
             LinkType::Data | LinkType::Broadcast => message,
             LinkType::Ack => {
-                let part = view.lag_frames * u64::from(parameter) / 255;
+                let part = (view.offered_frames - view.acked_frames) * u64::from(parameter) / 255;
                 (view.acked_frames + part).to_be_bytes().to_vec()
             }
             LinkType::Accept => u64::from(parameter).to_be_bytes().to_vec(),
@@ -331,10 +335,11 @@ impl<'a> Machine<'a> {
             };
             let allowed = match wire.frames {
                 0 => header.link_type == LinkType::LinkHello,
-                1 => header.link_type == LinkType::LinkProof,
+                1 => matches!(header.link_type, LinkType::LinkProof | LinkType::LinkRefuse),
                 _ => matches!(
                     header.link_type,
-                    LinkType::Open
+                    LinkType::LinkRefuse
+                        | LinkType::Open
                         | LinkType::Data
                         | LinkType::Closed
                         | LinkType::Reopen
@@ -348,6 +353,10 @@ impl<'a> Machine<'a> {
             wire.frames += 1;
             match header.link_type {
                 LinkType::LinkHello => wire.hello = Some(LinkHello::decode(payload).expect("it decodes")),
+                LinkType::LinkProof => {
+                    wire.tx.extend(Header::new(LinkType::Ack, ConnectionId::from_bits(0), 8).encode());
+                    wire.tx.extend(wire.stated.to_be_bytes());
+                }
                 LinkType::Open | LinkType::Reopen if !self.known.contains(&header.connection) => {
                     self.known.push(header.connection);
                 }

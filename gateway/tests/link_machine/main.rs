@@ -20,7 +20,7 @@ use roost_gateway::sim::Rng;
 use roost_protocol::{hash::routing_hash, link::LinkType};
 
 /// What the corpus must reach, beside every command in every state of a link.
-const MUST_SEE: [&str; 25] = [
+const MUST_SEE: [&str; 28] = [
     "Blocked",
     "ConnectionsMoved",
     "FanoutDeliveries",
@@ -36,7 +36,10 @@ const MUST_SEE: [&str; 25] = [
     "Down -> Connecting",
     "Connecting -> Handshaking",
     "Connecting -> Closing",
-    "Handshaking -> Up",
+    "Handshaking -> Proving",
+    "Handshaking -> Refusing",
+    "Proving -> Up",
+    "Refusing -> Closing",
     "Handshaking -> Closing",
     "Up -> Closing",
     "Closing -> Down",
@@ -123,7 +126,20 @@ fn mutate(rng: &mut Rng, pool: &[Vec<u8>], input: &mut Vec<u8>) {
         3 => {
             // What gets a link up, of which chance alone makes little.
             let link = (rng.below(2) as u8) << 4;
-            input.extend([link, 0, link | 7, 3, link | 1, rng.draw() as u8, link | 5, 0, link | 7, 3]);
+            input.extend([
+                link,
+                0,
+                link | 7,
+                3,
+                link | 1,
+                rng.draw() as u8,
+                link | 5,
+                0,
+                link | 7,
+                3,
+                link | 5,
+                0,
+            ]);
         }
         4 => {
             // And what opens a connection.

@@ -31,10 +31,13 @@ impl Worker {
         let (header, hello) = worker.receive().expect("LINK_HELLO");
         assert_eq!(header.link_type, LinkType::LinkHello);
         LinkHello::decode(&hello).unwrap();
+        // Two listeners are two worker processes.
+        let mut instance = InstanceId([9; 16]);
+        instance.0[..2].copy_from_slice(&listener.local_addr().unwrap().port().to_be_bytes());
         let welcome = LinkWelcome {
             resumed: false,
             window_bytes: 1 << 20,
-            worker: InstanceId([9; 16]),
+            worker: instance,
             nonce: [3; 16],
             received_position: 0,
             proof: None,
@@ -44,6 +47,7 @@ impl Worker {
         worker.stream.write_all(&out).unwrap();
         let (header, _) = worker.receive().expect("LINK_PROOF");
         assert_eq!(header.link_type, LinkType::LinkProof);
+        worker.send(Header::new(LinkType::Ack, NONE, 8), &0u64.to_be_bytes());
         worker
     }
 

@@ -184,6 +184,9 @@ pub enum Refusal {
     /// A handshake frame does not follow its layout, or is not the one expected.
     #[error("malformed link handshake")]
     Malformed = 4,
+    /// The gateway has a link to this worker's process already, under another name.
+    #[error("this worker is linked under another name already")]
+    AlreadyLinked = 5,
 }
 
 impl Refusal {
@@ -193,6 +196,7 @@ impl Refusal {
             1 => Self::Version,
             2 => Self::SecretRequired,
             3 => Self::SecretWrong,
+            5 => Self::AlreadyLinked,
             _ => Self::Malformed,
         }
     }

@@ -77,6 +77,17 @@ impl LinkType {
     pub const fn is_sequenced(self) -> bool {
         self as u8 >= 16
     }
+
+    /// Whether a worker may send frames of this type once the link is up.
+    pub const fn is_from_worker(self) -> bool {
+        match self {
+            Self::LinkHello | Self::LinkWelcome | Self::LinkProof | Self::LinkRefuse => false,
+            Self::Open | Self::Closed | Self::Reopen => false,
+            Self::Ack | Self::Ping | Self::Pong | Self::Draining => true,
+            Self::Accept | Self::Reject | Self::Data | Self::Close => true,
+            Self::Multicast | Self::Broadcast | Self::Moved | Self::Relay => true,
+        }
+    }
 }
 
 /// What is wrong with a link frame. A link with such an error is closed, and the session resumed

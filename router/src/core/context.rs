@@ -225,7 +225,7 @@ impl Context<'_> {
         if link.session.pending_bytes() <= self.pending_bytes_max {
             return Ok(());
         }
-        let Some(current) = self.current.filter(|_| link.session.is_attached()) else {
+        let Some(current) = self.current.filter(|_| link.session.is_flowing()) else {
             return Err(SendError::Full);
         };
         self.registry.wait_for(current, to);

@@ -132,7 +132,7 @@ impl Registry {
         let mut waits_for = std::mem::take(&mut self.get_mut(id).expect("it was just there").waits_for);
         waits_for.retain(|&other| {
             self.get(other).is_some_and(|other| {
-                other.session.is_attached() && other.session.pending_bytes() > pending_bytes_max
+                other.session.is_flowing() && other.session.pending_bytes() > pending_bytes_max
             })
         });
         let blocked = !waits_for.is_empty();

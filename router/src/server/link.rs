@@ -6,7 +6,7 @@ use roost_protocol::link::{self, LinkError, LinkType, Refusal, Split, handshake:
 use tokio::sync::Notify;
 use tokio_uring::buf::BoundedBuf;
 
-use super::{Server, stream::Stream};
+use super::{Server, stream::Stream, streams::StreamId};
 use crate::{
     Handler,
     core::{Attachment, LinkFailure},
@@ -18,6 +18,11 @@ use crate::{
 const READ_BYTES: usize = 256 * 1024;
 /// Bytes per write, about.
 const WRITE_BYTES: usize = 256 * 1024;
+
+/// How long a gateway that is refused has to read why.
+const REFUSE_LINGER: Duration = Duration::from_millis(1_000);
+/// Reads of what it still says, at most; nobody looks at it.
+const REFUSE_READS_MAX: u32 = 64;
 
 /// Why a link's TCP connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +37,8 @@ enum Ended {
     RefusedByPeer(Refusal),
     #[error("no complete handshake in time")]
     Timeout,
+    #[error("too many connections in the handshake")]
+    CrowdedOut,
 }
 
 impl From<LinkError> for Ended {
@@ -47,7 +54,7 @@ impl From<Refusal> for Ended {
 }
 
 /// Serves one accepted connection until it ends.
-pub(super) async fn serve<H: Handler>(server: Rc<Server<H>>, stream: Rc<Stream>) {
+pub(super) async fn serve<H: Handler>(server: Rc<Server<H>>, stream: Rc<Stream>, id: StreamId) {
     let mut reader = Reader {
         stream: stream.clone(),
         buffer: Vec::new(),
@@ -56,13 +63,15 @@ pub(super) async fn serve<H: Handler>(server: Rc<Server<H>>, stream: Rc<Stream>)
     };
     let timeout = Duration::from_millis(server.handshake_timeout_ms);
     let shaken = tokio::time::timeout(timeout, handshake(&server, &mut reader)).await;
+    server.streams.borrow_mut().shaken(id);
     let attachment = match shaken.unwrap_or(Err(Ended::Timeout)) {
         Ok(attachment) => attachment,
         Err(ended) => {
+            let ended = if stream.crowded_out.get() { Ended::CrowdedOut } else { ended };
             server.stats.add(Stat::LinksRefused, 1);
             tracing::warn!(peer = stream.peer, "link not established: {ended}");
             if let Ended::Link(LinkFailure::Refused(refusal)) = ended {
-                let _ = stream.write_all(refusal.encode().to_vec()).await;
+                refuse(&mut reader, refusal).await;
             }
             // Also ends a read that the timeout left in the kernel.
             stream.shut_down();
@@ -85,6 +94,23 @@ pub(super) async fn serve<H: Handler>(server: Rc<Server<H>>, stream: Rc<Stream>)
     stream.shut_down();
     wake.notify_one();
     let _ = writer.await;
+}
+
+/// Sends LINK_REFUSE, and gives the peer time to read it: to close a socket with unread input would
+/// take it back.
+async fn refuse(reader: &mut Reader, refusal: Refusal) {
+    let sent = async {
+        let _ = reader.stream.write_all(refusal.encode().to_vec()).await;
+        reader.stream.end_sending();
+        for _ in 0..REFUSE_READS_MAX {
+            let bytes = reader.bytes().len();
+            reader.take(bytes);
+            if reader.more().await.is_err() {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(REFUSE_LINGER, sent).await;
 }
 
 async fn handshake<H: Handler>(server: &Server<H>, reader: &mut Reader) -> Result<Attachment, Ended> {

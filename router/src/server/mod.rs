@@ -5,15 +5,9 @@ mod clock;
 mod link;
 mod shutdown;
 mod stream;
+mod streams;
 
-use std::{
-    cell::RefCell,
-    collections::HashMap,
-    io,
-    rc::{Rc, Weak},
-    sync::Arc,
-    time::Duration,
-};
+use std::{cell::RefCell, collections::HashMap, io, rc::Rc, sync::Arc, time::Duration};
 
 use roost_protocol::{InstanceId, auth};
 use rustix::io::Errno;
@@ -31,6 +25,7 @@ use crate::{
 use clock::Clock;
 use shutdown::Phase;
 use stream::Stream;
+use streams::Streams;
 
 /// How often time-driven work is done, at least.
 const TICK_MAX_MS: u64 = 250;
@@ -82,6 +77,7 @@ impl Worker {
             pump: Notify::new(),
             clock: Clock::new(tick_ms(&self.config)),
             handshake_timeout_ms: self.config.handshake_timeout_ms,
+            handshakes_max: self.config.handshakes_max,
         });
         runtime.block_on(serve_until_shutdown(server, listeners, self.config, shutdown))
     }
@@ -104,10 +100,11 @@ struct Server<H> {
     /// The connections that carry links.
     sockets: RefCell<HashMap<LinkId, LinkSocket>>,
     /// All connections, also those in the handshake.
-    streams: RefCell<Vec<Weak<Stream>>>,
+    streams: RefCell<Streams>,
     pump: Notify,
     clock: Clock,
     handshake_timeout_ms: u64,
+    handshakes_max: usize,
 }
 
 /// The TCP connection that carries a link.
@@ -186,17 +183,8 @@ impl<H: Handler> Server<H> {
         });
     }
 
-    /// A connection was accepted.
-    fn accepted(&self, stream: &Rc<Stream>) {
-        let mut streams = self.streams.borrow_mut();
-        streams.retain(|stream| stream.strong_count() > 0);
-        streams.push(Rc::downgrade(stream));
-    }
-
     fn close_all(&self) {
-        for stream in self.streams.borrow().iter().filter_map(Weak::upgrade) {
-            stream.shut_down();
-        }
+        self.streams.borrow().shut_down();
     }
 }
 
@@ -303,8 +291,12 @@ async fn accept<H: Handler>(server: Rc<Server<H>>, listener: AsyncListener) {
         match listener.accept().await {
             Ok(stream) => {
                 let stream = Rc::new(stream);
-                server.accepted(&stream);
-                tokio_uring::spawn(link::serve(server.clone(), stream));
+                let id = server.streams.borrow_mut().enter(&stream, server.handshakes_max);
+                let server = server.clone();
+                tokio_uring::spawn(async move {
+                    link::serve(server.clone(), stream, id).await;
+                    server.streams.borrow_mut().leave(id);
+                });
             }
             Err(error) => {
                 tracing::warn!("accept failed: {error}");

@@ -1,6 +1,6 @@
 //! A TCP or Unix stream on tokio-uring.
 
-use std::{io, net::Shutdown};
+use std::{cell::Cell, io, net::Shutdown};
 
 use tokio_uring::{BufResult, buf::BoundedBufMut, net};
 
@@ -8,6 +8,8 @@ use tokio_uring::{BufResult, buf::BoundedBufMut, net};
 pub(super) struct Stream {
     socket: Socket,
     pub(super) peer: String,
+    /// Ended because too many were in the handshake.
+    pub(super) crowded_out: Cell<bool>,
 }
 
 enum Socket {
@@ -22,14 +24,15 @@ impl Stream {
         socket.set_nodelay(true)?;
         let socket = socket.into_std()?;
         socket.set_nonblocking(false)?;
-        Ok(Self { socket: Socket::Tcp(net::TcpStream::from_std(socket)), peer })
+        Ok(Self { socket: Socket::Tcp(net::TcpStream::from_std(socket)), peer, crowded_out: Cell::default() })
     }
 
     /// See [`Self::from_tcp`].
     pub(super) fn from_unix(socket: tokio::net::UnixStream) -> io::Result<Self> {
         let socket = socket.into_std()?;
         socket.set_nonblocking(false)?;
-        Ok(Self { socket: Socket::Unix(net::UnixStream::from_std(socket)), peer: "unix".into() })
+        let socket = Socket::Unix(net::UnixStream::from_std(socket));
+        Ok(Self { socket, peer: "unix".into(), crowded_out: Cell::default() })
     }
 
     pub(super) async fn read<T: BoundedBufMut>(&self, buffer: T) -> BufResult<usize, T> {
@@ -44,6 +47,14 @@ impl Stream {
             Socket::Tcp(socket) => socket.write_all(buffer).await,
             Socket::Unix(socket) => socket.write_all(buffer).await,
         }
+    }
+
+    /// Ends the sending side.
+    pub(super) fn end_sending(&self) {
+        let _ = match &self.socket {
+            Socket::Tcp(socket) => socket.shutdown(Shutdown::Write),
+            Socket::Unix(socket) => socket.shutdown(Shutdown::Write),
+        };
     }
 
     /// Ends both directions, so that reads and writes in the kernel come back.

@@ -25,6 +25,8 @@ use retained::{OutOfRange, Retained};
 
 /// Bytes of unsequenced answers (PONG) that may wait; a peer that lets more pile up is broken.
 const CONTROL_BYTES_MAX: usize = 64 * 1024;
+/// A gateway that takes nothing of what waits for it for so long, in milliseconds, is not waited for.
+const STALL_MS: u64 = 1_000;
 const NO_CONNECTION: ConnectionId = ConnectionId::from_bits(0);
 
 /// One link session: what survives TCP breaks.
@@ -40,6 +42,9 @@ pub struct Session {
     frame_bytes_max: u32,
     /// What the gateway grants, from its last LINK_HELLO.
     window_out_bytes: usize,
+    /// Up to where the gateway had acknowledged, and when that last changed.
+    progress: (u64, u64),
+    stalled: bool,
     state: State,
 }
 
@@ -60,6 +65,9 @@ struct Attached {
     acknowledged: Position,
     /// What the gateway may send without acknowledgement.
     window_in_bytes: u64,
+    /// An ACK of what was stated is yet to be sent, before all else: it tells the gateway that
+    /// LINK_PROOF was accepted, so that the link is up.
+    greets: bool,
     /// Unsequenced frames to send.
     control: Vec<u8>,
     heard_ms: u64,
@@ -110,6 +118,8 @@ impl Session {
             held: Held::default(),
             frame_bytes_max: 0,
             window_out_bytes: 0,
+            progress: (0, now_ms),
+            stalled: false,
             state: State::Detached { since_ms: now_ms },
         }
     }
@@ -121,7 +131,7 @@ impl Session {
     /// those frames will come again and be dropped as duplicates. To state them as received would
     /// let the gateway forget frames whose replies a dying worker could still take with it.
     pub fn resume_position(&self, hello: &LinkHello) -> Option<Position> {
-        let known = (self.retained.acked()..=self.retained.end()).contains(&hello.received_position);
+        let known = self.retained.known().contains(&hello.received_position);
         known.then(|| self.marks.settled(hello.received_position))
     }
 
@@ -137,10 +147,13 @@ impl Session {
         self.held = Held::default();
         self.frame_bytes_max = hello.frame_bytes_max;
         self.window_out_bytes = hello.window_bytes as usize;
+        self.progress = (self.retained.acked(), now_ms);
+        self.stalled = false;
         self.state = State::Attached(Attached {
             received: stated,
             acknowledged: stated,
             window_in_bytes: u64::from(window_bytes),
+            greets: true,
             control: Vec::new(),
             heard_ms: now_ms,
             probed_ms: None,
@@ -153,6 +166,11 @@ impl Session {
     pub fn detach(&mut self, now_ms: u64) {
         self.held = Held::default();
         self.state = State::Detached { since_ms: now_ms };
+    }
+
+    /// Whether the gateway is there and takes what is queued for it, so that others may wait for it.
+    pub fn is_flowing(&self) -> bool {
+        self.is_attached() && !self.stalled
     }
 
     /// Whether a TCP connection carries the session now.
@@ -297,6 +315,10 @@ impl Session {
         passed: impl Fn(Barrier) -> bool,
     ) -> bool {
         let State::Attached(attached) = &mut self.state else { return false };
+        if std::mem::take(&mut attached.greets) {
+            out.extend_from_slice(&Header::new(LinkType::Ack, NO_CONNECTION, 8).encode());
+            out.extend_from_slice(&attached.acknowledged.frames.to_be_bytes());
+        }
         self.retained.fill(out, out_bytes_max, self.window_out_bytes);
         let position = self.marks.advance(self.retained.sent(), attached.received.frames, passed);
         if let Some(position) = position {
@@ -310,13 +332,16 @@ impl Session {
 
     /// What the passing of time asks for. 0 turns `keepalive_ms` off.
     pub fn tick(&mut self, now_ms: u64, keepalive_ms: u64, session_ttl_ms: u64) -> Due {
-        let attached = match &mut self.state {
-            State::Detached { since_ms } if now_ms.saturating_sub(*since_ms) >= session_ttl_ms => {
-                return Due::Expired;
-            }
-            State::Detached { .. } => return Due::Nothing,
-            State::Attached(attached) => attached,
-        };
+        if let State::Detached { since_ms } = self.state {
+            let expired = now_ms.saturating_sub(since_ms) >= session_ttl_ms;
+            return if expired { Due::Expired } else { Due::Nothing };
+        }
+        let acked = self.retained.acked();
+        if acked != self.progress.0 || self.pending_bytes() == 0 {
+            self.progress = (acked, now_ms);
+        }
+        self.stalled = now_ms.saturating_sub(self.progress.1) >= STALL_MS;
+        let State::Attached(attached) = &mut self.state else { unreachable!("it was just there") };
         if keepalive_ms == 0 || now_ms.saturating_sub(attached.heard_ms) < keepalive_ms {
             return Due::Nothing;
         }
@@ -349,7 +374,7 @@ impl Session {
 
     /// Whether there may be something to write.
     pub fn wants_to_send(&self) -> bool {
-        let control = matches!(&self.state, State::Attached(attached) if !attached.control.is_empty());
+        let control = matches!(&self.state, State::Attached(attached) if attached.greets || !attached.control.is_empty());
         control || self.pending_bytes() > 0 || self.owes_ack()
     }
 

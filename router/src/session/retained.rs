@@ -32,6 +32,8 @@ pub(crate) struct Retained {
     in_flight_bytes: usize,
     /// Bytes from `sent` to `end`.
     pending_bytes: usize,
+    /// Frames sent on earlier TCP connections.
+    sent_before: u64,
 }
 
 impl Retained {
@@ -109,12 +111,13 @@ impl Retained {
     }
 
     /// Starts over on a new TCP connection: the peer has the frames before `position`, all later
-    /// ones will be sent again. Err as for [`Self::ack`], except that all queued frames count as
-    /// sent, for the last connection may have carried them.
+    /// ones will be sent again. Err as for [`Self::ack`], except that what any connection of the
+    /// session has carried counts as sent.
     pub(crate) fn resume(&mut self, position: u64) -> Result<(), OutOfRange> {
-        if !(self.acked..=self.end).contains(&position) {
-            return Err(OutOfRange { from: self.acked, to: self.end });
+        if !self.known().contains(&position) {
+            return Err(OutOfRange { from: self.acked, to: self.sent_ever() });
         }
+        self.sent_before = self.sent_ever();
         self.in_flight_bytes += self.pending_bytes;
         self.pending_bytes = 0;
         self.sent = self.end;
@@ -125,6 +128,16 @@ impl Retained {
         self.pending_bytes = self.in_flight_bytes;
         self.in_flight_bytes = 0;
         Ok(())
+    }
+
+    /// Frames sent on any TCP connection of the session.
+    fn sent_ever(&self) -> u64 {
+        self.sent.max(self.sent_before)
+    }
+
+    /// The positions that the peer can be at.
+    pub(crate) fn known(&self) -> std::ops::RangeInclusive<u64> {
+        self.acked..=self.sent_ever()
     }
 
     /// Frames acknowledged by the peer.

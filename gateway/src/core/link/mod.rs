@@ -1,18 +1,24 @@
 //! Links: one per worker, each with a session that outlives its TCP connections.
 //!
 //! * [`tx`]: the send queue with retention, acknowledgement and resume.
+//! * [`hold`]: who is given up again and again is left alone for a while.
 //! * [`resend`]: what comes from failed sessions, and moves that are not answered yet.
 //! * `state` (here): the TCP connection's state and the session's.
 //!
 //! What a shard does with links (dialling, frames, failover) stands in `core::shard`.
 
+pub(crate) mod hold;
 pub(crate) mod resend;
 pub(crate) mod tx;
 
 use std::{collections::VecDeque, sync::Arc};
 
+use hold::Hold;
 use resend::{Moves, Resend};
-use roost_protocol::{InstanceId, hash, link::LinkHello};
+use roost_protocol::{
+    InstanceId, hash,
+    link::{LinkHello, LinkWelcome},
+};
 use tx::TxQueue;
 
 use crate::{
@@ -34,12 +40,28 @@ pub enum LinkState {
     Up = 4,
     /// Armed ops are cancelled and joined, then the socket is closed.
     Closing = 5,
+    /// LINK_PROOF is sent, the worker's first frame awaited: only that shows that it was accepted.
+    Proving = 6,
+    /// LINK_REFUSE is on its way; what the worker still says is thrown away.
+    Refusing = 7,
 }
 
 impl LinkState {
     /// Every state.
-    pub const ALL: [LinkState; 5] =
-        [Self::Down, Self::Connecting, Self::Handshaking, Self::Up, Self::Closing];
+    pub const ALL: [LinkState; 7] = [
+        Self::Down,
+        Self::Connecting,
+        Self::Handshaking,
+        Self::Up,
+        Self::Closing,
+        Self::Proving,
+        Self::Refusing,
+    ];
+
+    /// Whether there is a TCP connection that is of use: bytes go out and come in.
+    pub(crate) fn is_connected(self) -> bool {
+        matches!(self, Self::Handshaking | Self::Up | Self::Proving | Self::Refusing)
+    }
 }
 
 /// One bit per op of a link that is in the kernel.
@@ -63,8 +85,6 @@ pub(crate) struct Session {
     pub(crate) unacked_bytes: u64,
     /// When the first of the others was handled, if there are any.
     pub(crate) unacked_since_ms: u64,
-    /// The worker has said something in it, so it knows of it.
-    pub(crate) confirmed: bool,
     /// What the worker grants, and no more than the gateway's own window.
     pub(crate) window_bytes: u32,
 }
@@ -72,15 +92,7 @@ pub(crate) struct Session {
 impl Session {
     /// A session in which nothing has been said yet.
     pub(crate) fn new(worker: InstanceId, window_bytes: u32) -> Self {
-        Self {
-            worker,
-            received: 0,
-            acked: 0,
-            unacked_bytes: 0,
-            unacked_since_ms: 0,
-            confirmed: false,
-            window_bytes,
-        }
+        Self { worker, received: 0, acked: 0, unacked_bytes: 0, unacked_since_ms: 0, window_bytes }
     }
 
     /// A sequenced frame has been handled.
@@ -209,6 +221,20 @@ pub(crate) struct Link {
     pub(crate) told: VecDeque<LinkDownCause>,
     /// Attempts that have failed since it was up.
     pub(crate) failures: u32,
+    /// What LINK_WELCOME said on this connection, until the link is up.
+    pub(crate) welcome: Option<LinkWelcome>,
+    /// The worker has said that it does not have the session any more.
+    pub(crate) lost: bool,
+    /// The worker is retired, and another name that leads to the same process waits for this link to
+    /// end: nothing more is given to it.
+    pub(crate) yields: bool,
+    /// When this TCP connection was dialled, or refused: what its deadlines count from.
+    pub(crate) since_ms: u64,
+    /// When the link came up last.
+    pub(crate) up_at_ms: u64,
+    /// When the session began.
+    pub(crate) began_at_ms: u64,
+    pub(crate) hold: Hold,
 }
 
 impl Link {
@@ -254,6 +280,13 @@ impl Link {
             hello: None,
             told: VecDeque::new(),
             failures: 0,
+            welcome: None,
+            lost: false,
+            yields: false,
+            since_ms: 0,
+            up_at_ms: 0,
+            began_at_ms: 0,
+            hold: Hold::default(),
         }
     }
 
@@ -319,6 +352,7 @@ impl Link {
         self.session.is_some_and(|session| self.tx.retained_bytes() < u64::from(session.window_bytes))
             && self.failover.is_none()
             && !self.overrun
+            && !(self.yields && self.retired)
     }
 
     /// Whether the worker may be told to let another connection go: it must have all that the

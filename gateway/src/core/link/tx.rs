@@ -52,6 +52,10 @@ pub(crate) struct TxQueue {
     ack_ahead: u64,
     /// Sequenced frames appended in this session.
     appended: u64,
+    /// Offset behind what has been given to TCP on this connection, taken or not.
+    offered: u64,
+    /// The same of all connections of the session.
+    offered_ever: u64,
     /// Bytes that the frame being appended still lacks.
     missing: u32,
     block_bytes: u32,
@@ -97,6 +101,12 @@ impl TxQueue {
     /// Sequenced frames appended in this session.
     pub(crate) fn appended_frames(&self) -> u64 {
         self.appended
+    }
+
+    /// Sequenced frames of this session that TCP has been given on this connection.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn offered_frames(&self) -> u64 {
+        self.sequenced_offered()
     }
 
     /// Whether TCP has taken everything.
@@ -197,6 +207,7 @@ impl TxQueue {
             len = more;
         }
         let index = (self.sent - self.base) / u64::from(self.block_bytes);
+        self.offered = self.sent + len.min(contiguous);
         Some(Span { block: self.blocks[index as usize], offset, len: len.min(contiguous) as u32 })
     }
 
@@ -223,8 +234,10 @@ impl TxQueue {
 
     /// The worker has handled `position` sequenced frames of this session.
     pub(crate) fn on_ack(&mut self, pools: &mut Pools, position: u64) -> Result<(), LinkError> {
-        if position < self.acked.max(self.ack_ahead) || position > self.appended {
-            return Err(LinkError::AckOutOfRange { acked: position, from: self.acked, to: self.appended });
+        let from = self.acked.max(self.ack_ahead);
+        if position < from || position > self.sequenced_sent && position > self.sequenced_offered() {
+            let to = self.sequenced_offered();
+            return Err(LinkError::AckOutOfRange { acked: position, from, to });
         }
         // The answer can be reaped before the completion of the send that it answers.
         self.ack_ahead = position;
@@ -241,11 +254,39 @@ impl TxQueue {
         self.drop_unsequenced(pools);
     }
 
+    /// Sequenced frames of this session that TCP has been given whole on this connection.
+    fn sequenced_offered(&self) -> u64 {
+        let taken = self.sent - u64::from(self.frame_sent);
+        self.sequenced_sent + self.sequenced_between(self.frames_sent, taken, self.offered)
+    }
+
+    /// Sequenced frames from the one at `index`, which begins at offset `at`, that end by `until`.
+    fn sequenced_between(&self, index: usize, mut at: u64, until: u64) -> u64 {
+        let mut count = 0;
+        for &frame in self.frames.range(index..) {
+            at += u64::from(frame & LEN);
+            if at > until {
+                break;
+            }
+            count += u64::from(frame & UNSEQUENCED == 0);
+        }
+        count
+    }
+
+    /// Whether the session can go on after `position` frames: the worker can have handled so many,
+    /// and has not said before that it had handled more.
+    pub(crate) fn may_resume(&self, position: u64) -> bool {
+        let offered = self.offered.max(self.offered_ever);
+        let known = self.acked..=self.acked + self.sequenced_between(0, self.head, offered);
+        known.contains(&position)
+    }
+
     /// A new TCP connection carries on: everything from `position` on is sent again.
     pub(crate) fn resume(&mut self, pools: &mut Pools, position: u64) -> Result<(), LinkError> {
-        if position < self.acked || position > self.appended {
+        if !self.may_resume(position) {
             return Err(LinkError::AckOutOfRange { acked: position, from: self.acked, to: self.appended });
         }
+        self.offered_ever = self.offered_ever.max(self.offered);
         // What the peer has handled was sent, even if no completion has said so.
         self.frames_sent = self.frames.len();
         self.frame_sent = 0;
@@ -259,6 +300,7 @@ impl TxQueue {
         self.frames_sent = 0;
         self.unsequenced_unsent = 0;
         self.sent = self.head;
+        self.offered = self.head;
         (self.sequenced_sent, self.ack_ahead) = (position, position);
         Ok(())
     }

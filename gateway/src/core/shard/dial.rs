@@ -4,7 +4,7 @@
 use crate::{
     core::{
         event::LinkDownCause,
-        link::{Link, LinkState},
+        link::{Link, LinkState, hold::Hold},
         shard::ShardCore,
     },
     op::Io,
@@ -43,6 +43,10 @@ impl ShardCore {
         let was_lost = link.addresses == 0 && count > 0;
         link.addresses = u32::try_from(count).unwrap_or(u32::MAX);
         link.tries = 0;
+        if redial == Redial::Now {
+            // What failed at the last address says nothing of the new one.
+            link.hold = Hold::default();
+        }
         let redial = if was_lost { Redial::Now } else { redial };
         let within_ms = match redial {
             Redial::InTurn => return,

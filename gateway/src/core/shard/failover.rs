@@ -46,12 +46,23 @@ impl ShardCore {
     pub(super) fn fail_session(&mut self, io: &mut impl Io, index: usize) {
         self.stats.inc(Stat::LinkFailovers);
         self.look_at_homeless();
+        let others_serve = self.others_serve(index);
         let link = &mut self.links[index];
         bump(&link.stats.failovers, 1);
         self.events.push(Event::Failover { worker: index as u8, connections: link.connections });
+        // To lose an idle worker costs nobody anything; and one that makes room is not at fault.
+        let at_fault = (link.connections > 0 || link.tx.lag_frames() > 0) && !link.yields;
+        let lasted_ms = self.now_ms - link.began_at_ms;
+        if at_fault
+            && let Some(pause_ms) = link.hold.given_up(self.now_ms, lasted_ms, self.cfg.link_hold_ms)
+            && others_serve
+        {
+            let times = link.hold.times();
+            self.events.push(Event::HeldDown { worker: index as u8, times, pause_ms });
+        }
         link.session = None;
         (link.error_position, link.hopeless, link.overrun) = (None, false, false);
-        link.moves_overdue = false;
+        (link.lost, link.yields, link.moves_overdue) = (false, false, false);
         link.moves.clear();
         let mut salvage = link.tx.salvage(io, &mut self.pools);
         salvage.append(&mut link.stranded);

@@ -43,6 +43,10 @@ pub struct LinkView {
     pub worker_hash: u64,
     /// The worker has left; the next new one may have the link.
     pub vacant: bool,
+    /// The configuration names the worker no more.
+    pub retired: bool,
+    /// Connections can be routed to it.
+    pub routable: bool,
     /// Where its TCP connection is in its life.
     pub state: LinkState,
     /// A send is in the kernel.
@@ -65,6 +69,8 @@ pub struct LinkView {
     pub lag_frames: u64,
     /// Sequenced frames acknowledged in this session.
     pub acked_frames: u64,
+    /// Sequenced frames of this session that TCP has been given on this connection.
+    pub offered_frames: u64,
     /// TCP has taken everything that is queued.
     pub all_sent: bool,
     /// What the worker grants, in bytes.
@@ -128,6 +134,8 @@ impl ShardCore {
         self.links.iter().map(|link| LinkView {
             worker_hash: link.worker_hash,
             vacant: link.vacant,
+            retired: link.retired,
+            routable: link.is_routable(),
             state: link.state,
             is_sending: link.ops & link_bit::SEND != 0,
             session: link.session.map(|session| session.worker),
@@ -139,10 +147,16 @@ impl ShardCore {
             draining: link.draining,
             lag_frames: link.tx.lag_frames(),
             acked_frames: link.tx.acked_frames(),
+            offered_frames: link.tx.offered_frames(),
             all_sent: link.tx.is_all_sent(),
             window_bytes: link.session.map_or(0, |session| session.window_bytes),
             connections: link.connections,
         })
+    }
+
+    /// First and longest time for which a worker is held down.
+    pub fn link_hold_ms(&self) -> (u32, u32) {
+        self.cfg.link_hold_ms
     }
 
     /// Whether nobody in the core holds this block.

@@ -103,6 +103,11 @@ impl ShardCore {
                 "invariant deadlines: a move has been due since {due_ms:?}, at {} the link is up",
                 self.now_ms
             );
+            let others = self.links.iter().filter(|other| !std::ptr::eq(*other, link));
+            let twice = link.session.is_some_and(|session| {
+                others.filter_map(|other| other.session).any(|other| other.worker == session.worker)
+            });
+            assert!(!twice, "invariant one-link-per-worker: {} shares a worker process", link.name());
             if link.state == LinkState::Down {
                 assert_eq!(link.ops, 0, "invariant op-bits: a link that is down has no op in the kernel");
             }

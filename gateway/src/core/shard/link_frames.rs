@@ -3,7 +3,7 @@
 use roost_protocol::{
     Reason, SessionRef,
     edge::{self, FrameType, Welcome},
-    link::{self, Header, LinkError, LinkType, Refusal, Relay, Split, body, header},
+    link::{self, Header, LinkError, LinkType, Refusal, Relay, Split, body, handshake, header},
 };
 
 use crate::{
@@ -36,7 +36,9 @@ impl ShardCore {
                 self.stats.add(Stat::LinkBytesReceived, u64::from(result.cast_unsigned()));
                 let link = &mut self.links[index];
                 link.rx.filled += result.cast_unsigned();
-                link.heard_at_ms = self.now_ms;
+                if link.state == LinkState::Up {
+                    link.heard_at_ms = self.now_ms;
+                }
                 // What is left stays for the end of the turn.
                 self.handle_link_bytes(io, index);
             }
@@ -56,7 +58,7 @@ impl ShardCore {
         let mut busy = false;
         for index in 0..self.links.len() {
             let link = &self.links[index];
-            if !matches!(link.state, LinkState::Handshaking | LinkState::Up) {
+            if !link.state.is_connected() {
                 continue;
             }
             if link.rx.stalled {
@@ -79,11 +81,14 @@ impl ShardCore {
     }
 
     fn handle_link_frames(&mut self, io: &mut impl Io, index: usize) -> Result<bool, LinkError> {
-        let payload_bytes_max = self.cfg.link_payload_bytes_max();
         for _ in 0..self.cfg.bounds.link_frames {
             let rx = &self.links[index].rx;
             let block = rx.block.expect("frames stand in a block");
             let bytes = &io.block(block)[rx.handled as usize..rx.filled as usize];
+            let payload_bytes_max = match self.links[index].state {
+                LinkState::Handshaking => handshake::PAYLOAD_BYTES_MAX,
+                _ => self.cfg.link_payload_bytes_max(),
+            };
             let (header, frame_bytes) = match link::split(bytes, payload_bytes_max)? {
                 Split::Frame { header, .. } => (header, header.frame_bytes() as u32),
                 Split::Need { .. } => {
@@ -100,7 +105,7 @@ impl ShardCore {
                 return Ok(false);
             }
             let link = &mut self.links[index];
-            if link.state == LinkState::Closing {
+            if matches!(link.state, LinkState::Closing | LinkState::Refusing) {
                 return Ok(false);
             }
             link.rx.handled += frame_bytes;
@@ -141,17 +146,20 @@ impl ShardCore {
     }
 
     fn on_link_error(&mut self, io: &mut impl Io, index: usize, error: LinkError) {
+        if self.links[index].state != LinkState::Up {
+            let refusal = match error {
+                LinkError::Version(_) => Refusal::Version,
+                _ => Refusal::Malformed,
+            };
+            return self.refuse_link(io, index, refusal, LinkDownCause::Protocol(error));
+        }
         self.stats.inc(Stat::LinkErrors);
         // The same frame again after a resume: this session will not get any further.
         let link = &mut self.links[index];
         let position = link.session.map(|session| session.received);
         link.hopeless = position.is_some() && position == link.error_position;
         link.error_position = position;
-        let cause = match error {
-            LinkError::Refused(refusal) => LinkDownCause::RefusedByWorker(refusal),
-            error => LinkDownCause::Protocol(error),
-        };
-        self.break_link(io, index, cause);
+        self.break_link(io, index, LinkDownCause::Protocol(error));
     }
 
     fn handle_link_frame(
@@ -161,18 +169,8 @@ impl ShardCore {
         header: Header,
         payload: Span,
     ) -> Result<Handled, LinkError> {
-        if self.links[index].state == LinkState::Handshaking {
-            return match header.link_type {
-                LinkType::LinkWelcome => {
-                    let payload = bytes_of(io, payload).to_vec();
-                    self.on_welcome(io, index, &payload).map(|()| Handled::Done)
-                }
-                LinkType::LinkRefuse => Err(LinkError::Refused(Refusal::from_code(header.aux))),
-                other => Err(LinkError::Unexpected(other)),
-            };
-        }
-        if let Some(session) = &mut self.links[index].session {
-            session.confirmed = true;
+        if self.links[index].state != LinkState::Up && !self.on_handshake_frame(io, index, header, payload)? {
+            return Ok(Handled::Done);
         }
         match header.link_type {
             LinkType::Data => self.on_data(io, index, header, payload)?,
@@ -191,14 +189,18 @@ impl ShardCore {
                 let retry_after_ms = body::decode_retry_after_ms(bytes_of(io, payload))?;
                 self.on_worker_close(io, index, header, retry_after_ms);
             }
+            LinkType::Moved if payload.len > 0 => return Err(LinkError::Malformed),
             LinkType::Moved => self.on_moved(io, index, header),
             LinkType::Multicast => self.on_multicast(io, index, payload)?,
             LinkType::Broadcast => return self.on_broadcast(io, index, header, payload),
             LinkType::Relay => self.on_relay(io, payload)?,
+            LinkType::Draining if payload.len > 0 => return Err(LinkError::Malformed),
             LinkType::Draining => self.on_draining(index),
+            LinkType::Ping | LinkType::Pong if payload.len > edge::PING_BYTES_MAX as u32 => {
+                return Err(LinkError::Malformed);
+            }
             LinkType::Ping => {
-                let mut pong = Header::new(LinkType::Pong, header.connection, header.payload_bytes);
-                pong.payload_bytes = payload.len.min(edge::PING_BYTES_MAX as u32);
+                let pong = Header::new(LinkType::Pong, header.connection, payload.len);
                 let link = &mut self.links[index];
                 // Who does not read its answers needs no more of them.
                 if link.control.len() < PONGS_BYTES_MAX {

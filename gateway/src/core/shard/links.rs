@@ -1,26 +1,19 @@
-//! Links come up and go down: dialling, handshake, flushing, keepalive.
+//! Links are dialled, kept alive, flushed, and go down; how they come up stands in `link_up`.
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use roost_protocol::{
-    InstanceId,
-    auth::{self, Side},
-    link::{
-        Header, LinkError, LinkHello, LinkProof, LinkType, LinkWelcome, Refusal, handshake,
-        handshake::NONCE_BYTES,
-    },
-};
+use roost_protocol::link::{Header, LinkType};
 
 use crate::{
     core::{
         event::{Event, LinkDownCause, LinkStep},
-        link::{Link, LinkState, Session, link_bit},
+        link::{Link, LinkState, link_bit},
         outbox::Span,
         pool::Class,
-        shard::{ShardCore, dial::connect_ms_max, kind},
+        shard::{ShardCore, dial::connect_ms_max, kind, link_up},
         stats::{Stat, bump},
     },
-    op::{Io, Op, Sock, Token, errno},
+    op::{Io, Op, Sock, Token},
 };
 
 /// How long an acknowledgement waits for data to ride on: alone it is a send for us and a wake-up
@@ -29,17 +22,14 @@ const ACK_DELAY_MS: u64 = 5;
 /// It does not wait once this part of the window is handled and not acknowledged.
 const ACK_WINDOW_SHARE: u32 = 4;
 
-/// How long a worker that drained may take to say so again on a new TCP connection (SPEC.md 3.9).
-const DRAINING_GRACE_MS: u64 = 1_000;
-
-const NO_CONNECTION: roost_protocol::ConnectionId = roost_protocol::ConnectionId::from_bits(0);
+pub(super) const NO_CONNECTION: roost_protocol::ConnectionId = roost_protocol::ConnectionId::from_bits(0);
 
 impl ShardCore {
     fn link_token(&self, kind: u8, index: usize) -> Token {
         Token::new(kind, index as u32, self.links[index].generation)
     }
 
-    fn submit_link(&mut self, io: &mut impl Io, index: usize, kind: u8, op: Op) {
+    pub(super) fn submit_link(&mut self, io: &mut impl Io, index: usize, kind: u8, op: Op) {
         let token = self.link_token(kind, index);
         let bit = link_op_bit(kind);
         let link = &mut self.links[index];
@@ -68,8 +58,10 @@ impl ShardCore {
         if token.kind() == kind::LINK_CLOSE {
             return self.on_link_closed(index);
         }
-        if self.links[index].state == LinkState::Closing {
-            return self.join_link(io, index);
+        match self.links[index].state {
+            LinkState::Closing => return self.join_link(io, index),
+            LinkState::Refusing => return self.on_refusing(io, index, token.kind(), result),
+            _ => {}
         }
         match token.kind() {
             kind::LINK_CONNECT => self.on_link_connect(io, index, result),
@@ -88,6 +80,20 @@ impl ShardCore {
             || link.hopeless
             || link.overrun
             || link.moves_overdue
+            // While the handshake lasts, the worker's new session may replace the lost one.
+            || link.lost && link.state != LinkState::Proving
+            || link.yields && link.retired && link.tx.lag_frames() == 0
+    }
+
+    /// Whether a worker that is held down is to be left alone: somebody else must serve meanwhile.
+    pub(super) fn is_held(&self, index: usize) -> bool {
+        self.now_ms < self.links[index].hold.until_ms() && self.others_serve(index)
+    }
+
+    /// Whether connections can go elsewhere.
+    pub(super) fn others_serve(&self, index: usize) -> bool {
+        let mut others = self.links.iter().enumerate().filter(|&(other, _)| other != index);
+        others.any(|(_, link)| link.state == LinkState::Up && link.is_routable())
     }
 
     /// Dials the workers whose turn it is, probes silent links, and gives up the dead.
@@ -103,15 +109,19 @@ impl ShardCore {
             self.judge_draining(index);
             let silent_ms = self.now_ms.saturating_sub(self.links[index].heard_at_ms);
             let gone = self.is_gone(&self.links[index]);
+            if self.links[index].session.is_some() && gone && self.links[index].state == LinkState::Refusing {
+                // Nothing that the session retains is in the kernel, and LINK_REFUSE is to arrive.
+                self.fail_session(io, index);
+            }
             if self.links[index].session.is_some() && gone {
                 // Fencing: what a worker that was only stopped says later must not be heard. And
                 // the kernel may still be sending from what the session retains: join first.
                 let link = &self.links[index];
-                let silent = LinkDownCause::Silent(u32::try_from(silent_ms).unwrap_or(u32::MAX));
                 let cause = match () {
                     () if link.hopeless => LinkDownCause::Hopeless,
                     () if link.moves_overdue => LinkDownCause::MovesOverdue,
-                    () => silent,
+                    () if link.yields && link.retired => LinkDownCause::Retired,
+                    () => LinkDownCause::Silent(u32::try_from(silent_ms).unwrap_or(u32::MAX)),
                 };
                 self.break_link(io, index, cause);
                 if self.links[index].state == LinkState::Down {
@@ -120,6 +130,7 @@ impl ShardCore {
             }
             let keepalive_ms = u64::from(self.keepalive_ms());
             let handshake_ms = self.cfg.handshake_timeout_ms;
+            let held = self.links[index].state == LinkState::Down && self.is_held(index);
             let link = &mut self.links[index];
             let is_done = link.tx.lag_frames() == 0 && link.resend.is_empty();
             if link.retired && link.connections == 0 && is_done {
@@ -133,19 +144,27 @@ impl ShardCore {
                 continue;
             }
             match link.state {
+                // What was of one that is retired has gone elsewhere, or will.
+                LinkState::Down if held || link.retired && link.session.is_none() => {}
                 LinkState::Down if self.now_ms >= link.retry_at_ms && link.addresses > 0 => {
                     link.state = LinkState::Connecting;
+                    link.since_ms = self.now_ms;
                     self.submit_link(io, index, kind::LINK_CONNECT, Op::Connect { link: index as u16 });
                 }
                 LinkState::Connecting
-                    if self.now_ms >= link.retry_at_ms + connect_ms_max(handshake_ms, link) =>
+                    if self.now_ms >= link.since_ms + connect_ms_max(handshake_ms, link) =>
                 {
                     self.break_link(io, index, LinkDownCause::Late(LinkStep::Connect));
                 }
-                LinkState::Handshaking
-                    if self.now_ms >= link.retry_at_ms + u64::from(self.cfg.handshake_timeout_ms) =>
+                LinkState::Handshaking | LinkState::Proving
+                    if self.now_ms >= link.since_ms + u64::from(self.cfg.handshake_timeout_ms) =>
                 {
-                    self.break_link(io, index, LinkDownCause::Late(LinkStep::Welcome));
+                    let welcomed = link.state == LinkState::Proving;
+                    let step = if welcomed { LinkStep::FirstFrame } else { LinkStep::Welcome };
+                    self.break_link(io, index, LinkDownCause::Late(step));
+                }
+                LinkState::Refusing if self.now_ms >= link.since_ms + link_up::REFUSE_LINGER_MS => {
+                    self.end_refusal(io, index);
                 }
                 LinkState::Up
                     if silent_ms >= keepalive_ms && self.now_ms >= link.pinged_at_ms + keepalive_ms =>
@@ -179,7 +198,7 @@ impl ShardCore {
         let keepalive_ms = u64::from(self.keepalive_ms());
         let failover_ms = u64::from(self.cfg.link_failover_ms);
         let mut at = self.no_worker_due_ms().unwrap_or(u64::MAX);
-        for link in &self.links {
+        for (index, link) in self.links.iter().enumerate() {
             if link.state == LinkState::Up {
                 at = at.min(link.moves.due_ms(self.cfg.link_failover_ms).unwrap_or(u64::MAX));
                 at = at.min(link.undrains_at_ms.unwrap_or(u64::MAX));
@@ -187,11 +206,14 @@ impl ShardCore {
             at = at.min(match link.state {
                 LinkState::Down if link.retired && link.session.is_none() => u64::MAX,
                 LinkState::Down if link.addresses == 0 => u64::MAX,
+                // Sooner if the others stop serving; but then there is a turn.
+                LinkState::Down if self.is_held(index) => link.retry_at_ms.max(link.hold.until_ms()),
                 LinkState::Down => link.retry_at_ms,
-                LinkState::Connecting => {
-                    link.retry_at_ms + connect_ms_max(self.cfg.handshake_timeout_ms, link)
+                LinkState::Connecting => link.since_ms + connect_ms_max(self.cfg.handshake_timeout_ms, link),
+                LinkState::Handshaking | LinkState::Proving => {
+                    link.since_ms + u64::from(self.cfg.handshake_timeout_ms)
                 }
-                LinkState::Handshaking => link.retry_at_ms + u64::from(self.cfg.handshake_timeout_ms),
+                LinkState::Refusing => link.since_ms + link_up::REFUSE_LINGER_MS,
                 LinkState::Up => (link.heard_at_ms.max(link.pinged_at_ms)) + keepalive_ms,
                 LinkState::Closing => u64::MAX,
             });
@@ -205,36 +227,6 @@ impl ShardCore {
             }
         }
         at.max(self.now_ms + 1)
-    }
-
-    fn on_link_connect(&mut self, io: &mut impl Io, index: usize, result: i32) {
-        if result < 0 {
-            if result == -errno::EDESTADDRREQ {
-                self.links[index].addresses = 0;
-            }
-            return self.break_link(io, index, LinkDownCause::Dial { errno: -result });
-        }
-        let mut nonce = [0; NONCE_BYTES];
-        (self.entropy)(&mut nonce);
-        let link = &mut self.links[index];
-        // A worker that never got LINK_PROOF knows nothing of the session, and might take it for an
-        // older one of its own.
-        let known = link.session.filter(|session| session.confirmed);
-        let hello = LinkHello {
-            shard: u16::from(self.cfg.shard),
-            shards: self.cfg.shards,
-            gateway: self.cfg.gateway,
-            nonce,
-            expected_worker: known.map_or(InstanceId::NONE, |session| session.worker),
-            received_position: known.map_or(0, |session| session.received),
-            window_bytes: self.cfg.link_window_bytes,
-            frame_bytes_max: self.cfg.frame_bytes_max,
-        };
-        link.state = LinkState::Handshaking;
-        handshake::encode_frame(LinkType::LinkHello, &hello.encode_payload(), &mut link.control);
-        link.hello = Some(hello);
-        self.receive_link(io, index);
-        self.flush_link(io, index);
     }
 
     /// Receives behind what stands in the block already.
@@ -251,66 +243,6 @@ impl ShardCore {
         self.submit_link(io, index, kind::LINK_RECV, Op::Recv { sock, block, offset, len, wait: true });
     }
 
-    /// LINK_WELCOME: the worker's proof is checked, and the session goes on or starts anew.
-    pub(super) fn on_welcome(
-        &mut self,
-        io: &mut impl Io,
-        index: usize,
-        payload: &[u8],
-    ) -> Result<(), LinkError> {
-        let welcome = LinkWelcome::decode(payload)?;
-        let link = &mut self.links[index];
-        let hello = link.hello.take().expect("LINK_HELLO comes first").encode_payload();
-        let proven = &payload[..LinkWelcome::PROVEN_BYTES];
-        let secret = link.secret.as_deref();
-        let proof = match (secret, welcome.proof) {
-            (None, _) => None,
-            (Some(secret), Some(proof)) if auth::verify(secret, Side::Worker, &hello, proven, &proof) => {
-                Some(auth::prove(secret, Side::Gateway, &hello, proven))
-            }
-            (Some(_), None) => return Err(LinkError::Refused(Refusal::SecretRequired)),
-            _ => return Err(LinkError::Refused(Refusal::SecretWrong)),
-        };
-        if welcome.window_bytes == 0 {
-            return Err(LinkError::Malformed);
-        }
-        handshake::encode_frame(
-            LinkType::LinkProof,
-            &LinkProof { proof }.encode_payload(),
-            &mut link.control,
-        );
-        // A worker may grant more than is kept for it here.
-        let window_bytes = welcome.window_bytes.min(self.cfg.link_window_bytes);
-        link.state = LinkState::Up;
-        link.told.clear();
-        link.failures = 0;
-        link.backoff_ms = 0;
-        link.undrains_at_ms = (link.draining && welcome.resumed).then_some(self.now_ms + DRAINING_GRACE_MS);
-        let same = link.session.is_some_and(|session| session.worker == welcome.worker);
-        if welcome.resumed {
-            let Some(session) = link.session.as_mut().filter(|_| same) else {
-                return Err(LinkError::Malformed);
-            };
-            session.acknowledged();
-            session.window_bytes = window_bytes;
-            link.tx.resume(&mut self.pools, welcome.received_position)?;
-            link.moves.touch(self.now_ms);
-            self.stats.inc(Stat::LinkResumes);
-            self.events.push(Event::LinkUp { worker: index as u8, resumed: true });
-        } else {
-            if link.session.is_some() {
-                // Another instance, or one that has forgotten: its connections must be reopened.
-                self.fail_session(io, index);
-            }
-            self.links[index].session = Some(Session::new(welcome.worker, window_bytes));
-            self.stats.inc(Stat::LinkSessionsStarted);
-            self.events.push(Event::LinkUp { worker: index as u8, resumed: false });
-            self.links[index].draining = false;
-            self.start_rebalance();
-        }
-        Ok(())
-    }
-
     /// Sends what waits, on every link.
     pub(super) fn flush_links(&mut self, io: &mut impl Io) {
         for index in 0..self.links.len() {
@@ -318,10 +250,9 @@ impl ShardCore {
         }
     }
 
-    fn flush_link(&mut self, io: &mut impl Io, index: usize) {
+    pub(super) fn flush_link(&mut self, io: &mut impl Io, index: usize) {
         let link = &mut self.links[index];
-        let running = matches!(link.state, LinkState::Handshaking | LinkState::Up);
-        if !running || link.ops & link_bit::SEND != 0 {
+        if !link.state.is_connected() || link.ops & link_bit::SEND != 0 {
             return;
         }
         let up = link.state == LinkState::Up;
@@ -411,6 +342,18 @@ impl ShardCore {
             return;
         }
         let was_up = link.state == LinkState::Up;
+        if was_up && self.now_ms - link.up_at_ms >= u64::from(self.cfg.link_redial_ms.1) {
+            // One that comes up only to go down again is not dialled as if all were well.
+            link.backoff_ms = 0;
+        }
+        self.tell_down(index, cause, was_up);
+        self.links[index].state = LinkState::Closing;
+        self.join_link(io, index);
+    }
+
+    /// Counts and tells that a link's TCP connection is gone, or did not come up.
+    pub(super) fn tell_down(&mut self, index: usize, cause: LinkDownCause, was_up: bool) {
+        let link = &mut self.links[index];
         link.failed = !was_up;
         // Without an address it was not dialled at all; whoever looks for one says why there is none.
         if was_up || link.addresses > 0 {
@@ -420,11 +363,9 @@ impl ShardCore {
                 self.events.push(Event::LinkDown { worker: index as u8, cause, was_up, failures });
             }
         }
-        link.state = LinkState::Closing;
-        self.join_link(io, index);
     }
 
-    fn join_link(&mut self, io: &mut impl Io, index: usize) {
+    pub(super) fn join_link(&mut self, io: &mut impl Io, index: usize) {
         let ops = self.links[index].ops;
         let sock = Sock::Link(index as u16);
         if ops == 0 {
@@ -445,6 +386,7 @@ impl ShardCore {
         assert_eq!(link.ops, 0, "invariant join-before-close: a link is closed only when its ops are joined");
         link.state = LinkState::Down;
         link.generation = link.generation.wrapping_add(1);
+        (link.hello, link.welcome) = (None, None);
         link.control.clear();
         if let Some((block, ..)) = link.control_send.take() {
             self.pools.release(block);

@@ -8,7 +8,8 @@
 //! * [`allowance`]: how much a client may send per second.
 //! * [`send`]: frames go to clients, at once or by an outbox.
 //! * [`close`]: drain, stop, join, close.
-//! * [`links`]: dialling, handshake, flushing, keepalive.
+//! * [`links`]: dialling, flushing, keepalive.
+//! * [`link_up`]: the handshake, until a link is up.
 //! * [`link_frames`]: what workers say.
 //! * [`routing`]: which worker a connection belongs to; moves.
 //! * [`failover`]: a worker is given up, and others get what it had.
@@ -31,6 +32,7 @@ mod hello;
 pub mod inspect;
 mod invariants;
 mod link_frames;
+mod link_up;
 mod links;
 mod proxy;
 mod receive;

@@ -7,7 +7,7 @@ use roost_protocol::{
     ConnectionId, InstanceId, Reason,
     edge::{self, FrameType, Hello},
     hash,
-    link::{self, Header, LinkType, LinkWelcome, Split, handshake},
+    link::{self, Header, LinkType, Split},
 };
 
 use crate::{
@@ -88,19 +88,8 @@ impl Rig {
     /// A worker takes the dial and grants a window.
     fn up(&mut self, link: u16, window_bytes: u32) {
         self.wires.resize_with(self.wires.len().max(usize::from(link) + 1), Default::default);
-        assert!(self.end(|op| op == Op::Connect { link }, 0), "link {link} is dialled");
-        let welcome = LinkWelcome {
-            resumed: false,
-            window_bytes,
-            worker: InstanceId([link as u8 + 1; 16]),
-            nonce: [9; handshake::NONCE_BYTES],
-            received_position: 0,
-            proof: None,
-        };
-        let mut bytes = Vec::new();
-        handshake::encode_frame(LinkType::LinkWelcome, &welcome.encode_payload(), &mut bytes);
         // LINK_HELLO counts for nothing here.
-        self.hands.deliver(&mut self.core, Sock::Link(link), &bytes);
+        self.hands.welcome(&mut self.core, link, InstanceId([link as u8 + 1; 16]), window_bytes);
         self.settle();
     }
 
@@ -180,7 +169,7 @@ impl Rig {
     fn acknowledge(&mut self, link: u16) {
         let view = self.core.link_views().nth(usize::from(link)).expect("a link");
         let mut ack = Header::new(LinkType::Ack, ConnectionId::from_bits(0), 8).encode().to_vec();
-        ack.extend((view.acked_frames + view.lag_frames).to_be_bytes());
+        ack.extend(view.offered_frames.to_be_bytes());
         self.hands.deliver(&mut self.core, Sock::Link(link), &ack);
         self.settle();
     }

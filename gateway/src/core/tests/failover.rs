@@ -18,6 +18,8 @@ fn crowd(workers: usize, key: &[u8]) -> (Rig, u32) {
         config.bounds.routing_visits = VISITS;
         config.bounds.resends = 3;
         config.handshake_timeout_ms = 600_000;
+        // Who has just failed may be back at once.
+        config.link_hold_ms = (1, 1);
     });
     let slot = rig.open_client(key);
     for i in 1..SLOTS {

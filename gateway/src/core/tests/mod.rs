@@ -1,10 +1,12 @@
 //! Property tests: the parts of the core against plain models. `PROPTEST_CASES` widens them.
 
 mod admission;
+mod bad_vectors;
 mod churn;
 mod dial;
 mod failover;
 mod fair;
+mod handshake;
 mod moves;
 mod outbox;
 mod proxy;

@@ -25,7 +25,7 @@ use crate::{
 const SLOTS: u32 = 8;
 
 pub(super) struct Rig {
-    config: CoreConfig,
+    pub(super) config: CoreConfig,
     pub(super) core: ShardCore,
     pub(super) hands: Hands,
     pub(super) now_ms: u64,
@@ -34,7 +34,10 @@ pub(super) struct Rig {
 
 impl Rig {
     pub(super) fn new(names: &[&str]) -> Self {
-        let config = CoreConfig { workers: workers(names), ..config() };
+        Self::of(CoreConfig { workers: workers(names), ..config() })
+    }
+
+    pub(super) fn of(config: CoreConfig) -> Self {
         let hands = Hands::new(&specs(&config));
         let stats = Arc::new(ShardStats::default());
         let core = ShardCore::new(config.clone(), SLOTS, stats, Box::new(|bytes| bytes.fill(7)));
@@ -86,7 +89,7 @@ impl Rig {
     }
 
     /// A client of the only worker that takes clients; its slot.
-    fn client(&mut self, key: &[u8]) -> u32 {
+    pub(super) fn client(&mut self, key: &[u8]) -> u32 {
         let (token, op) = self.hands.take(|_, op| matches!(op, Op::Accept { .. })).expect("an accept");
         let Op::Accept { slot, .. } = op else { unreachable!("just matched") };
         let completion = self.hands.end((token, op), 0);
@@ -103,7 +106,7 @@ impl Rig {
         self.core.slot_views().nth(slot as usize).expect("a slot")
     }
 
-    fn say(&mut self, link: u16, link_type: LinkType, connection: ConnectionId, payload: &[u8]) {
+    pub(super) fn say(&mut self, link: u16, link_type: LinkType, connection: ConnectionId, payload: &[u8]) {
         let mut bytes = Header::new(link_type, connection, payload.len() as u32).encode().to_vec();
         bytes.extend(payload);
         self.hands.deliver(&mut self.core, Sock::Link(link), &bytes);
@@ -123,7 +126,7 @@ impl Rig {
     }
 }
 
-fn workers(names: &[&str]) -> Vec<WorkerConfig> {
+pub(super) fn workers(names: &[&str]) -> Vec<WorkerConfig> {
     names.iter().map(|name| WorkerConfig { name: (*name).to_owned(), secret: None }).collect()
 }
 

@@ -25,7 +25,11 @@ impl Worker {
             ));
         }
         let session = self.session.as_mut().expect("a running wire has a session");
-        if wire.received <= session.handled {
+        if wire.received <= session.handled || self.died {
+            return;
+        }
+        if self.dies_at_reopen && header.link_type == LinkType::Reopen {
+            self.died = true;
             return;
         }
         session.handled += 1;

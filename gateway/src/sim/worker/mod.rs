@@ -72,6 +72,16 @@ pub struct Worker {
     /// It lives, and answers no CLOSED(moved).
     pub mute: bool,
     instance: InstanceId,
+    /// As which instances it has accepted a proof.
+    pub proven: Vec<InstanceId>,
+    /// Until the end of the troubles it dies at every REOPEN.
+    pub dies_at_reopen: bool,
+    /// It was killed by a REOPEN, and is to be started again.
+    pub died: bool,
+    /// Until the end of the troubles it refuses every proof.
+    pub refuses_proofs: bool,
+    /// Until the end of the troubles it is also where this other worker is looked for.
+    pub twin: Option<usize>,
     session: Option<Session>,
     wires: Vec<Wire>,
     rng: Rng,
@@ -91,6 +101,11 @@ impl Worker {
             drains: false,
             mute: false,
             instance,
+            proven: Vec::new(),
+            dies_at_reopen: false,
+            died: false,
+            refuses_proofs: false,
+            twin: None,
             session: None,
             wires: Vec::new(),
             rng,
@@ -205,8 +220,10 @@ impl Worker {
         if self.paused_until_us > world.now_us() {
             return;
         }
-        while let Some(conn) = world.endpoints[self.index].accepted.pop_front() {
-            self.wires.push(Wire::new(conn));
+        for endpoint in [Some(self.index), self.twin].into_iter().flatten() {
+            while let Some(conn) = world.endpoints[endpoint].accepted.pop_front() {
+                self.wires.push(Wire::new(conn));
+            }
         }
         let mut index = 0;
         while index < self.wires.len() {
@@ -216,6 +233,9 @@ impl Worker {
                 let wire = self.wires.remove(index);
                 world.net.peer_close(wire.conn);
             }
+        }
+        if self.died {
+            return self.kill(world);
         }
         for index in 0..self.wires.len() {
             self.fill(index, calm);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use roost_protocol::{
     auth::{self, Side},
-    link::{self, Header, LinkHello, LinkProof, LinkType, LinkWelcome, Split, handshake},
+    link::{self, Header, LinkHello, LinkProof, LinkType, LinkWelcome, Refusal, Split, handshake},
 };
 
 use super::{NONE, Worker, session::Session};
@@ -140,6 +140,8 @@ impl Worker {
                 true
             }
             (Phase::Running, LinkType::Pong) => true,
+            // Where it is one process under two names.
+            (Phase::Proof { .. }, LinkType::LinkRefuse) => false,
             (phase, other) => {
                 ledger.violation(format!("invariant link-protocol: {other:?} in {phase:?}"));
                 false
@@ -193,6 +195,12 @@ impl Worker {
                 ledger.violation("invariant link-protocol: the gateway's proof is wrong".into());
             }
         }
+        if self.refuses_proofs {
+            self.wires[index].tx.extend(Refusal::SecretRequired.encode());
+            self.write(world, index);
+            return false;
+        }
+        self.proven.push(self.instance);
         let hello = LinkHello::decode(&hello).expect("it decoded before");
         // An older TCP connection of the session is superseded.
         let keep = self.wires[index].conn;
@@ -213,6 +221,10 @@ impl Worker {
             }
             None => self.session = Some(Session::new(ledger.begin_session())),
         }
+        // The link is up at once.
+        let wire = &mut self.wires[index];
+        wire.tx.extend(Header::new(LinkType::Ack, NONE, 8).encode());
+        wire.tx.extend(wire.acknowledged.to_be_bytes());
         for conn in old {
             let at = self.wires.iter().position(|wire| wire.conn == conn).expect("just listed");
             self.wires[at].spoilt = true;
