@@ -80,7 +80,7 @@ const MIB: u64 = 1024 * 1024;
 
 keys! {
     /// Where clients connect: `ADDR:PORT`, IPv4 or `[IPv6]`; `[::]` is all of IPv6 and no IPv4, so
-    /// name 0.0.0.0 and [::] for both. `proxy:ADDR:PORT` expects a PROXY protocol header (v1 or v2)
+    /// name 0.0.0.0 and `[::]` for both. `proxy:ADDR:PORT` expects a PROXY protocol header (v1 or v2)
     /// before the first frame, from the sources in `proxy_trusted`.
     Start listen: Vec<ListenerSpec> = vec![ListenerSpec::local(7400)];
     /// Networks whose PROXY headers are believed; everybody else on a `proxy:` listener is closed.
