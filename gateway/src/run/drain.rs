@@ -17,6 +17,8 @@ use crate::core::{Command, stats::Stat};
 const GRACE: Duration = Duration::from_secs(3);
 /// A queue from which nobody has come for so long is empty.
 const QUIET: Duration = Duration::from_millis(100);
+/// How much later than it was due a look may be, before the time until then counts as a pause.
+const LATE: Duration = Duration::from_millis(100);
 /// After this the listeners are closed, although still more clients come.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
@@ -31,6 +33,36 @@ enum Doors {
     Closing { closed: Receiver<()>, left: usize },
     /// The kernel refuses them, or another process serves them.
     Closed,
+}
+
+/// When a drain gives up. A process that was stopped meanwhile (a signal, a freezer, a pause of its
+/// machine) has used none of that time: nobody could leave.
+#[derive(Debug)]
+struct Deadline {
+    until: Instant,
+    looked: Instant,
+}
+
+impl Deadline {
+    fn new(now: Instant, patience: Duration) -> Self {
+        Self { until: now + patience, looked: now }
+    }
+
+    /// Looks at the clock, as has to be done every [`LOOK`]. Gives how long nothing ran before.
+    fn look(&mut self, now: Instant) -> Duration {
+        let elapsed = now.saturating_duration_since(self.looked);
+        self.looked = now;
+        if elapsed <= LOOK + LATE {
+            return Duration::ZERO;
+        }
+        let pause = elapsed - LOOK;
+        self.until += pause;
+        pause
+    }
+
+    fn is_over(&self) -> bool {
+        self.looked >= self.until
+    }
 }
 
 impl Running<'_> {
@@ -54,15 +86,20 @@ impl Running<'_> {
             },
         };
         let over_ms = self.drain_over_ms();
-        let mut until = Instant::now() + Duration::from_millis(u64::from(over_ms)) + GRACE;
+        let patience = Duration::from_millis(u64::from(over_ms)) + GRACE;
+        let mut deadline = Deadline::new(Instant::now(), patience);
         tracing::info!(over_ms, connections = self.fleet.sum(Stat::Connections), "draining");
         let mut told = !others_serve;
         if told {
             self.fleet.command(&Command::Drain { over_ms, to: to.clone() });
         }
         let mut hurried = false;
-        while Instant::now() < until {
-            self.look_at_doors(&mut doors);
+        loop {
+            let pause = deadline.look(Instant::now());
+            if deadline.is_over() {
+                break;
+            }
+            self.look_at_doors(&mut doors, pause);
             let closed = matches!(doors, Doors::Closed);
             if closed && !told {
                 // Whoever was let in by an accept that was being cancelled has been served until now.
@@ -79,7 +116,7 @@ impl Running<'_> {
                 hurried = true;
                 told = true;
                 self.fleet.command(&Command::Drain { over_ms: 0, to: to.clone() });
-                until = Instant::now() + GRACE;
+                deadline = Deadline::new(Instant::now(), GRACE);
             }
             if self.signals.take_reload() {
                 tracing::warn!("SIGHUP: nothing changes: this gateway is draining");
@@ -94,10 +131,12 @@ impl Running<'_> {
         Ok(())
     }
 
-    fn look_at_doors(&mut self, doors: &mut Doors) {
+    fn look_at_doors(&mut self, doors: &mut Doors, pause: Duration) {
         let now = Instant::now();
         match doors {
             Doors::Answering { until, accepts, quiet_since } => {
+                *until += pause;
+                *quiet_since += pause;
                 let accepts_now = self.fleet.sum(Stat::Accepts);
                 if std::mem::replace(accepts, accepts_now) != accepts_now {
                     *quiet_since = now;
@@ -140,5 +179,24 @@ impl Running<'_> {
             rate => self.fleet.sum(Stat::Connections) * 1000 / u64::from(rate),
         };
         self.config.drain_ms.max(u32::try_from(at_rate_ms).unwrap_or(u32::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drain_gives_up_after_the_time_in_which_it_ran() {
+        let began = Instant::now();
+        let at = |ms| began + Duration::from_millis(ms);
+        let mut deadline = Deadline::new(began, Duration::from_millis(200));
+        assert_eq!(deadline.look(at(20)), Duration::ZERO);
+        assert_eq!(deadline.look(at(60_040)), Duration::from_secs(60), "stopped for a minute");
+        assert!(!deadline.is_over());
+        assert_eq!(deadline.look(at(60_150)), Duration::ZERO, "late, as on a busy machine");
+        assert!(!deadline.is_over());
+        assert_eq!(deadline.look(at(60_200)), Duration::ZERO);
+        assert!(deadline.is_over());
     }
 }
