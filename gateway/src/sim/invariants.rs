@@ -29,6 +29,8 @@ pub const INVARIANTS: &[(&str, &str)] = &[
     ("budget", "connections counted against the cap and against an address are those that are there"),
     ("admission", "what can wait is appended only where there is room; queues keep to what is theirs"),
     ("who-holds-pays", "where memory is used up, the one that is closed is among those that hold the most"),
+    ("turns", "who waits for a receive buffer is not overtaken; a client has a bounded share of a turn"),
+    ("served-time", "no deadline counts the time in which the process was stopped"),
     ("bounded-work", "the ops of a turn are bounded by what came in and the table's size"),
     ("no-livelock", "the loop waits when there is nothing to do"),
     ("liveness", "once troubles end, everybody is answered and everything is given back"),

@@ -213,6 +213,7 @@ impl Run {
 
     fn check(&mut self) -> Result<(), String> {
         self.shadow.check(self.shard.core(), &self.world.borrow());
+        self.world.borrow_mut().forget_receives();
         if self.world.borrow().trace {
             self.trace_links();
         }

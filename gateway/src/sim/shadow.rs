@@ -1,6 +1,6 @@
 //! The shadow model: what must hold between any two turns of the shard, seen from outside.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use roost_protocol::Reason;
 
@@ -8,7 +8,7 @@ use crate::{
     core::{
         ShardCore,
         link::LinkState,
-        record::{State, flag},
+        record::{State, bit, flag},
         shard::inspect::{LinkView, SlotView},
         stats::Stat,
     },
@@ -24,6 +24,9 @@ use crate::{
 /// Ops that one turn may submit: a constant, some per completion, some per slot.
 const OPS_PER_TURN: (u64, u64, u64) = (64, 4, 4);
 
+/// How often one client's frames may be handled in a turn, each time as many as at a stretch.
+const STRETCHES_PER_TURN: u64 = 3;
+
 /// What the shadow remembers from turn to turn.
 #[derive(Debug, Default)]
 pub struct Shadow {
@@ -34,6 +37,9 @@ pub struct Shadow {
     holds: Holds,
     /// The last socket in each slot, and the generation of its connection.
     sockets: BTreeMap<u32, (ConnId, u32)>,
+    /// Who waits for a receive buffer, and the slots that have received since.
+    waiting: BTreeMap<(u32, u32), BTreeSet<u32>>,
+    messages_forwarded: u64,
     ops_submitted: u64,
     completions: u64,
 }
@@ -48,6 +54,15 @@ impl Shadow {
     pub fn check(&mut self, core: &ShardCore, world: &World) {
         let before = (self.ops_submitted, self.completions);
         self.check_work(core, world);
+        self.check_share(core);
+        self.check_order(core, world);
+        let stopped_ms = world.stopped_us() / 1_000;
+        assert!(
+            core.now_ms() + stopped_ms <= world.now_us() / 1_000 + 1,
+            "invariant served-time: {stopped_ms} ms of {} were a pause, and {} counted",
+            world.now_us() / 1_000,
+            core.now_ms()
+        );
         if before == (self.ops_submitted, self.completions) {
             // Nothing came in and nothing went out: what held still holds, and is looked at again
             // when it matters.
@@ -224,6 +239,42 @@ impl Shadow {
         let ops = submitted - self.ops_submitted;
         assert!(ops <= limit, "invariant bounded-work: {ops} ops in one turn, {limit} are reasonable");
         (self.ops_submitted, self.completions) = (submitted, completions);
+    }
+
+    /// What one client says is handled at a stretch or two, however much of it has arrived.
+    fn check_share(&mut self, core: &ShardCore) {
+        let forwarded = core.stats().get(Stat::MessagesForwarded);
+        // Whoever is to be heard in this turn was being received, or waited, when the last one ended.
+        let may_speak = |view: &&SlotView| {
+            view.ops & bit::RECV != 0
+                || view.is_postponed
+                || view.flags & (flag::BLOCKED | flag::RX_WAIT) != 0
+        };
+        let speakers = self.slots.iter().flatten().filter(may_speak).count() as u64;
+        // One that is blocked and resumed, or postponed, in a turn goes on in the same one.
+        let limit = speakers * STRETCHES_PER_TURN * u64::from(core.bounds().client_frames);
+        let now = forwarded - self.messages_forwarded;
+        assert!(now <= limit, "invariant turns: {now} messages of {speakers} clients in one turn");
+        self.messages_forwarded = forwarded;
+    }
+
+    /// Nobody gets a second receive buffer while another waits for its first.
+    fn check_order(&mut self, core: &ShardCore, world: &World) {
+        let receives = world.client_receives();
+        let waiters = core.buffer_waiters();
+        self.waiting.retain(|waiter, _| waiters.contains(waiter) && !receives.contains(&waiter.0));
+        for (waiter, received) in &mut self.waiting {
+            for &slot in receives {
+                assert!(
+                    received.insert(slot),
+                    "invariant turns: slot {slot} receives again while slot {} waits for a buffer",
+                    waiter.0
+                );
+            }
+        }
+        for waiter in waiters {
+            self.waiting.entry(waiter).or_default();
+        }
     }
 
     /// What must hold when every client has gone and every worker has answered.

@@ -164,9 +164,23 @@ impl ShardCore {
         self.pools.holders(block) == 0
     }
 
+    /// The time of the last turn, in milliseconds: what all deadlines are compared with.
+    pub fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
     /// How much a turn does.
     pub fn bounds(&self) -> &crate::core::bounds::Bounds {
         &self.cfg.bounds
+    }
+
+    /// Who waits for a receive buffer, first come first: slots and generations.
+    pub fn buffer_waiters(&self) -> Vec<(u32, u32)> {
+        let waits = |&(slot, generation): &(u32, u32)| {
+            let hot = self.hot(slot);
+            hot.generation == generation && hot.has(flag::RX_WAIT) && !self.turns.holds_rest(slot, generation)
+        };
+        self.turns.waiters().filter(waits).collect()
     }
 
     /// Receive blocks whose frames wait for a later turn.

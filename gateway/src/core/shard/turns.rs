@@ -53,6 +53,12 @@ impl Turns {
         self.rests.iter().any(|rest| (rest.slot, rest.generation) == (slot, generation))
     }
 
+    /// Entries for a receive buffer, first come first.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn waiters(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.buffers.iter().copied()
+    }
+
     /// Receive blocks that unhandled frames stand in.
     #[cfg(any(test, feature = "sim"))]
     pub(super) fn blocks(&self) -> usize {

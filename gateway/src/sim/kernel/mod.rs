@@ -112,6 +112,12 @@ pub struct World {
     event_serial: u64,
     ops: BTreeMap<u64, InFlight>,
     op_serial: u64,
+    /// For how long the process was stopped, each time, less what cannot be told from a sleep.
+    stopped_us: u64,
+    /// From when on the shard has run long enough to know the next pause for one.
+    runs_since_us: u64,
+    /// Clients for which a receive was submitted since these were last looked at, by slot.
+    client_receives: Vec<u32>,
     /// Ended ops whose completion is visible.
     posted: VecDeque<u64>,
     backlogs: Vec<VecDeque<ConnId>>,
@@ -126,6 +132,10 @@ pub struct World {
     unreleased: Vec<(ConnId, Vec<u64>)>,
     slots_per_ring: u32,
 }
+
+/// A shorter pause may be a sleep for all that the shard knows: one a sweep's round, and what counts
+/// as late.
+const SLEEP_US_MAX: u64 = 2_000_000;
 
 impl World {
     /// A world with this many listeners and slots.
@@ -146,6 +156,9 @@ impl World {
             event_serial: 0,
             ops: BTreeMap::new(),
             op_serial: 0,
+            client_receives: Vec::new(),
+            stopped_us: 0,
+            runs_since_us: 0,
             posted: VecDeque::new(),
             backlogs: (0..listeners).map(|_| VecDeque::new()).collect(),
             listening: true,
@@ -212,6 +225,21 @@ impl World {
         self.op_serial
     }
 
+    /// For how long the process was stopped in all, in microseconds, at least: of each time, what lasts
+    /// longer than any sleep is counted.
+    pub fn stopped_us(&self) -> u64 {
+        self.stopped_us
+    }
+
+    /// Clients for which a receive was submitted, by slot, since [`Self::forget_receives`].
+    pub fn client_receives(&self) -> &[u32] {
+        &self.client_receives
+    }
+
+    pub(in crate::sim) fn forget_receives(&mut self) {
+        self.client_receives.clear();
+    }
+
     /// Closed sockets that a request still keeps alive.
     pub fn unreleased_len(&self) -> usize {
         self.unreleased.len()
@@ -237,7 +265,13 @@ impl World {
         let hit = self.rng.below(1_000_000) < u64::from(self.faults.jump_per_million);
         hit.then(|| {
             *self.fault_counts.entry("clock jump").or_default() += 1;
-            self.rng.range(1, self.faults.jump_us)
+            let jump_us = self.rng.range(1, self.faults.jump_us);
+            // One that comes right after another is slowness for all that the shard knows.
+            if self.now_us() >= self.runs_since_us {
+                self.stopped_us += jump_us.saturating_sub(SLEEP_US_MAX);
+            }
+            self.runs_since_us = self.now_us() + 3 * jump_us + SLEEP_US_MAX;
+            jump_us
         })
     }
 

@@ -15,6 +15,9 @@ impl World {
         }
         self.check_rules(op);
         self.note(|| format!("submit {token:?} {op:?}"));
+        if let Op::Recv { sock: Sock::Client(slot), .. } = op {
+            self.client_receives.push(slot);
+        }
         self.op_serial += 1;
         self.ops.insert(self.op_serial, InFlight { token, op, conn: None, phase: Phase::Armed });
         self.op_serial
