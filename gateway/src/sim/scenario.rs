@@ -130,7 +130,8 @@ impl Scenario {
         for worker in &mut config.workers {
             worker.secret.clone_from(&secret);
         }
-        let habits = config.workers.iter().map(|_| draw_habits(&mut rng, comfortable, &secret)).collect();
+        let mut habits: Vec<Habits> =
+            config.workers.iter().map(|_| draw_habits(&mut rng, comfortable, &secret)).collect();
         let mut asks = draw_asks(&mut rng, comfortable, calm_at_us);
         if config.rx_blocks < CoreConfig::RX_BLOCKS && starving.chance(500) {
             // Sent away while they speak, and while others hold the buffers.
@@ -145,6 +146,14 @@ impl Scenario {
         if odd.chance(250) {
             chaos.oddities = odd.log_range(20, 300) as u32;
             config.link_hold_ms = (odd.log_range(20, 500) as u32, odd.log_range(500, 20_000) as u32);
+        }
+        let mut leaving = Rng::new(seed.rotate_left(40) ^ !0);
+        if leaving.chance(100) {
+            // Workers let connections go, and die before they have acknowledged what they had handled.
+            (chaos.drains, chaos.kills, chaos.cuts) = (500, 500, 0);
+            habits.iter_mut().for_each(|habits| habits.acknowledges = 20);
+            manners.think_us = (50, 20_000);
+            calm_at_us = calm_at_us.max(5_000_000);
         }
         let mut latency_max_us = 50_000;
         let mut stopping = Rng::new(seed.rotate_left(32) ^ !0);
