@@ -147,6 +147,14 @@ impl Scenario {
             chaos.oddities = odd.log_range(20, 300) as u32;
             config.link_hold_ms = (odd.log_range(20, 500) as u32, odd.log_range(500, 20_000) as u32);
         }
+        let mut hoarding = Rng::new(seed.rotate_left(56) ^ !0);
+        if !comfortable && hoarding.chance(150) {
+            // Incomplete frames of several clients do not fit the pool, and some hold more than others.
+            config.frame_bytes_max = hoarding.log_range(4_096, 8_192) as u32;
+            config.spill_bytes_total = hoarding.log_range(6_144, 24_576);
+            manners.frame_bytes_max = config.frame_bytes_max;
+            manners.message_bytes_max = config.frame_bytes_max;
+        }
         let mut leaving = Rng::new(seed.rotate_left(40) ^ !0);
         if leaving.chance(100) {
             // Workers let connections go, and die before they have acknowledged what they had handled.
