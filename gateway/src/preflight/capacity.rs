@@ -1,7 +1,5 @@
 //! The arithmetic between what a machine has and what a connection costs. Pure.
 
-use roost_router::shell;
-
 use super::{
     cost::{
         FDS_ADMIN, FDS_BASE, FDS_EMBEDDED, FDS_PER_RING, HASH_CHAIN_MAX, KERNEL_BYTES, RESERVE_BYTES_MIN,
@@ -75,11 +73,6 @@ fn fds(config: &Config, shards: u64, workers_spare: u64) -> u64 {
     FDS_BASE + listeners + links + admin
 }
 
-/// Descriptors of the admin side beyond [`FDS_ADMIN`]: its places grow with the limit.
-fn admin_beyond(nofile: u64) -> u64 {
-    shell::http::connections_max(nofile).saturating_sub(FDS_ADMIN)
-}
-
 /// Clients per shard that are told to go elsewhere at a time, where each takes a descriptor.
 pub const TELLING_PLAIN: u32 = 16;
 
@@ -105,7 +98,7 @@ pub fn check_links(
 ) -> Result<(), String> {
     let demand = Demand { shards, ..Demand::of(config, 1, direct) };
     let clients = if direct { 0 } else { slots };
-    let others = fds(config, shards, 0) + telling(config, shards, direct) + admin_beyond(nofile);
+    let others = fds(config, shards, 0) + telling(config, shards, direct);
     let needed = others + clients + FDS_PER_RING * rings_for(slots, &demand);
     if needed <= nofile {
         return Ok(());
@@ -242,7 +235,7 @@ fn locked(machine: &Machine, demand: &Demand) -> Option<Limit> {
 fn descriptors(machine: &Machine, demand: &Demand) -> Limit {
     let nofile = machine.nofile_soft;
     let slots = demand.ring_slots_max.min(nofile).max(1);
-    let others = demand.fds + machine.inherited_fds + admin_beyond(nofile);
+    let others = demand.fds + machine.inherited_fds;
     let connections = if demand.direct {
         // Each ring's table may have as many slots as the limit; rings themselves take numbers.
         let a_shard = nofile.saturating_sub(others) / FDS_PER_RING / demand.shards;

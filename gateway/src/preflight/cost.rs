@@ -14,8 +14,7 @@ pub const USER_BYTES: u64 = 64;
 /// admin side, the hand-over's sockets, resolvers, and some to spare.
 pub const FDS_BASE: u64 = 40;
 
-/// Connections of the admin side, each with a descriptor, where a process may have 1,024. Where it may
-/// have more, the admin side has more places.
+/// Connections of the admin side (`admin`'s places), each with a descriptor.
 pub const FDS_ADMIN: u64 = 64;
 
 /// Workers that may come by a reload, beyond those named at the start, for which there are descriptors.

@@ -45,8 +45,7 @@ fn the_box_of_the_field_notes_holds_what_was_seen_there() {
 #[test]
 fn with_plain_descriptors_nofile_is_the_capacity() {
     let capacity = Capacity::of(&box_of_24_gib(), &demand(false));
-    // The admin side has 256 places there.
-    let room = 20_000 - (demand(false).fds + 256 - 64) - 2 * 2;
+    let room = 20_000 - demand(false).fds - 2 * 2;
     assert!((room - 10..=room).contains(&capacity.reachable()), "{capacity:?}");
     assert!(capacity.limits[0].name.contains("RLIMIT_NOFILE"));
     assert!(capacity.limits[0].lift.contains("LimitNOFILE"));

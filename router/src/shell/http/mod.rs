@@ -40,9 +40,9 @@ use tokio::{
 use places::Places;
 
 /// Connections served at once where a process may have so many descriptors (RLIMIT_NOFILE): a
-/// sixteenth of them, 16 to 256. Clients and links have the rest.
+/// sixteenth of them, 16 to 64. Clients and links have the rest.
 pub fn connections_max(nofile: u64) -> u64 {
-    (nofile / 16).clamp(16, 256)
+    (nofile / 16).clamp(16, 64)
 }
 
 /// How long those that have been let in may take for their answers when the server ends.
