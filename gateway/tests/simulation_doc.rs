@@ -13,7 +13,7 @@ use roost_gateway::sim::invariants::INVARIANTS;
 
 const DOC: &str = "docs/simulation.md";
 const RESULTS: &str = "docs/results/mutants.json";
-const PATCHES: &str = "scripts/mutants.d";
+const PATCHES: &str = "gateway/mutants";
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
