@@ -8,6 +8,7 @@
 pub mod bounds;
 pub mod config;
 pub mod event;
+pub mod index;
 pub mod limits;
 pub mod link;
 mod outbox;
