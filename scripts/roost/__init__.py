@@ -1,0 +1,14 @@
+"""What the programs in scripts/ are made of. scripts/README.md has a table of the programs.
+
+* lib:      what several programs use: our binaries, a gateway, the machine, verdicts.
+* examples: the documented client and worker in docs/examples.
+* bench:    scripts/bench.
+* faults:   the cases of scripts/faults.
+* kernels:  scripts/kernel-matrix.
+* soak:     the troubles of scripts/soak.
+"""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The repository."""

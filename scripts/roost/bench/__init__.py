@@ -1,0 +1,1 @@
+"""The parts of scripts/bench: peers, measures, what watches them, the summary."""

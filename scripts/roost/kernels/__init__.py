@@ -1,0 +1,1 @@
+"""The parts of scripts/kernel-matrix: kernels, the guest, the virtual machine, the report."""
