@@ -91,7 +91,7 @@ fn report(findings: Vec<Finding>) {
 fn sources() -> Vec<SourceFile> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
     let mut files = Vec::new();
-    for member in ["protocol", "gateway", "router", "loadgen"] {
+    for member in ["protocol", "ring", "gateway", "router", "loadgen"] {
         for part in ["src", "tests", "benches", "examples", "fuzz"] {
             collect(&root.join(member).join(part), &mut files);
         }

@@ -74,8 +74,8 @@ fn crates_that_must_not_know_each_other() {
     );
     assert_eq!(imports_of("loadgen/src/a/b.rs", "fn f() { roost_router::x::y() }").len(), 1);
     assert_eq!(imports_of("loadgen/src/a/b.rs", "use roost_protocol::edge;").len(), 0);
-    assert_eq!(imports_of("gateway/src/ring/a.rs", "use roost_protocol::edge;").len(), 1);
-    assert_eq!(imports_of("gateway/src/ring/a.rs", "use crate::core::Table;").len(), 1);
+    assert_eq!(imports_of("ring/src/a.rs", "use roost_gateway::core::Table;").len(), 2);
+    assert_eq!(imports_of("ring/src/op/a.rs", "use crate::ring::Ring;").len(), 1);
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn use_trees_and_relative_paths_are_resolved() {
 #[test]
 fn unsafe_is_found_outside_its_places_and_without_an_argument() {
     let check = |path: &str, text: &str| unsafety::check(&SourceFile::new(path, text)).len();
-    let ring = "gateway/src/ring/ring.rs";
+    let ring = "ring/src/ring.rs";
     assert_eq!(check("gateway/src/core/mod.rs", "fn f() {\n// SAFETY: no.\nunsafe { g() } }"), 1);
     assert_eq!(check("router/src/lib.rs", "unsafe impl Send for X {}"), 2);
     assert_eq!(check(ring, "fn f() { unsafe { g() } }"), 1);
@@ -126,13 +126,14 @@ fn lint_levels_are_checked() {
     assert_eq!(root("router/src/lib.rs", "// #![forbid(unsafe_code)]"), 1);
     assert_eq!(root("router/src/lib.rs", "#[forbid(unsafe_code)] mod x;"), 1);
     assert_eq!(root("router/src/other.rs", ""), 0);
-    assert_eq!(root("gateway/src/lib.rs", "#![deny(unsafe_code)]"), 0);
-    assert_eq!(root("gateway/src/main.rs", "#![deny(unsafe_code)]"), 1);
+    assert_eq!(root("ring/src/lib.rs", "#![deny(unsafe_code)]"), 0);
+    assert_eq!(root("gateway/src/lib.rs", "#![deny(unsafe_code)]"), 1);
+    assert_eq!(root("loadgen/src/main.rs", "#![deny(unsafe_code)]"), 1);
     assert_eq!(root("protocol/src/bin/tool.rs", ""), 1);
 
     let allow = |path: &str, text: &str| unsafety::check(&SourceFile::new(path, text)).len();
-    assert_eq!(allow("gateway/src/lib.rs", "#[allow(unsafe_code)]\npub mod ring;"), 0);
-    assert_eq!(allow("gateway/src/lib.rs", "#[allow(unsafe_code)]\npub mod core;"), 1);
+    assert_eq!(allow("ring/src/lib.rs", "#[allow(unsafe_code)]\nmod ring;"), 0);
+    assert_eq!(allow("ring/src/lib.rs", "#[allow(unsafe_code)]\npub mod op;"), 1);
     assert_eq!(allow("gateway/src/admin/mod.rs", "#![allow(unsafe_code)]"), 1);
 }
 

@@ -1,6 +1,9 @@
-//! The io_uring driver: the only `unsafe` code of the gateway. It knows no protocol.
+//! Sockets over io_uring: all its `unsafe` code is here. It knows no protocol.
 //!
-//! [`UringDriver`] implements [`crate::op::Driver`] for one shard on a *bank* of rings. Ring 0
+//! [`op`] is the seam: plain values, and the traits that a core and a loop see. It knows nothing of
+//! io_uring, so the simulation's fake kernel stands behind it as well.
+//!
+//! [`UringDriver`] implements [`op::Driver`] for one shard on a *bank* of rings. Ring 0
 //! waits; it carries the links, the shard's waker and the first slots. Every further ring carries
 //! slots only, is started when they are needed, and tells ring 0 through an eventfd that it has
 //! completions. Ring `i` owns the slots `i * slots_per_ring ..`, in every descriptor mode: an op
@@ -8,6 +11,7 @@
 //!
 //! | file | concept |
 //! |---|---|
+//! | `op` | the seam between a pure core, its loop and a driver |
 //! | `features` | what this kernel can do: tiers, reasons, `--features-max` |
 //! | `trial` | what can only be found out by trying |
 //! | `fit` | how many rings can be had |
@@ -24,21 +28,31 @@
 //! | `links` | sockets towards workers |
 //! | `teardown` | giving everything back when a driver is dropped |
 
+#![deny(unsafe_code)]
+
+#[allow(unsafe_code)]
 mod accept;
+#[allow(unsafe_code)]
 mod bank;
 mod busy_poll;
+#[allow(unsafe_code)]
 mod driver;
 mod error;
 mod features;
 mod fit;
 mod in_flight;
 mod links;
+#[allow(unsafe_code)]
 mod memory;
-#[allow(clippy::module_inception)]
+pub mod op;
+#[allow(unsafe_code)]
 mod ring;
 mod sockets;
+#[allow(unsafe_code)]
 mod sqe;
+#[allow(unsafe_code)]
 mod teardown;
+#[allow(unsafe_code)]
 mod trial;
 
 pub use driver::{Config, RING_SLOTS_MAX, UringDriver};
