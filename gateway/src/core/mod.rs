@@ -7,6 +7,7 @@
 
 pub mod bounds;
 pub mod config;
+mod context;
 pub mod event;
 pub mod index;
 pub mod limits;
@@ -18,6 +19,7 @@ mod rank;
 pub mod record;
 pub mod shard;
 mod slab;
+mod span;
 mod spill;
 pub mod stats;
 mod table;
@@ -25,4 +27,5 @@ mod table;
 mod tests;
 
 pub use config::CoreConfig;
+pub use context::Entropy;
 pub use shard::{Command, ConnectionInfo, Next, Redial, ShardCore};

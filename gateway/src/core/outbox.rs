@@ -11,23 +11,10 @@ use crate::{
         pool::{Class, Pools},
         rank::Ranks,
         slab::Slab,
+        span::Span,
     },
     op::{Block, Io},
 };
-
-/// Bytes in a block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Span {
-    pub(crate) block: Block,
-    pub(crate) offset: u32,
-    pub(crate) len: u32,
-}
-
-impl Default for Span {
-    fn default() -> Self {
-        Self { block: Block::new(0, 0), offset: 0, len: 0 }
-    }
-}
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Segment {

@@ -4,10 +4,11 @@ use roost_protocol::edge;
 
 use crate::{
     core::{
-        outbox::{Exhausted, Span},
+        outbox::Exhausted,
         pool::{Class, Pools},
         rank::Ranks,
         slab::Slab,
+        span::Span,
     },
     op::{Block, Io},
 };

@@ -18,8 +18,7 @@ use super::{Worker, listeners::Listening, names::Names};
 use crate::{
     config::Config,
     core::{
-        Command, CoreConfig, pool,
-        shard::Entropy,
+        Command, CoreConfig, Entropy, pool,
         stats::{LINKS_MAX, ShardStats, Stat},
     },
     op::Driver,

@@ -19,7 +19,7 @@ use rustix::time::{ClockId, clock_gettime};
 use served::Served;
 
 use crate::{
-    core::{Command, CoreConfig, Next, ShardCore, event::Event, shard::Entropy, stats::ShardStats},
+    core::{Command, CoreConfig, Entropy, Next, ShardCore, event::Event, stats::ShardStats},
     op::{Completion, Driver, Token, Wait},
 };
 use std::sync::Arc;

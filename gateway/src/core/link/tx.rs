@@ -10,8 +10,8 @@ use roost_protocol::link::{HEADER_BYTES, Header, LinkError};
 
 use crate::{
     core::{
-        outbox::Span,
         pool::{Class, Pools},
+        span::Span,
     },
     op::{Block, Io},
 };

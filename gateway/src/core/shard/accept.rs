@@ -103,9 +103,9 @@ impl ShardCore {
         if self.accepting.is_closed() {
             return;
         }
-        let (now_ms, accepts_max) = (self.now_ms, self.cfg.accepts_max);
+        let (now_ms, accepts_max) = (self.ctx.now_ms, self.ctx.cfg.accepts_max);
         // Other shards see the same queue; whatever one of them leaves is there in the next round.
-        let share = |waiting: u32| waiting.div_ceil(u32::from(self.cfg.shards));
+        let share = |waiting: u32| waiting.div_ceil(u32::from(self.ctx.cfg.shards));
         for (listener, rounds) in (0..).zip(&mut self.accepting.rounds) {
             if rounds.may_begin(now_ms) {
                 rounds.begin(now_ms, io.waiting(listener).map(share), accepts_max);
@@ -122,14 +122,14 @@ impl ShardCore {
 
     /// Arms what is due.
     fn arm_accepts(&mut self, io: &mut impl Io) {
-        if self.accepting.is_closed() || self.now_ms < self.accepting.paused_until_ms {
+        if self.accepting.is_closed() || self.ctx.now_ms < self.accepting.paused_until_ms {
             return;
         }
         // The listener with the fewest first: none starves while another's accepts take the slots.
         while let Some(listener) = self.accepting.neediest() {
             let Some(ring) = self.accepting_ring() else { return };
             // The ramp spares workers, and whoever comes in a drain is only told to go.
-            if self.drain.is_none() && !self.accepting.ramp.take(self.now_ms) {
+            if self.drain.is_none() && !self.accepting.ramp.take(self.ctx.now_ms) {
                 self.accepting.ramp_until_ms = self.accepting.ramp.next_ms();
                 return;
             }
@@ -169,8 +169,8 @@ impl ShardCore {
                 errno::ECONNABORTED | errno::EAGAIN | errno::EINTR => {}
                 _ => {
                     // Out of descriptors or memory: the backlog keeps the clients meanwhile.
-                    self.stats.inc(Stat::AcceptErrors);
-                    self.accepting.pause(self.now_ms);
+                    self.ctx.stats.inc(Stat::AcceptErrors);
+                    self.accepting.pause(self.ctx.now_ms);
                 }
             }
             if self.hot(slot).ops == 0 {
@@ -179,15 +179,15 @@ impl ShardCore {
             return;
         }
         self.accepting.rounds[usize::from(listener)].ended();
-        self.stats.inc(Stat::Accepts);
-        self.stats.inc(Stat::Connections);
+        self.ctx.stats.inc(Stat::Accepts);
+        self.ctx.stats.inc(Stat::Connections);
         self.set_state(slot, State::Handshaking);
         self.hear_first(slot);
         let peer = io.accepted_peer(slot);
         if let Some(peer) = peer {
             self.keep_peer(slot, peer);
         }
-        if self.cfg.cap.as_ref().is_some_and(|cap| !cap.take()) {
+        if self.ctx.cfg.cap.as_ref().is_some_and(|cap| !cap.take()) {
             return self.refuse(io, slot, Reason::Full);
         }
         if self.drain.is_some() {
@@ -208,11 +208,11 @@ impl ShardCore {
 
     /// Counts the connection for its address. Returns false if that closed it.
     pub(super) fn admit_address(&mut self, io: &mut impl Io, slot: u32) -> bool {
-        let Some(per_ip) = self.cfg.per_ip.clone() else { return true };
+        let Some(per_ip) = self.ctx.cfg.per_ip.clone() else { return true };
         let Some(peer) = self.peer(slot) else { return true };
         match per_ip.admit(peer.ip()) {
             Admission::Counted(cell) => self.table.cold_mut(slot).set_ip_cell(cell),
-            Admission::Untracked => self.stats.inc(Stat::PerIpUntracked),
+            Admission::Untracked => self.ctx.stats.inc(Stat::PerIpUntracked),
             Admission::Exempt => {}
             Admission::Refused => {
                 self.refuse(io, slot, Reason::PerIpLimit);

@@ -11,12 +11,7 @@ use roost_protocol::{Reason, link::Header};
 
 use crate::{
     core::{
-        CoreConfig,
-        event::Event,
-        outbox::{Exhausted, Span},
-        record::State,
-        shard::ShardCore,
-        stats::Stat,
+        CoreConfig, event::Event, outbox::Exhausted, record::State, shard::ShardCore, span::Span, stats::Stat,
     },
     op::Io,
 };
@@ -35,10 +30,10 @@ impl ShardCore {
     #[inline]
     pub(super) fn append(&mut self, io: &mut impl Io, index: usize, header: Header, payload: Payload<'_>) {
         let link = &mut self.links[index];
-        if link.overrun || !link.tx.fits(&self.pools, header.frame_bytes() as u32) {
+        if link.overrun || !link.tx.fits(&self.ctx.pools, header.frame_bytes() as u32) {
             return self.strand(io, index, header, payload);
         }
-        let (tx, pools) = (&mut link.tx, &mut self.pools);
+        let (tx, pools) = (&mut link.tx, &mut self.ctx.pools);
         tx.begin(io, pools, header);
         match payload {
             Payload::Bytes(bytes) => tx.put_bytes(io, pools, bytes),
@@ -71,14 +66,14 @@ impl ShardCore {
     /// A link's session is to be given up for the memory that its queue takes.
     fn overrun(&mut self, index: usize) {
         if !std::mem::replace(&mut self.links[index].overrun, true) {
-            self.stats.inc(Stat::LinkOverruns);
-            self.events.push(Event::LinkOverrun { worker: index as u8 });
+            self.ctx.stats.inc(Stat::LinkOverruns);
+            self.ctx.events.push(Event::LinkOverrun { worker: index as u8 });
         }
     }
 
     /// Gives up the link with the most of what queues share, when that is nearly used up.
     pub(super) fn shed_links(&mut self) {
-        if !self.pools.link_tx_is_tight() || self.links.iter().any(|link| link.overrun) {
+        if !self.ctx.pools.link_tx_is_tight() || self.links.iter().any(|link| link.overrun) {
             return;
         }
         let most = (0..self.links.len()).max_by_key(|&index| self.links[index].tx.blocks_beyond());
@@ -89,7 +84,7 @@ impl ShardCore {
 
     /// Blocks of the pool of outboxes that only the gateway's own small frames may take.
     pub(super) fn outbox_reserve_blocks(&self) -> u32 {
-        let bytes = CoreConfig::outbox_reserve_bytes(self.cfg.outbox_bytes_total);
+        let bytes = CoreConfig::outbox_reserve_bytes(self.ctx.cfg.outbox_bytes_total);
         (bytes / u64::from(CoreConfig::CHUNK_BYTES)) as u32
     }
 
@@ -131,7 +126,7 @@ impl ShardCore {
         let owner = (slot, self.tick());
         loop {
             let handle = self.hot(slot).spill;
-            if let Ok(handle) = self.spills.push(io, &mut self.pools, handle, owner, span) {
+            if let Ok(handle) = self.spills.push(io, &mut self.ctx.pools, handle, owner, span) {
                 self.table.hot_mut(slot).spill = handle;
                 return true;
             }

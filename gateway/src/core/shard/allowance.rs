@@ -37,7 +37,7 @@ impl ShardCore {
 
     /// It is heard for the first time in this second.
     fn hear_anew(&mut self, slot: u32) {
-        let (tick, per_s) = (self.tick(), self.cfg.control_frames_per_s_max);
+        let (tick, per_s) = (self.tick(), self.ctx.cfg.control_frames_per_s_max);
         let hot = self.table.hot_mut(slot);
         let seconds = tick.wrapping_sub(hot.active_tick);
         hot.set_control_left(refilled(hot.control_left(), per_s, seconds, CONTROL_LEFT_MAX));
@@ -49,7 +49,7 @@ impl ShardCore {
 
     /// A client has come in: it is heard, and may send PINGs.
     pub(super) fn hear_first(&mut self, slot: u32) {
-        let (tick, per_s) = (self.tick(), self.cfg.control_frames_per_s_max);
+        let (tick, per_s) = (self.tick(), self.ctx.cfg.control_frames_per_s_max);
         let hot = self.table.hot_mut(slot);
         (hot.active_tick, hot.mark_tick) = (tick, tick);
         hot.set_control_left(burst(per_s, CONTROL_LEFT_MAX));
@@ -58,7 +58,7 @@ impl ShardCore {
     /// Takes one PING or PONG from what the client may send. Returns whether it may.
     #[inline]
     pub(super) fn take_control_allowance(&mut self, slot: u32) -> bool {
-        let limited = self.cfg.control_frames_per_s_max > 0;
+        let limited = self.ctx.cfg.control_frames_per_s_max > 0;
         let hot = self.table.hot_mut(slot);
         match hot.control_left().checked_sub(1) {
             Some(left) => hot.set_control_left(left),
@@ -69,7 +69,7 @@ impl ShardCore {
 
     /// Takes one message from what the client may send. Returns whether it may.
     pub(super) fn take_allowance(&mut self, slot: u32) -> bool {
-        let (tick, per_s) = (self.tick(), self.cfg.messages_per_s_max);
+        let (tick, per_s) = (self.tick(), self.ctx.cfg.messages_per_s_max);
         let cold = self.table.cold_mut(slot);
         let seconds = tick.wrapping_sub(cold.rate_tick);
         let left = refilled(cold.rate_left(), per_s, seconds, RATE_LEFT_MAX);
@@ -81,7 +81,7 @@ impl ShardCore {
     /// An opened connection may send what is allowed at once, and what it may have sent while its
     /// HELLO waited.
     pub(super) fn allow_first(&mut self, slot: u32) {
-        let (tick, per_s) = (self.tick(), self.cfg.messages_per_s_max);
+        let (tick, per_s) = (self.tick(), self.ctx.cfg.messages_per_s_max);
         let unread_s = std::mem::take(&mut self.hello_waited_s);
         let cold = self.table.cold_mut(slot);
         cold.rate_tick = tick;
@@ -90,7 +90,7 @@ impl ShardCore {
 
     /// The client was not read for so many seconds.
     pub(super) fn allow_unread(&mut self, slot: u32, seconds: u32) {
-        let (messages, control) = (self.cfg.messages_per_s_max, self.cfg.control_frames_per_s_max);
+        let (messages, control) = (self.ctx.cfg.messages_per_s_max, self.ctx.cfg.control_frames_per_s_max);
         let hot: &mut Hot = self.table.hot_mut(slot);
         hot.set_control_left(with_unread(hot.control_left(), control, seconds, CONTROL_LEFT_MAX));
         // Before OPEN the record has no room for messages: see `allow_first`.
@@ -115,7 +115,7 @@ impl ShardCore {
     /// The limits have changed: they hold from now on, whatever was allowed before.
     pub(super) fn allow_anew(&mut self) {
         let tick = self.tick();
-        let (messages, control) = (self.cfg.messages_per_s_max, self.cfg.control_frames_per_s_max);
+        let (messages, control) = (self.ctx.cfg.messages_per_s_max, self.ctx.cfg.control_frames_per_s_max);
         for slot in 0..self.table.high_water() {
             let hot = self.table.hot_mut(slot);
             if hot.reads() {

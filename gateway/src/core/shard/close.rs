@@ -23,7 +23,7 @@ impl ShardCore {
     /// Ends a connection with a GOAWAY. A client that should come back is told when, so that those
     /// who are closed together do not return together.
     pub(super) fn refuse(&mut self, io: &mut impl Io, slot: u32, reason: Reason) {
-        let retry_after_ms = if reason.invites_back() { self.retry_after_ms() } else { 0 };
+        let retry_after_ms = if reason.invites_back() { self.ctx.retry_after_ms() } else { 0 };
         self.close(io, slot, reason, Some(retry_after_ms));
     }
 
@@ -35,11 +35,11 @@ impl ShardCore {
         if matches!(hot.state(), State::Draining | State::Closing) {
             return;
         }
-        self.stats.count_close(reason);
-        self.events.push(Event::Closed { connection: self.connection_id(slot), reason });
+        self.ctx.stats.count_close(reason);
+        self.ctx.events.push(Event::Closed { connection: self.connection_id(slot), reason });
         // Whoever was too many was not counted.
         let counted = reason != Reason::Full || hot.has_session();
-        if let (Some(cap), true) = (&self.cfg.cap, counted) {
+        if let (Some(cap), true) = (&self.ctx.cfg.cap, counted) {
             cap.give_back();
         }
         if hot.has_session() {
@@ -54,7 +54,7 @@ impl ShardCore {
         hot.session = 0;
         let spill = std::mem::take(&mut hot.spill);
         if spill != 0 {
-            self.spills.discard(&mut self.pools, spill);
+            self.spills.discard(&mut self.ctx.pools, spill);
         }
         let flushes = goaway.is_some() || reason == Reason::ClientClosed;
         if self.hot(slot).has(flag::SHUT) || !flushes {
@@ -77,7 +77,8 @@ impl ShardCore {
 
     fn queue_goaway(&mut self, io: &mut impl Io, slot: u32, bytes: &[u8]) {
         let full = self.hot(slot).outbox != 0
-            && self.outboxes.bytes(self.hot(slot).outbox) + bytes.len() as u32 > self.cfg.outbox_bytes_max;
+            && self.outboxes.bytes(self.hot(slot).outbox) + bytes.len() as u32
+                > self.ctx.cfg.outbox_bytes_max;
         if full {
             self.stop(io, slot);
         } else {
@@ -104,7 +105,7 @@ impl ShardCore {
 
     /// Everything is flushed: shuts the sending side, as soon as few others do.
     pub(super) fn shut(&mut self, io: &mut impl Io, slot: u32) {
-        if self.shutdowns_in_flight >= self.cfg.bounds.shutdowns {
+        if self.shutdowns_in_flight >= self.ctx.cfg.bounds.shutdowns {
             self.set_flag(slot, flag::SHUT_WAIT);
             self.shutdown_waiters.push_back((slot, self.hot(slot).generation));
             return;
@@ -146,10 +147,10 @@ impl ShardCore {
         let outbox = self.hot(slot).outbox;
         if outbox != 0 && ops & bit::SEND == 0 {
             self.table.hot_mut(slot).outbox = 0;
-            self.outboxes.discard(&mut self.pools, outbox);
+            self.outboxes.discard(&mut self.ctx.pools, outbox);
         } else if outbox != 0 {
             // Who asks for memory needs not wait for a send that is in the kernel.
-            self.outboxes.trim(&mut self.pools, outbox);
+            self.outboxes.trim(&mut self.ctx.pools, outbox);
         }
         if ops == 0 {
             self.submit(io, slot, kind::CLOSE, Op::Close { sock: Sock::Client(slot) });
@@ -180,11 +181,11 @@ impl ShardCore {
     pub(super) fn on_close(&mut self, slot: u32) {
         assert_eq!(self.hot(slot).state(), State::Closing);
         let ip_cell = self.table.cold(slot).ip_cell();
-        if let (Some(per_ip), true) = (&self.cfg.per_ip, ip_cell != 0) {
+        if let (Some(per_ip), true) = (&self.ctx.cfg.per_ip, ip_cell != 0) {
             per_ip.release(ip_cell);
         }
         self.table.free(slot);
-        self.stats.dec(Stat::ConnectionsClosing);
-        self.stats.dec(Stat::Connections);
+        self.ctx.stats.dec(Stat::ConnectionsClosing);
+        self.ctx.stats.dec(Stat::Connections);
     }
 }

@@ -116,7 +116,7 @@ impl ShardCore {
                 self.drain_to = to;
                 let cursor = self.drain.map_or(0, |drain| drain.cursor);
                 let total = self.alive();
-                self.drain = Some(Drain { cursor, began_ms: self.now_ms, over_ms, total, sent: 0 });
+                self.drain = Some(Drain { cursor, began_ms: self.ctx.now_ms, over_ms, total, sent: 0 });
             }
             Command::Nudge => self.nudge(io),
             Command::Configure(cfg) => self.configure(*cfg),
@@ -130,7 +130,7 @@ impl ShardCore {
 
     /// The shard's index.
     pub fn shard(&self) -> u8 {
-        self.cfg.shard
+        self.ctx.cfg.shard
     }
 
     fn stop_accepting(&mut self, io: &mut impl Io) {
@@ -160,15 +160,15 @@ impl ShardCore {
     /// Connections that are not ending yet.
     fn alive(&self) -> u32 {
         let states = [Stat::ConnectionsHandshaking, Stat::ConnectionsOpening, Stat::ConnectionsOpen];
-        states.iter().map(|&state| self.stats.get(state)).sum::<u64>() as u32
+        states.iter().map(|&state| self.ctx.stats.get(state)).sum::<u64>() as u32
     }
 
     /// Sends GOAWAY to those whose time has come. Returns whether more are due now.
     pub(super) fn run_drain(&mut self, io: &mut impl Io) -> bool {
         let Some(mut drain) = self.drain else { return false };
-        let due = drain.due(self.now_ms);
+        let due = drain.due(self.ctx.now_ms);
         let end = self.table.high_water();
-        let to = end.min(drain.cursor + self.cfg.bounds.drain_visits);
+        let to = end.min(drain.cursor + self.ctx.cfg.bounds.drain_visits);
         // Paced by connections, not by slots: those may stand close together.
         while drain.cursor < to && drain.sent < due {
             let slot = drain.cursor;

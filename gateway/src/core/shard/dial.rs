@@ -37,7 +37,7 @@ impl ShardCore {
     /// Says how many addresses the driver gives a link in turn; 0: none is known yet, and it is not
     /// dialled until there is one.
     pub fn set_addresses(&mut self, io: &mut impl Io, index: u16, count: usize, redial: Redial) {
-        let first_ms = u64::from(self.cfg.link_redial_ms.0);
+        let first_ms = u64::from(self.ctx.cfg.link_redial_ms.0);
         let index = usize::from(index);
         let link = &mut self.links[index];
         let was_lost = link.addresses == 0 && count > 0;
@@ -54,7 +54,7 @@ impl ShardCore {
             Redial::Now => 0,
         };
         if link.state == LinkState::Down {
-            link.retry_at_ms = link.retry_at_ms.min(self.now_ms + within_ms);
+            link.retry_at_ms = link.retry_at_ms.min(self.ctx.now_ms + within_ms);
             link.backoff_ms = 0;
         } else if redial == Redial::Now {
             link.moved = true;
@@ -72,27 +72,27 @@ impl ShardCore {
 
     /// A link is down: says when it is dialled again.
     pub(super) fn arrange_redial(&mut self, index: usize) {
-        let jitter = self.random_below(1000);
+        let jitter = self.ctx.random_below(1000);
         if !self.broken.contains(&(index as u16)) {
             self.broken.push(index as u16);
         }
-        let (first, longest) = self.cfg.link_redial_ms;
+        let (first, longest) = self.ctx.cfg.link_redial_ms;
         let link = &mut self.links[index];
         if std::mem::take(&mut link.moved) {
             // What the last address had to wait for is not the next one's fault.
-            (link.retry_at_ms, link.backoff_ms, link.tries) = (self.now_ms, 0, 0);
+            (link.retry_at_ms, link.backoff_ms, link.tries) = (self.ctx.now_ms, 0, 0);
             return;
         }
         link.tries = if link.failed { link.tries + 1 } else { 0 };
         if link.failed && link.tries < link.addresses {
             // There is another address, which may be well.
-            link.retry_at_ms = self.now_ms + 1;
+            link.retry_at_ms = self.ctx.now_ms + 1;
             return;
         }
         link.tries = 0;
         link.backoff_ms = (link.backoff_ms * 2).clamp(first, longest);
         // Jittered down by up to half, so that shards and gateways do not dial in step.
         let pause = u64::from(link.backoff_ms) * u64::from(1000 - jitter / 2) / 1000;
-        link.retry_at_ms = self.now_ms + pause.max(1);
+        link.retry_at_ms = self.ctx.now_ms + pause.max(1);
     }
 }

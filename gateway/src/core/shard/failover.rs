@@ -44,27 +44,27 @@ impl ShardCore {
 
     /// Gives a worker up: what it had and had not acknowledged goes to others.
     pub(super) fn fail_session(&mut self, io: &mut impl Io, index: usize) {
-        self.stats.inc(Stat::LinkFailovers);
+        self.ctx.stats.inc(Stat::LinkFailovers);
         self.look_at_homeless();
         let others_serve = self.others_serve(index);
         let link = &mut self.links[index];
         bump(&link.stats.failovers, 1);
-        self.events.push(Event::Failover { worker: index as u8, connections: link.connections });
+        self.ctx.events.push(Event::Failover { worker: index as u8, connections: link.connections });
         // To lose an idle worker costs nobody anything; and one that makes room is not at fault.
         let at_fault = (link.connections > 0 || link.tx.lag_frames() > 0) && !link.yields;
-        let lasted_ms = self.now_ms - link.began_at_ms;
+        let lasted_ms = self.ctx.now_ms - link.began_at_ms;
         if at_fault
-            && let Some(pause_ms) = link.hold.given_up(self.now_ms, lasted_ms, self.cfg.link_hold_ms)
+            && let Some(pause_ms) = link.hold.given_up(self.ctx.now_ms, lasted_ms, self.ctx.cfg.link_hold_ms)
             && others_serve
         {
             let times = link.hold.times();
-            self.events.push(Event::HeldDown { worker: index as u8, times, pause_ms });
+            self.ctx.events.push(Event::HeldDown { worker: index as u8, times, pause_ms });
         }
         link.session = None;
         (link.error_position, link.hopeless, link.overrun) = (None, false, false);
         (link.lost, link.yields, link.moves_overdue) = (false, false, false);
         link.moves.clear();
-        let mut salvage = link.tx.salvage(io, &mut self.pools);
+        let mut salvage = link.tx.salvage(io, &mut self.ctx.pools);
         salvage.append(&mut link.stranded);
         salvage.append(&mut link.resend.take());
         let salvage = self.without_answered(index, &salvage);
@@ -74,7 +74,7 @@ impl ShardCore {
         self.walks += u32::from(self.links[index].failover.is_none());
         self.links[index].failover = Some(Failover { cursor: 0 });
         if self.links.iter().all(|link| link.session.is_none()) {
-            self.workerless_since_ms = self.now_ms;
+            self.workerless_since_ms = self.ctx.now_ms;
         }
     }
 
@@ -123,10 +123,10 @@ impl ShardCore {
     /// A bounded part of a failed worker's walk. Returns whether more is left.
     pub(super) fn run_failover(&mut self, io: &mut impl Io, index: usize) -> bool {
         let Some(Failover { cursor: from }) = self.links[index].failover else { return false };
-        let to = (from + self.cfg.bounds.routing_visits).min(self.table.high_water());
+        let to = (from + self.ctx.cfg.bounds.routing_visits).min(self.table.high_water());
         let is_back = self.links[index].session.is_some();
         let served = is_back || self.links.iter().any(|link| link.takes_frames());
-        if !served && self.no_worker_due_ms().is_none_or(|due_ms| self.now_ms < due_ms) {
+        if !served && self.no_worker_due_ms().is_none_or(|due_ms| self.ctx.now_ms < due_ms) {
             // Nobody to go to: the connections wait, unread.
             return false;
         }
@@ -153,9 +153,9 @@ impl ShardCore {
         if self.walks == 0 || self.links.iter().any(|link| link.session.is_some()) {
             return None;
         }
-        let patience_ms = match self.cfg.no_worker {
+        let patience_ms = match self.ctx.cfg.no_worker {
             // So long a client may be without traffic anyway.
-            NoWorkerPolicy::Wait => self.cfg.handshake_timeout_ms.max(self.cfg.idle_timeout_ms),
+            NoWorkerPolicy::Wait => self.ctx.cfg.handshake_timeout_ms.max(self.ctx.cfg.idle_timeout_ms),
             NoWorkerPolicy::Refuse => 0,
         };
         Some(self.workerless_since_ms + u64::from(patience_ms))
@@ -199,7 +199,7 @@ impl ShardCore {
     /// Gives frames to the links that have their connections now. Returns whether more are left.
     fn share_salvage(&mut self) -> bool {
         let mut salvage = std::mem::take(&mut self.salvage);
-        for _ in 0..self.cfg.bounds.resends {
+        for _ in 0..self.ctx.cfg.bounds.resends {
             let Some((mut header, payload)) = salvage.front() else { break };
             match self.heir(header, payload) {
                 Some(worker) => {
@@ -235,7 +235,7 @@ impl ShardCore {
     fn leave_out(&mut self, header: Header) {
         match header.link_type {
             LinkType::Open => drop(self.unsent_opens.remove(&header.connection.to_bits())),
-            LinkType::Relay => self.stats.inc(Stat::RelaysDropped),
+            LinkType::Relay => self.ctx.stats.inc(Stat::RelaysDropped),
             _ => {}
         }
     }
@@ -243,7 +243,7 @@ impl ShardCore {
     /// Appends what waits for a link to its queue, within its window. Returns whether it stopped for
     /// the bound of a turn only.
     fn resend(&mut self, io: &mut impl Io, index: usize) -> bool {
-        let mut left = self.cfg.bounds.resends;
+        let mut left = self.ctx.cfg.bounds.resends;
         if self.links[index].resend.is_empty() {
             return false;
         }
@@ -256,7 +256,7 @@ impl ShardCore {
                 || self.heir(header, payload).is_some_and(|worker| usize::from(worker) == index);
             if is_due {
                 self.append(io, index, header, Payload::Bytes(payload));
-                self.stats.inc(Stat::FramesResent);
+                self.ctx.stats.inc(Stat::FramesResent);
             }
             if header.link_type == LinkType::Open {
                 self.unsent_opens.remove(&header.connection.to_bits());

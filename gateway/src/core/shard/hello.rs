@@ -60,7 +60,7 @@ impl ShardCore {
 
     /// No worker is up: the client is refused, or waits.
     fn on_no_worker(&mut self, io: &mut impl Io, slot: u32, frame: Frame) {
-        if self.cfg.no_worker == NoWorkerPolicy::Refuse {
+        if self.ctx.cfg.no_worker == NoWorkerPolicy::Refuse {
             return self.refuse(io, slot, Reason::NoWorker);
         }
         self.wait_for_worker(io, slot, frame);
@@ -89,7 +89,7 @@ impl ShardCore {
     fn homeless_worker(&mut self, io: &impl Io, slot: u32) -> Option<u8> {
         let waiting_bytes = self.spills.bytes(self.hot(slot).spill);
         let bytes = self.take_scratch(io, slot, Frame::Spill(waiting_bytes));
-        let worker = match edge::split(&bytes, self.cfg.frame_bytes_max) {
+        let worker = match edge::split(&bytes, self.ctx.cfg.frame_bytes_max) {
             Ok(Split::Frame { frame, .. }) => Hello::decode(&frame[edge::HEADER_BYTES..]).ok(),
             _ => None,
         }
@@ -142,7 +142,7 @@ impl ShardCore {
             self.homeless_left = 0;
         }
         let mut looked_at = 0;
-        for _ in 0..self.cfg.bounds.routing_visits.min(self.homeless_left) {
+        for _ in 0..self.ctx.cfg.bounds.routing_visits.min(self.homeless_left) {
             self.homeless_left -= 1;
             let slot = self.homeless_cursor % self.table.high_water();
             self.homeless_cursor = slot + 1;
@@ -157,7 +157,7 @@ impl ShardCore {
                 None => {}
             }
             looked_at += 1;
-            if looked_at == self.cfg.bounds.resumes {
+            if looked_at == self.ctx.cfg.bounds.resumes {
                 break;
             }
         }

@@ -156,22 +156,22 @@ impl ShardCore {
 
     /// First and longest time for which a worker is held down.
     pub fn link_hold_ms(&self) -> (u32, u32) {
-        self.cfg.link_hold_ms
+        self.ctx.cfg.link_hold_ms
     }
 
     /// Whether nobody in the core holds this block.
     pub fn is_free_block(&self, block: Block) -> bool {
-        self.pools.holders(block) == 0
+        self.ctx.pools.holders(block) == 0
     }
 
     /// The time of the last turn, in milliseconds: what all deadlines are compared with.
     pub fn now_ms(&self) -> u64 {
-        self.now_ms
+        self.ctx.now_ms
     }
 
     /// How much a turn does.
     pub fn bounds(&self) -> &crate::core::bounds::Bounds {
-        &self.cfg.bounds
+        &self.ctx.cfg.bounds
     }
 
     /// Who waits for a receive buffer, first come first: slots and generations.
@@ -191,7 +191,7 @@ impl ShardCore {
     /// Blocks in use, by class, in the order of the classes.
     pub fn blocks_in_use(&self) -> [u32; 6] {
         [Class::Rx, Class::Outbox, Class::Spill, Class::LinkRx, Class::LinkTx, Class::Fanout]
-            .map(|class| self.pools.in_use(class))
+            .map(|class| self.ctx.pools.in_use(class))
     }
 
     /// Connections that are accepted and have not begun to end.
@@ -202,12 +202,12 @@ impl ShardCore {
 
     /// Connections counted against the process's cap, if there is one.
     pub fn cap_held(&self) -> Option<u32> {
-        self.cfg.cap.as_ref().map(|cap| cap.held())
+        self.ctx.cfg.cap.as_ref().map(|cap| cap.held())
     }
 
     /// Connections counted by address, if they are.
     pub fn per_ip_counted(&self) -> Option<u64> {
-        self.cfg.per_ip.as_ref().map(|per_ip| per_ip.counted())
+        self.ctx.cfg.per_ip.as_ref().map(|per_ip| per_ip.counted())
     }
 
     /// Connections that hold a cell of the per-address table.

@@ -60,7 +60,7 @@ impl ShardCore {
         assert_eq!(spills, self.spills.count(), "invariant spill-sums: every spill has an owner");
         assert_eq!(
             blocked,
-            self.stats.get(Stat::ConnectionsBlocked),
+            self.ctx.stats.get(Stat::ConnectionsBlocked),
             "invariant conservation: blocked connections are counted"
         );
         assert_eq!(
@@ -74,7 +74,7 @@ impl ShardCore {
         let beyond: u32 = self.links.iter().map(|link| link.tx.blocks_beyond()).sum();
         assert_eq!(
             beyond,
-            self.pools.link_tx_beyond(),
+            self.ctx.pools.link_tx_beyond(),
             "invariant admission: what link queues have beyond their own is counted"
         );
         for (index, (link, routed)) in self.links.iter().zip(routed).enumerate() {
@@ -85,7 +85,7 @@ impl ShardCore {
             );
             let window_bytes = link.session.map_or(0, |session| session.window_bytes);
             assert!(
-                window_bytes <= self.cfg.link_window_bytes,
+                window_bytes <= self.ctx.cfg.link_window_bytes,
                 "invariant admission: a window of {window_bytes} bytes that nothing is kept for"
             );
             assert_eq!(
@@ -97,11 +97,11 @@ impl ShardCore {
                 "invariant no-orphans: {} bytes are queued for a link without a session",
                 link.tx.retained_bytes() + link.resend.bytes()
             );
-            let due_ms = link.moves.due_ms(self.cfg.link_failover_ms);
+            let due_ms = link.moves.due_ms(self.ctx.cfg.link_failover_ms);
             assert!(
-                link.state != LinkState::Up || due_ms.is_none_or(|due_ms| self.now_ms < due_ms),
+                link.state != LinkState::Up || due_ms.is_none_or(|due_ms| self.ctx.now_ms < due_ms),
                 "invariant deadlines: a move has been due since {due_ms:?}, at {} the link is up",
-                self.now_ms
+                self.ctx.now_ms
             );
             let others = self.links.iter().filter(|other| !std::ptr::eq(*other, link));
             let twice = link.session.is_some_and(|session| {
@@ -112,16 +112,17 @@ impl ShardCore {
                 assert_eq!(link.ops, 0, "invariant op-bits: a link that is down has no op in the kernel");
             }
         }
-        let closed: u64 = roost_protocol::Reason::ALL.iter().map(|&reason| self.stats.closes(reason)).sum();
+        let closed: u64 =
+            roost_protocol::Reason::ALL.iter().map(|&reason| self.ctx.stats.closes(reason)).sum();
         assert_eq!(
             closed,
-            self.stats.get(Stat::Closes),
+            self.ctx.stats.get(Stat::Closes),
             "invariant conservation: close reasons sum to closed"
         );
         let ending = states[State::Draining as usize] + states[State::Closing as usize];
         let alive = u64::from(live) - states[State::Accepting as usize] - ending;
         assert_eq!(
-            self.stats.get(Stat::Accepts) - closed,
+            self.ctx.stats.get(Stat::Accepts) - closed,
             alive,
             "invariant conservation: accepted - closed = alive"
         );

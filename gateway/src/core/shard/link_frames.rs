@@ -10,10 +10,10 @@ use crate::{
     core::{
         event::LinkDownCause,
         link::LinkState,
-        outbox::Span,
         pool::Class,
         record::{State, flag},
         shard::{ShardCore, admission::Payload, fanout},
+        span::Span,
         stats::Stat,
     },
     op::{Io, errno},
@@ -33,11 +33,11 @@ impl ShardCore {
     pub(super) fn on_link_recv(&mut self, io: &mut impl Io, index: usize, result: i32) {
         match result {
             1.. => {
-                self.stats.add(Stat::LinkBytesReceived, u64::from(result.cast_unsigned()));
+                self.ctx.stats.add(Stat::LinkBytesReceived, u64::from(result.cast_unsigned()));
                 let link = &mut self.links[index];
                 link.rx.filled += result.cast_unsigned();
                 if link.state == LinkState::Up {
-                    link.heard_at_ms = self.now_ms;
+                    link.heard_at_ms = self.ctx.now_ms;
                 }
                 // What is left stays for the end of the turn.
                 self.handle_link_bytes(io, index);
@@ -81,13 +81,13 @@ impl ShardCore {
     }
 
     fn handle_link_frames(&mut self, io: &mut impl Io, index: usize) -> Result<bool, LinkError> {
-        for _ in 0..self.cfg.bounds.link_frames {
+        for _ in 0..self.ctx.cfg.bounds.link_frames {
             let rx = &self.links[index].rx;
             let block = rx.block.expect("frames stand in a block");
             let bytes = &io.block(block)[rx.handled as usize..rx.filled as usize];
             let payload_bytes_max = match self.links[index].state {
                 LinkState::Handshaking => handshake::PAYLOAD_BYTES_MAX,
-                _ => self.cfg.link_payload_bytes_max(),
+                _ => self.ctx.cfg.link_payload_bytes_max(),
             };
             let (header, frame_bytes) = match link::split(bytes, payload_bytes_max)? {
                 Split::Frame { header, .. } => (header, header.frame_bytes() as u32),
@@ -112,7 +112,7 @@ impl ShardCore {
             if let Some(session) = &mut link.session
                 && header.link_type.is_sequenced()
             {
-                session.handled(frame_bytes, self.now_ms);
+                session.handled(frame_bytes, self.ctx.now_ms);
             }
         }
         self.links[index].rx.stalled = true;
@@ -125,16 +125,16 @@ impl ShardCore {
         let rx = &mut self.links[index].rx;
         let block = rx.block.expect("frames stand in a block");
         let (from, len) = (rx.handled, rx.filled - rx.handled);
-        if self.pools.holders(block) == 1 {
+        if self.ctx.pools.holders(block) == 1 {
             if from > 0 && len > 0 {
                 let rest = io.block(block)[from as usize..][..len as usize].to_vec();
                 io.write(block, 0, &rest);
             }
-        } else if let Some(fresh) = self.pools.alloc(Class::LinkRx) {
+        } else if let Some(fresh) = self.ctx.pools.alloc(Class::LinkRx) {
             if len > 0 {
                 io.copy(block, from, len, fresh, 0);
             }
-            self.pools.release(block);
+            self.ctx.pools.release(block);
             rx.block = Some(fresh);
         } else {
             // Every block is being sent from: the sends end with this turn, then it goes on.
@@ -153,7 +153,7 @@ impl ShardCore {
             };
             return self.refuse_link(io, index, refusal, LinkDownCause::Protocol(error));
         }
-        self.stats.inc(Stat::LinkErrors);
+        self.ctx.stats.inc(Stat::LinkErrors);
         // The same frame again after a resume: this session will not get any further.
         let link = &mut self.links[index];
         let position = link.session.map(|session| session.received);
@@ -178,8 +178,8 @@ impl ShardCore {
                 let position = body::decode_u64(bytes_of(io, payload))?;
                 let link = &mut self.links[index];
                 let before = link.tx.acked_frames();
-                link.tx.on_ack(&mut self.pools, position)?;
-                link.moves.acknowledged(before, position, self.now_ms);
+                link.tx.on_ack(&mut self.ctx.pools, position)?;
+                link.moves.acknowledged(before, position, self.ctx.now_ms);
             }
             LinkType::Accept => {
                 let session = SessionRef(body::decode_u64(bytes_of(io, payload))?);
@@ -223,7 +223,7 @@ impl ShardCore {
     }
 
     fn count_stale(&self) {
-        self.stats.inc(Stat::LinkFramesStale);
+        self.ctx.stats.inc(Stat::LinkFramesStale);
     }
 
     fn on_data(
@@ -236,7 +236,7 @@ impl ShardCore {
         self.check_message(io, payload)?;
         match self.find_routed(index, header) {
             Some(slot) if self.hot(slot).is_open() => {
-                self.stats.inc(Stat::MessagesDelivered);
+                self.ctx.stats.inc(Stat::MessagesDelivered);
                 self.queue_span(io, slot, payload);
             }
             _ => self.count_stale(),
@@ -250,7 +250,7 @@ impl ShardCore {
         let Some(&head) = bytes.first_chunk::<{ edge::HEADER_BYTES }>() else {
             return Err(LinkError::Malformed);
         };
-        match edge::Header::decode(head, self.cfg.frame_bytes_max) {
+        match edge::Header::decode(head, self.ctx.cfg.frame_bytes_max) {
             Ok(header) if header.frame_type == FrameType::Message && header.frame_bytes() == bytes.len() => {
                 Ok(())
             }
@@ -266,8 +266,8 @@ impl ShardCore {
                 (hot.session, hot.mark_tick) = (session.0, 0);
                 self.set_state(slot, State::Open);
                 let welcome = Welcome {
-                    heartbeat_interval_ms: self.cfg.heartbeat_interval_ms,
-                    frame_bytes_max: self.cfg.frame_bytes_max,
+                    heartbeat_interval_ms: self.ctx.cfg.heartbeat_interval_ms,
+                    frame_bytes_max: self.ctx.cfg.frame_bytes_max,
                     session,
                 };
                 self.queue_bytes(io, slot, &welcome.encode());
@@ -304,7 +304,7 @@ impl ShardCore {
             let header = Header::new(LinkType::Multicast, connection, 0);
             match self.find_routed(index, header) {
                 Some(slot) if self.hot(slot).is_open() => {
-                    self.stats.inc(Stat::FanoutDeliveries);
+                    self.ctx.stats.inc(Stat::FanoutDeliveries);
                     self.queue_span(io, slot, frame);
                 }
                 _ => self.count_stale(),
@@ -321,7 +321,7 @@ impl ShardCore {
         payload: Span,
     ) -> Result<Handled, LinkError> {
         self.check_message(io, payload)?;
-        let Some(block) = self.pools.alloc(Class::Fanout) else { return Ok(Handled::Stalled) };
+        let Some(block) = self.ctx.pools.alloc(Class::Fanout) else { return Ok(Handled::Stalled) };
         io.copy(payload.block, payload.offset, payload.len, block, 0);
         self.fanouts.push_back(fanout::Fanout {
             span: Span { block, offset: 0, len: payload.len },
@@ -335,7 +335,7 @@ impl ShardCore {
     fn on_relay(&mut self, io: &mut impl Io, payload: Span) -> Result<(), LinkError> {
         let relay = Relay::decode(bytes_of(io, payload))?;
         let Some(worker) = self.route_any(relay.routing_hash) else {
-            self.stats.inc(Stat::RelaysDropped);
+            self.ctx.stats.inc(Stat::RelaysDropped);
             return Ok(());
         };
         let none = roost_protocol::ConnectionId::from_bits(0);
@@ -343,14 +343,15 @@ impl ShardCore {
         let link = &self.links[usize::from(worker)];
         let window_bytes = link.session.map_or(0, |session| session.window_bytes);
         let much = link.tx.retained_bytes() + u64::from(payload.len) > 2 * u64::from(window_bytes);
-        let fits = link.tx.fits(&self.pools, header.frame_bytes() as u32) && !self.pools.link_tx_is_tight();
+        let fits =
+            link.tx.fits(&self.ctx.pools, header.frame_bytes() as u32) && !self.ctx.pools.link_tx_is_tight();
         if much || !fits || link.overrun {
             // Two workers that wait for each other to read would wait for ever.
-            self.stats.inc(Stat::RelaysDropped);
+            self.ctx.stats.inc(Stat::RelaysDropped);
             return Ok(());
         }
         self.append(io, usize::from(worker), header, Payload::Span(payload));
-        self.stats.inc(Stat::RelaysForwarded);
+        self.ctx.stats.inc(Stat::RelaysForwarded);
         Ok(())
     }
 

@@ -17,8 +17,8 @@ use crate::{
     core::{
         event::{Event, LinkDownCause},
         link::{LinkState, Session},
-        outbox::Span,
         shard::{ShardCore, kind, links::NO_CONNECTION},
+        span::Span,
         stats::Stat,
     },
     op::{Io, errno},
@@ -39,18 +39,18 @@ impl ShardCore {
             return self.break_link(io, index, LinkDownCause::Dial { errno: -result });
         }
         let mut nonce = [0; NONCE_BYTES];
-        (self.entropy)(&mut nonce);
+        self.ctx.fill_random(&mut nonce);
         let link = &mut self.links[index];
         let known = link.session.filter(|_| !link.lost);
         let hello = LinkHello {
-            shard: u16::from(self.cfg.shard),
-            shards: self.cfg.shards,
-            gateway: self.cfg.gateway,
+            shard: u16::from(self.ctx.cfg.shard),
+            shards: self.ctx.cfg.shards,
+            gateway: self.ctx.cfg.gateway,
             nonce,
             expected_worker: known.map_or(InstanceId::NONE, |session| session.worker),
             received_position: known.map_or(0, |session| session.received),
-            window_bytes: self.cfg.link_window_bytes,
-            frame_bytes_max: self.cfg.frame_bytes_max,
+            window_bytes: self.ctx.cfg.link_window_bytes,
+            frame_bytes_max: self.ctx.cfg.frame_bytes_max,
         };
         link.state = LinkState::Handshaking;
         handshake::encode_frame(LinkType::LinkHello, &hello.encode_payload(), &mut link.control);
@@ -68,11 +68,11 @@ impl ShardCore {
         payload: Span,
     ) -> Result<bool, LinkError> {
         let bytes = io.block(payload.block)[payload.offset as usize..][..payload.len as usize].to_vec();
-        let frame = Frame::decode(&header, &bytes, self.cfg.frame_bytes_max)?;
+        let frame = Frame::decode(&header, &bytes, self.ctx.cfg.frame_bytes_max)?;
         let proving = self.links[index].state == LinkState::Proving;
         match frame {
             Frame::LinkRefuse(refusal) => {
-                self.stats.inc(Stat::LinkErrors);
+                self.ctx.stats.inc(Stat::LinkErrors);
                 self.break_link(io, index, LinkDownCause::RefusedByWorker(refusal));
                 Ok(false)
             }
@@ -123,8 +123,8 @@ impl ShardCore {
                 // The worker has got another name; the old one makes room once all is settled.
                 self.links[other].yields = true;
             } else {
-                let pauses_ms = self.cfg.link_hold_ms;
-                self.links[index].hold.given_up(self.now_ms, 0, pauses_ms);
+                let pauses_ms = self.ctx.cfg.link_hold_ms;
+                self.links[index].hold.given_up(self.ctx.now_ms, 0, pauses_ms);
             }
             let cause = LinkDownCause::SameWorker { other: other as u8 };
             return self.refuse_link(io, index, Refusal::AlreadyLinked, cause);
@@ -141,7 +141,7 @@ impl ShardCore {
         handshake::encode_frame(LinkType::LinkProof, &payload, &mut link.control);
         // Whoever accepts the proof answers this at the latest.
         link.control.extend(Header::new(LinkType::Ping, NO_CONNECTION, 0).encode());
-        link.pinged_at_ms = self.now_ms;
+        link.pinged_at_ms = self.ctx.now_ms;
         link.welcome = Some(welcome);
         link.state = LinkState::Proving;
         self.flush_link(io, index);
@@ -161,20 +161,21 @@ impl ShardCore {
         let link = &mut self.links[index];
         let welcome = link.welcome.take().expect("LINK_WELCOME comes first");
         link.state = LinkState::Up;
-        (link.up_at_ms, link.heard_at_ms) = (self.now_ms, self.now_ms);
+        (link.up_at_ms, link.heard_at_ms) = (self.ctx.now_ms, self.ctx.now_ms);
         link.told.clear();
         link.failures = 0;
-        link.undrains_at_ms = (link.draining && welcome.resumed).then_some(self.now_ms + DRAINING_GRACE_MS);
+        link.undrains_at_ms =
+            (link.draining && welcome.resumed).then_some(self.ctx.now_ms + DRAINING_GRACE_MS);
         // A worker may grant more than is kept for it here.
-        let window_bytes = welcome.window_bytes.min(self.cfg.link_window_bytes);
-        self.events.push(Event::LinkUp { worker: index as u8, resumed: welcome.resumed });
+        let window_bytes = welcome.window_bytes.min(self.ctx.cfg.link_window_bytes);
+        self.ctx.events.push(Event::LinkUp { worker: index as u8, resumed: welcome.resumed });
         if welcome.resumed {
             let session = link.session.as_mut().expect("looked at when LINK_WELCOME came");
             session.acknowledged();
             session.window_bytes = window_bytes;
-            link.tx.resume(&mut self.pools, welcome.received_position)?;
-            link.moves.touch(self.now_ms);
-            self.stats.inc(Stat::LinkResumes);
+            link.tx.resume(&mut self.ctx.pools, welcome.received_position)?;
+            link.moves.touch(self.ctx.now_ms);
+            self.ctx.stats.inc(Stat::LinkResumes);
         } else {
             if link.session.is_some() {
                 // Another instance, or one that has forgotten: its connections must be reopened.
@@ -182,9 +183,9 @@ impl ShardCore {
             }
             let link = &mut self.links[index];
             link.session = Some(Session::new(welcome.worker, window_bytes));
-            link.began_at_ms = self.now_ms;
+            link.began_at_ms = self.ctx.now_ms;
             (link.draining, link.lost) = (false, false);
-            self.stats.inc(Stat::LinkSessionsStarted);
+            self.ctx.stats.inc(Stat::LinkSessionsStarted);
             self.start_rebalance();
         }
         Ok(())
@@ -198,13 +199,13 @@ impl ShardCore {
         refusal: Refusal,
         cause: LinkDownCause,
     ) {
-        self.stats.inc(Stat::LinkErrors);
+        self.ctx.stats.inc(Stat::LinkErrors);
         self.tell_down(index, cause, false);
         let link = &mut self.links[index];
         link.welcome = None;
         link.control.extend(refusal.encode());
         link.state = LinkState::Refusing;
-        link.since_ms = self.now_ms;
+        link.since_ms = self.ctx.now_ms;
         link.rx.stalled = false;
         self.throw_away(io, index);
         self.flush_link(io, index);

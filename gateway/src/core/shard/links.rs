@@ -8,9 +8,9 @@ use crate::{
     core::{
         event::{Event, LinkDownCause, LinkStep},
         link::{Link, LinkState, link_bit},
-        outbox::Span,
         pool::Class,
         shard::{ShardCore, dial::connect_ms_max, kind, link_up},
+        span::Span,
         stats::{Stat, bump},
     },
     op::{Io, Op, Sock, Token},
@@ -41,7 +41,7 @@ impl ShardCore {
     pub(super) fn on_link_completion(&mut self, io: &mut impl Io, token: Token, result: i32) {
         let index = token.index() as usize;
         if index >= self.links.len() || self.links[index].generation != token.generation() {
-            self.stats.inc(Stat::LateCompletions);
+            self.ctx.stats.inc(Stat::LateCompletions);
             return;
         }
         let link = &mut self.links[index];
@@ -75,8 +75,8 @@ impl ShardCore {
 
     /// Whether a link's worker is to be given up.
     pub(super) fn is_gone(&self, link: &Link) -> bool {
-        let silent_ms = self.now_ms.saturating_sub(link.heard_at_ms);
-        silent_ms >= u64::from(self.cfg.link_failover_ms)
+        let silent_ms = self.ctx.now_ms.saturating_sub(link.heard_at_ms);
+        silent_ms >= u64::from(self.ctx.cfg.link_failover_ms)
             || link.hopeless
             || link.overrun
             || link.moves_overdue
@@ -87,7 +87,7 @@ impl ShardCore {
 
     /// Whether a worker that is held down is to be left alone: somebody else must serve meanwhile.
     pub(super) fn is_held(&self, index: usize) -> bool {
-        self.now_ms < self.links[index].hold.until_ms() && self.others_serve(index)
+        self.ctx.now_ms < self.links[index].hold.until_ms() && self.others_serve(index)
     }
 
     /// Whether connections can go elsewhere.
@@ -103,11 +103,11 @@ impl ShardCore {
             if link.state == LinkState::Up && link.ops & link_bit::RECV == 0 {
                 // Its frames wait for us (for a broadcast to end, for a block, for their turn): who is
                 // not read is not silent.
-                link.heard_at_ms = self.now_ms;
+                link.heard_at_ms = self.ctx.now_ms;
             }
             self.judge_moves(index);
             self.judge_draining(index);
-            let silent_ms = self.now_ms.saturating_sub(self.links[index].heard_at_ms);
+            let silent_ms = self.ctx.now_ms.saturating_sub(self.links[index].heard_at_ms);
             let gone = self.is_gone(&self.links[index]);
             if self.links[index].session.is_some() && gone && self.links[index].state == LinkState::Refusing {
                 // Nothing that the session retains is in the kernel, and LINK_REFUSE is to arrive.
@@ -129,7 +129,7 @@ impl ShardCore {
                 }
             }
             let keepalive_ms = u64::from(self.keepalive_ms());
-            let handshake_ms = self.cfg.handshake_timeout_ms;
+            let handshake_ms = self.ctx.cfg.handshake_timeout_ms;
             let held = self.links[index].state == LinkState::Down && self.is_held(index);
             let link = &mut self.links[index];
             let is_done = link.tx.lag_frames() == 0 && link.resend.is_empty();
@@ -138,7 +138,7 @@ impl ShardCore {
                 let link = &mut self.links[index];
                 if link.state == LinkState::Down && link.session.take().is_some() {
                     // Named again, the worker gets a new session, which counts anew.
-                    link.tx.salvage(io, &mut self.pools);
+                    link.tx.salvage(io, &mut self.ctx.pools);
                 }
                 self.vacate_link(index);
                 continue;
@@ -146,37 +146,37 @@ impl ShardCore {
             match link.state {
                 // What was of one that is retired has gone elsewhere, or will.
                 LinkState::Down if held || link.retired && link.session.is_none() => {}
-                LinkState::Down if self.now_ms >= link.retry_at_ms && link.addresses > 0 => {
+                LinkState::Down if self.ctx.now_ms >= link.retry_at_ms && link.addresses > 0 => {
                     link.state = LinkState::Connecting;
-                    link.since_ms = self.now_ms;
+                    link.since_ms = self.ctx.now_ms;
                     self.submit_link(io, index, kind::LINK_CONNECT, Op::Connect { link: index as u16 });
                 }
                 LinkState::Connecting
-                    if self.now_ms >= link.since_ms + connect_ms_max(handshake_ms, link) =>
+                    if self.ctx.now_ms >= link.since_ms + connect_ms_max(handshake_ms, link) =>
                 {
                     self.break_link(io, index, LinkDownCause::Late(LinkStep::Connect));
                 }
                 LinkState::Handshaking | LinkState::Proving
-                    if self.now_ms >= link.since_ms + u64::from(self.cfg.handshake_timeout_ms) =>
+                    if self.ctx.now_ms >= link.since_ms + u64::from(self.ctx.cfg.handshake_timeout_ms) =>
                 {
                     let welcomed = link.state == LinkState::Proving;
                     let step = if welcomed { LinkStep::FirstFrame } else { LinkStep::Welcome };
                     self.break_link(io, index, LinkDownCause::Late(step));
                 }
-                LinkState::Refusing if self.now_ms >= link.since_ms + link_up::REFUSE_LINGER_MS => {
+                LinkState::Refusing if self.ctx.now_ms >= link.since_ms + link_up::REFUSE_LINGER_MS => {
                     self.end_refusal(io, index);
                 }
                 LinkState::Up
-                    if silent_ms >= keepalive_ms && self.now_ms >= link.pinged_at_ms + keepalive_ms =>
+                    if silent_ms >= keepalive_ms && self.ctx.now_ms >= link.pinged_at_ms + keepalive_ms =>
                 {
-                    if link.pinged_at_ms > link.heard_at_ms && self.cfg.link_keepalive_ms > 0 {
+                    if link.pinged_at_ms > link.heard_at_ms && self.ctx.cfg.link_keepalive_ms > 0 {
                         // The path may be dead where the worker is not: there is still time to
                         // resume the session over another connection.
                         let silent_ms = u32::try_from(silent_ms).unwrap_or(u32::MAX);
                         self.break_link(io, index, LinkDownCause::Silent(silent_ms));
                         continue;
                     }
-                    link.pinged_at_ms = self.now_ms;
+                    link.pinged_at_ms = self.ctx.now_ms;
                     link.control.extend(Header::new(LinkType::Ping, NO_CONNECTION, 0).encode());
                 }
                 _ => {}
@@ -186,21 +186,21 @@ impl ShardCore {
 
     /// A silent link is probed a few times before its worker counts as gone.
     fn keepalive_ms(&self) -> u32 {
-        let own_ms = match self.cfg.link_keepalive_ms {
+        let own_ms = match self.ctx.cfg.link_keepalive_ms {
             0 => u32::MAX,
             own_ms => own_ms,
         };
-        own_ms.min(self.cfg.link_failover_ms / 4).max(1)
+        own_ms.min(self.ctx.cfg.link_failover_ms / 4).max(1)
     }
 
     /// When a link next needs attention.
     pub(super) fn next_link_deadline(&self) -> u64 {
         let keepalive_ms = u64::from(self.keepalive_ms());
-        let failover_ms = u64::from(self.cfg.link_failover_ms);
+        let failover_ms = u64::from(self.ctx.cfg.link_failover_ms);
         let mut at = self.no_worker_due_ms().unwrap_or(u64::MAX);
         for (index, link) in self.links.iter().enumerate() {
             if link.state == LinkState::Up {
-                at = at.min(link.moves.due_ms(self.cfg.link_failover_ms).unwrap_or(u64::MAX));
+                at = at.min(link.moves.due_ms(self.ctx.cfg.link_failover_ms).unwrap_or(u64::MAX));
                 at = at.min(link.undrains_at_ms.unwrap_or(u64::MAX));
             }
             at = at.min(match link.state {
@@ -209,9 +209,11 @@ impl ShardCore {
                 // Sooner if the others stop serving; but then there is a turn.
                 LinkState::Down if self.is_held(index) => link.retry_at_ms.max(link.hold.until_ms()),
                 LinkState::Down => link.retry_at_ms,
-                LinkState::Connecting => link.since_ms + connect_ms_max(self.cfg.handshake_timeout_ms, link),
+                LinkState::Connecting => {
+                    link.since_ms + connect_ms_max(self.ctx.cfg.handshake_timeout_ms, link)
+                }
                 LinkState::Handshaking | LinkState::Proving => {
-                    link.since_ms + u64::from(self.cfg.handshake_timeout_ms)
+                    link.since_ms + u64::from(self.ctx.cfg.handshake_timeout_ms)
                 }
                 LinkState::Refusing => link.since_ms + link_up::REFUSE_LINGER_MS,
                 LinkState::Up => (link.heard_at_ms.max(link.pinged_at_ms)) + keepalive_ms,
@@ -226,19 +228,19 @@ impl ShardCore {
                 at = at.min(self.ack_due_ms(link).unwrap_or(u64::MAX));
             }
         }
-        at.max(self.now_ms + 1)
+        at.max(self.ctx.now_ms + 1)
     }
 
     /// Receives behind what stands in the block already.
     pub(super) fn receive_link(&mut self, io: &mut impl Io, index: usize) {
         if self.links[index].rx.block.is_none() {
             // All blocks may be held by sends of this very turn; `run_stalled_links` tries again.
-            self.links[index].rx.block = self.pools.alloc(Class::LinkRx);
+            self.links[index].rx.block = self.ctx.pools.alloc(Class::LinkRx);
         }
         let rx = &self.links[index].rx;
         let Some(block) = rx.block else { return };
         let offset = rx.filled;
-        let len = self.pools.block_bytes(Class::LinkRx) - offset;
+        let len = self.ctx.pools.block_bytes(Class::LinkRx) - offset;
         let sock = Sock::Link(index as u16);
         self.submit_link(io, index, kind::LINK_RECV, Op::Recv { sock, block, offset, len, wait: true });
     }
@@ -264,8 +266,8 @@ impl ShardCore {
         // The handshake comes before anything that an older connection may have broken off.
         let at_boundary = !up || link.tx.is_at_boundary();
         if link.control_send.is_none() && !link.control.is_empty() && at_boundary {
-            let Some(block) = self.pools.alloc(Class::LinkTx) else { return };
-            let len = link.control.len().min(self.pools.block_bytes(Class::LinkTx) as usize);
+            let Some(block) = self.ctx.pools.alloc(Class::LinkTx) else { return };
+            let len = link.control.len().min(self.ctx.pools.block_bytes(Class::LinkTx) as usize);
             io.write(block, 0, &link.control[..len]);
             link.control.drain(..len);
             link.control_send = Some((block, 0, len as u32));
@@ -286,7 +288,7 @@ impl ShardCore {
     /// Acknowledges what has been handled, in order with earlier acknowledgements.
     fn acknowledge(&mut self, io: &mut impl Io, index: usize) {
         let Some(due_ms) = self.ack_due_ms(&self.links[index]) else { return };
-        let due = self.now_ms >= due_ms;
+        let due = self.ctx.now_ms >= due_ms;
         let link = &mut self.links[index];
         let session = link.session.as_mut().expect("a session owes it");
         let header = Header::new(LinkType::Ack, NO_CONNECTION, 8);
@@ -296,11 +298,11 @@ impl ShardCore {
         let room = u64::from(session.window_bytes).saturating_sub(link.tx.retained_bytes());
         let rides = !link.tx.is_all_sent()
             && room >= header.frame_bytes() as u64
-            && link.tx.fits(&self.pools, header.frame_bytes() as u32);
+            && link.tx.fits(&self.ctx.pools, header.frame_bytes() as u32);
         let control_waits = !link.control.is_empty() || link.control_send.is_some();
         if rides && (link.tx.holds_unsequenced() || !control_waits) {
-            link.tx.begin(io, &mut self.pools, header);
-            link.tx.put_bytes(io, &mut self.pools, &position);
+            link.tx.begin(io, &mut self.ctx.pools, header);
+            link.tx.put_bytes(io, &mut self.ctx.pools, &position);
         } else if !link.tx.holds_unsequenced() && (due || control_waits) {
             link.control.extend(header.encode());
             link.control.extend(position);
@@ -317,21 +319,21 @@ impl ShardCore {
     fn ack_due_ms(&self, link: &Link) -> Option<u64> {
         let session = link.session.as_ref().filter(|session| session.owes_ack())?;
         // A worker must not have to wait for credit because of us.
-        let much = session.unacked_bytes >= u64::from(self.cfg.link_window_bytes / ACK_WINDOW_SHARE);
+        let much = session.unacked_bytes >= u64::from(self.ctx.cfg.link_window_bytes / ACK_WINDOW_SHARE);
         Some(if much { 0 } else { session.unacked_since_ms + ACK_DELAY_MS })
     }
 
     fn on_link_sent(&mut self, index: usize, result: i32) {
         let Ok(sent) = u32::try_from(result) else { return };
-        self.stats.add(Stat::LinkBytesSent, u64::from(sent));
+        self.ctx.stats.add(Stat::LinkBytesSent, u64::from(sent));
         let link = &mut self.links[index];
         match link.control_send {
             Some((block, _, len)) if len == sent => {
-                self.pools.release(block);
+                self.ctx.pools.release(block);
                 link.control_send = None;
             }
             Some((block, offset, len)) => link.control_send = Some((block, offset + sent, len - sent)),
-            None => link.tx.on_sent(&mut self.pools, sent),
+            None => link.tx.on_sent(&mut self.ctx.pools, sent),
         }
     }
 
@@ -342,7 +344,7 @@ impl ShardCore {
             return;
         }
         let was_up = link.state == LinkState::Up;
-        if was_up && self.now_ms - link.up_at_ms >= u64::from(self.cfg.link_redial_ms.1) {
+        if was_up && self.ctx.now_ms - link.up_at_ms >= u64::from(self.ctx.cfg.link_redial_ms.1) {
             // One that comes up only to go down again is not dialled as if all were well.
             link.backoff_ms = 0;
         }
@@ -357,10 +359,10 @@ impl ShardCore {
         link.failed = !was_up;
         // Without an address it was not dialled at all; whoever looks for one says why there is none.
         if was_up || link.addresses > 0 {
-            self.stats.inc(Stat::LinkBreaks);
+            self.ctx.stats.inc(Stat::LinkBreaks);
             bump(&link.stats.breaks, 1);
             if let Some(failures) = link.is_news(cause) {
-                self.events.push(Event::LinkDown { worker: index as u8, cause, was_up, failures });
+                self.ctx.events.push(Event::LinkDown { worker: index as u8, cause, was_up, failures });
             }
         }
     }
@@ -389,10 +391,10 @@ impl ShardCore {
         (link.hello, link.welcome) = (None, None);
         link.control.clear();
         if let Some((block, ..)) = link.control_send.take() {
-            self.pools.release(block);
+            self.ctx.pools.release(block);
         }
         if let Some(block) = link.rx.block.take() {
-            self.pools.release(block);
+            self.ctx.pools.release(block);
         }
         link.rx = crate::core::link::Rx::default();
         self.arrange_redial(index);
@@ -414,8 +416,8 @@ impl ShardCore {
             stats.blocked.store((link.blocked.len() + link.holding.len()) as u64, Relaxed);
             stats.failures.store(u64::from(link.failures), Relaxed);
         }
-        self.stats.set(Stat::LinksUp, up);
-        self.stats.set(Stat::LinkRetainedBytes, retained + self.salvage.bytes());
+        self.ctx.stats.set(Stat::LinksUp, up);
+        self.ctx.stats.set(Stat::LinkRetainedBytes, retained + self.salvage.bytes());
     }
 
     pub(super) fn link(&self, worker: u8) -> &Link {

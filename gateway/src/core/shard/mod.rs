@@ -55,10 +55,11 @@ use roost_protocol::{ConnectionId, Reason};
 use crate::{
     core::{
         config::CoreConfig,
-        event::{Event, Events},
+        context::{Context, Entropy},
+        event::Event,
         link::{Link, resend::Resend},
         outbox::Outboxes,
-        pool::{Class, Pools},
+        pool::Class,
         record::{Hot, State, bit},
         spill::Spills,
         stats::{ShardStats, Stat},
@@ -106,17 +107,11 @@ pub enum Next {
     At(u64),
 }
 
-/// Fills a buffer with random bytes: from the system's generator, or a seed in the simulation.
-pub type Entropy = Box<dyn FnMut(&mut [u8]) + Send>;
-
 /// One shard's core. Drive it with [`Self::start`], then for every turn of the loop
 /// [`Self::begin_turn`], [`Self::on_completion`] for each completion, [`Self::end_turn`].
 pub struct ShardCore {
-    cfg: CoreConfig,
-    stats: Arc<ShardStats>,
-    now_ms: u64,
+    ctx: Context,
     table: Table,
-    pools: Pools,
     outboxes: Outboxes,
     /// The chunk that the gateway's own small frames are written to, one behind the other, and how
     /// much of it is taken: a chunk each would touch megabytes in a burst of PONGs.
@@ -153,8 +148,6 @@ pub struct ShardCore {
     drain: Option<command::Drain>,
     /// The alternative in the GOAWAY of a drain; empty: none.
     drain_to: Arc<str>,
-    entropy: Entropy,
-    events: Events,
     /// Reused where bytes of a frame must be contiguous.
     scratch: Vec<u8>,
 }
@@ -162,17 +155,12 @@ pub struct ShardCore {
 impl ShardCore {
     /// A core whose driver has `slots_per_ring` slots per ring.
     pub fn new(cfg: CoreConfig, slots_per_ring: u32, stats: Arc<ShardStats>, entropy: Entropy) -> Self {
-        let pools = Pools::new(&cfg);
-        stats.set(Stat::SlotsMax, u64::from(cfg.slots_max));
         let mut core = Self {
             links: Vec::new(),
             broken: Vec::new(),
             configured: 0,
             table: Table::new(cfg.slots_max, slots_per_ring),
             accepting: accept::Accepting::new(cfg.listeners, cfg.accept_ramp_per_s, cfg.accepts_at_start),
-            pools,
-            stats,
-            now_ms: 0,
             outboxes: Outboxes::new(),
             small: None,
             spills: Spills::new(),
@@ -191,10 +179,8 @@ impl ShardCore {
             shutdowns_in_flight: 0,
             drain: None,
             drain_to: Arc::from(""),
-            entropy,
-            events: Events::default(),
             scratch: Vec::new(),
-            cfg,
+            ctx: Context::new(cfg, stats, entropy),
         };
         core.link_workers();
         core
@@ -202,7 +188,7 @@ impl ShardCore {
 
     /// Arms the accepts and dials the workers. `slots_started` is the driver's.
     pub fn start(&mut self, io: &mut impl Io, now_ms: u64, slots_started: u32) {
-        self.now_ms = now_ms;
+        self.ctx.now_ms = now_ms;
         self.sweep.start(now_ms);
         self.set_slots_started(slots_started);
         self.dial_due(io);
@@ -212,24 +198,24 @@ impl ShardCore {
     /// Says how many slots the driver has started; see [`Self::wants_slots`].
     pub fn set_slots_started(&mut self, slots_started: u32) {
         self.accepting.slots_started = slots_started;
-        self.stats.set(Stat::SlotsStarted, u64::from(slots_started));
+        self.ctx.stats.set(Stat::SlotsStarted, u64::from(slots_started));
     }
 
     /// Whether all started slots are in use and more may be started.
     pub fn wants_slots(&self) -> bool {
-        let pauses = self.accepting.resumes_at_ms(self.now_ms).is_some();
+        let pauses = self.accepting.resumes_at_ms(self.ctx.now_ms).is_some();
         self.accepting.wants_slots && !pauses && self.accepting.slots_started < self.table.slots()
     }
 
     /// More slots could not be started; it is tried again after a pause.
     pub fn on_slots_refused(&mut self) {
-        self.stats.inc(Stat::AcceptErrors);
-        self.accepting.pause(self.now_ms);
+        self.ctx.stats.inc(Stat::AcceptErrors);
+        self.accepting.pause(self.ctx.now_ms);
     }
 
     /// Begins a turn at this time, which must not go back.
     pub fn begin_turn(&mut self, now_ms: u64) {
-        self.now_ms = self.now_ms.max(now_ms);
+        self.ctx.now_ms = self.ctx.now_ms.max(now_ms);
     }
 
     /// Touches the records that these completions are for, ahead of [`Self::on_completion`].
@@ -251,7 +237,7 @@ impl ShardCore {
         }
         let slot = token.index();
         if slot >= self.table.slots() || self.table.hot(slot).generation != token.generation() {
-            self.stats.inc(Stat::LateCompletions);
+            self.ctx.stats.inc(Stat::LateCompletions);
             return;
         }
         let bit = op_bit(token.kind());
@@ -291,22 +277,20 @@ impl ShardCore {
 
     /// Takes out what happened since the last call; also, how many events were too many to keep.
     pub fn take_events(&mut self, each: impl FnMut(Event)) -> u64 {
-        self.events.take(each)
+        self.ctx.events.take(each)
     }
 
     /// The shard's figures.
     pub fn stats(&self) -> &Arc<ShardStats> {
-        &self.stats
+        &self.ctx.stats
     }
 
-    /// Time in ticks of one second, as records hold it.
     fn tick(&self) -> u16 {
-        (self.now_ms / 1000) as u16
+        self.ctx.tick()
     }
 
-    /// Whole milliseconds since `tick`, rounded down to ticks.
     fn age_ms(&self, tick: u16) -> u32 {
-        u32::from(self.tick().wrapping_sub(tick)) * 1000
+        self.ctx.age_ms(tick)
     }
 
     fn token(&self, kind: u8, slot: u32) -> Token {
@@ -314,13 +298,13 @@ impl ShardCore {
     }
 
     fn connection_id(&self, slot: u32) -> ConnectionId {
-        ConnectionId::new(self.cfg.shard, slot, self.table.hot(slot).generation)
+        ConnectionId::new(self.ctx.cfg.shard, slot, self.table.hot(slot).generation)
     }
 
     /// The slot of a live connection of this shard with this id.
     fn find(&self, id: ConnectionId) -> Option<u32> {
         let slot = id.slot();
-        let found = id.shard() == self.cfg.shard && slot < self.table.slots();
+        let found = id.shard() == self.ctx.cfg.shard && slot < self.table.slots();
         (found && self.is_current(slot, id.generation())).then_some(slot)
     }
 
@@ -346,10 +330,10 @@ impl ShardCore {
         let before = hot.state();
         hot.set_state(state);
         if let Some(gauge) = state_gauge(before) {
-            self.stats.dec(gauge);
+            self.ctx.stats.dec(gauge);
         }
         if let Some(gauge) = state_gauge(state) {
-            self.stats.inc(gauge);
+            self.ctx.stats.inc(gauge);
         }
     }
 
@@ -365,29 +349,16 @@ impl ShardCore {
         self.table.hot(slot)
     }
 
-    /// A number below `bound`, from the entropy source.
-    fn random_below(&mut self, bound: u32) -> u32 {
-        let mut bytes = [0; 8];
-        (self.entropy)(&mut bytes);
-        (u64::from_le_bytes(bytes) % u64::from(bound.max(1))) as u32
-    }
-
-    /// A retry-after from the configured range.
-    fn retry_after_ms(&mut self) -> u32 {
-        let (from, to) = self.cfg.retry_after_ms;
-        from + self.random_below(to.saturating_sub(from) + 1)
-    }
-
     fn publish(&self) {
-        let stats = &self.stats;
+        let stats = &self.ctx.stats;
         let chunk = u64::from(CoreConfig::CHUNK_BYTES);
         stats.set(Stat::AcceptsArmed, u64::from(self.accepts_armed()));
         stats.set(Stat::OutboxBytes, self.outboxes.bytes_total());
         stats.set(Stat::Outboxes, self.outboxes.count() as u64);
-        stats.set(Stat::OutboxPoolBytes, u64::from(self.pools.in_use(Class::Outbox)) * chunk);
+        stats.set(Stat::OutboxPoolBytes, u64::from(self.ctx.pools.in_use(Class::Outbox)) * chunk);
         stats.set(Stat::SpillBytes, self.spills.bytes_total());
         stats.set(Stat::Spills, self.spills.count() as u64);
-        stats.set(Stat::SpillPoolBytes, u64::from(self.pools.in_use(Class::Spill)) * chunk);
+        stats.set(Stat::SpillPoolBytes, u64::from(self.ctx.pools.in_use(Class::Spill)) * chunk);
         self.publish_links();
         stats.configured.store(self.configured, std::sync::atomic::Ordering::Relaxed);
     }

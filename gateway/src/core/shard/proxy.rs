@@ -6,10 +6,10 @@ use roost_protocol::Reason;
 
 use crate::{
     core::{
-        outbox::Span,
         proxy::{HEAD_BYTES, Verdict, parse},
         record::flag,
         shard::ShardCore,
+        span::Span,
     },
     op::Io,
 };
@@ -17,13 +17,13 @@ use crate::{
 impl ShardCore {
     /// Whether a listener expects a PROXY header, and from whom.
     pub(super) fn expects_proxy(&self, listener: u16) -> bool {
-        self.cfg.proxy_listeners.contains(&listener)
+        self.ctx.cfg.proxy_listeners.contains(&listener)
     }
 
     pub(super) fn trusts_proxy(&self, peer: Option<SocketAddr>) -> bool {
         peer.is_some_and(|peer| {
             let ip = peer.ip().to_canonical();
-            self.cfg.proxy_trusted.iter().any(|net| net.contains(&ip))
+            self.ctx.cfg.proxy_trusted.iter().any(|net| net.contains(&ip))
         })
     }
 
@@ -47,7 +47,7 @@ impl ShardCore {
         match parse(&head[..filled], (before + span.len) as usize) {
             Verdict::Header { bytes, source } => {
                 if spill != 0 {
-                    self.spills.discard(&mut self.pools, spill);
+                    self.spills.discard(&mut self.ctx.pools, spill);
                     self.table.hot_mut(slot).spill = 0;
                 }
                 self.clear_flag(slot, flag::PROXY);

@@ -12,10 +12,10 @@ use roost_protocol::{
 use crate::{
     core::{
         config::CoreConfig,
-        outbox::Span,
         pool::Class,
         record::{State, flag},
         shard::{ShardCore, admission::Payload, kind, reason_of},
+        span::Span,
         stats::Stat,
     },
     op::{Block, Interest, Io, Op, Sock, errno},
@@ -64,22 +64,22 @@ impl ShardCore {
         let block = Block::new(Class::Rx as u8, hot.rx_block());
         match hot.state() {
             State::Closing => {
-                self.pools.release(block);
+                self.ctx.pools.release(block);
                 self.join(io, slot);
             }
             State::Draining => {
-                self.pools.release(block);
+                self.ctx.pools.release(block);
                 self.discard_input(io, slot, result);
             }
             _ if result > 0 => {
                 self.hear(slot);
                 let len = result.cast_unsigned();
-                self.stats.add(Stat::ClientBytesReceived, u64::from(len));
+                self.ctx.stats.add(Stat::ClientBytesReceived, u64::from(len));
                 let full = len == CoreConfig::RX_BLOCK_BYTES;
                 self.handle_received(io, slot, Span { block, offset: 0, len }, full);
             }
             _ => {
-                self.pools.release(block);
+                self.ctx.pools.release(block);
                 match result {
                     0 => self.close(io, slot, Reason::ClientEof, None),
                     _ if is_passing(result) => self.park(io, slot),
@@ -103,7 +103,7 @@ impl ShardCore {
     pub(super) fn handle_received(&mut self, io: &mut impl Io, slot: u32, span: Span, full: bool) {
         match self.handle_bytes(io, slot, span) {
             None => {
-                self.pools.release(span.block);
+                self.ctx.pools.release(span.block);
                 self.go_on_reading(io, slot, full);
             }
             rest => self.postpone(slot, rest, full),
@@ -112,7 +112,7 @@ impl ShardCore {
 
     /// Handles as many frames as may be at a stretch. Returns what is left for a later turn.
     fn handle_bytes(&mut self, io: &mut impl Io, slot: u32, mut rest: Span) -> Option<Span> {
-        let mut frames_left = self.cfg.bounds.client_frames;
+        let mut frames_left = self.ctx.cfg.bounds.client_frames;
         if self.hot(slot).has(flag::PROXY) {
             rest = self.handle_proxy(io, slot, rest)?;
         }
@@ -135,7 +135,7 @@ impl ShardCore {
             }
             frames_left -= 1;
             let bytes = &io.block(rest.block)[rest.offset as usize..][..rest.len as usize];
-            match edge::split(bytes, self.cfg.frame_bytes_max) {
+            match edge::split(bytes, self.ctx.cfg.frame_bytes_max) {
                 Ok(Split::Frame { frame_type, frame }) => {
                     let frame = Span { len: frame.len() as u32, ..rest };
                     self.handle_frame(io, slot, frame_type, Frame::Block(frame));
@@ -166,7 +166,7 @@ impl ShardCore {
     fn spill_missing(&mut self, io: &mut impl Io, slot: u32) -> Option<u32> {
         let spill = self.hot(slot).spill;
         let (header, filled) = self.spills.peek_header(io, spill);
-        match edge::split(&header[..filled], self.cfg.frame_bytes_max) {
+        match edge::split(&header[..filled], self.ctx.cfg.frame_bytes_max) {
             Ok(Split::Need { total_bytes }) => {
                 Some((total_bytes as u32).saturating_sub(self.spills.bytes(spill)))
             }
@@ -195,7 +195,7 @@ impl ShardCore {
             if filled < edge::HEADER_BYTES {
                 return true;
             }
-            let header = match edge::Header::decode(start, self.cfg.frame_bytes_max) {
+            let header = match edge::Header::decode(start, self.ctx.cfg.frame_bytes_max) {
                 Ok(header) => header,
                 Err(error) => {
                     self.refuse(io, slot, error.reason());
@@ -210,7 +210,7 @@ impl ShardCore {
             self.handle_frame(io, slot, header.frame_type, Frame::Spill(len));
             // A close has discarded the spill; a HELLO that found no worker stays in it.
             if self.hot(slot).spill == spill && self.is_reading(slot) {
-                if self.spills.consume(&mut self.pools, spill, len) {
+                if self.spills.consume(&mut self.ctx.pools, spill, len) {
                     self.table.hot_mut(slot).spill = 0;
                 } else {
                     self.spills.restart(spill, self.tick());
@@ -224,7 +224,7 @@ impl ShardCore {
     /// what it is, and the state whether that is allowed, before any of it is kept.
     fn refusal(&self, slot: u32, start: &[u8]) -> Option<Reason> {
         let &code = start.first()?;
-        match edge::Header::decode([code, 0, 0, 0], self.cfg.frame_bytes_max) {
+        match edge::Header::decode([code, 0, 0, 0], self.ctx.cfg.frame_bytes_max) {
             Ok(header) if is_allowed(header.frame_type, self.hot(slot).state()) => None,
             Ok(_) => Some(Reason::UnexpectedFrame),
             Err(error) => Some(error.reason()),
@@ -232,7 +232,7 @@ impl ShardCore {
     }
 
     fn handle_frame(&mut self, io: &mut impl Io, slot: u32, frame_type: FrameType, frame: Frame) {
-        self.stats.inc(Stat::ClientFramesReceived);
+        self.ctx.stats.inc(Stat::ClientFramesReceived);
         match (frame_type, self.hot(slot).state()) {
             (FrameType::Message, State::Open | State::Opening) => self.forward(io, slot, frame),
             (FrameType::Hello, State::Handshaking) => self.on_hello(io, slot, frame),
@@ -244,7 +244,7 @@ impl ShardCore {
             (FrameType::Ping, State::Open | State::Opening) => {
                 let mut pong = self.take_scratch(io, slot, frame);
                 pong[0] = FrameType::Pong as u8;
-                self.stats.inc(Stat::PingsAnswered);
+                self.ctx.stats.inc(Stat::PingsAnswered);
                 self.queue_bytes(io, slot, &pong);
                 self.scratch = pong;
             }
@@ -256,7 +256,7 @@ impl ShardCore {
 
     /// MESSAGE goes to the link verbatim, header included.
     fn forward(&mut self, io: &mut impl Io, slot: u32, frame: Frame) {
-        if self.cfg.messages_per_s_max > 0 && !self.take_allowance(slot) {
+        if self.ctx.cfg.messages_per_s_max > 0 && !self.take_allowance(slot) {
             return self.refuse(io, slot, Reason::RateLimited);
         }
         let header = Header::new(LinkType::Data, self.connection_id(slot), frame.len());
@@ -270,7 +270,7 @@ impl ShardCore {
             "invariant admission: a message is appended to a queue that has no room"
         );
         self.append(io, usize::from(hot.worker), header, payload);
-        self.stats.inc(Stat::MessagesForwarded);
+        self.ctx.stats.inc(Stat::MessagesForwarded);
     }
 
     /// The frame's bytes in the scratch buffer, which the caller must put back.
@@ -322,8 +322,8 @@ impl ShardCore {
         if hot.state() != State::Opening {
             hot.mark_tick = tick;
         }
-        self.stats.inc(Stat::Blocked);
-        self.stats.inc(Stat::ConnectionsBlocked);
+        self.ctx.stats.inc(Stat::Blocked);
+        self.ctx.stats.inc(Stat::ConnectionsBlocked);
     }
 
     pub(super) fn clear_blocked(&mut self, io: &mut impl Io, slot: u32) {
@@ -333,7 +333,7 @@ impl ShardCore {
         }
         if self.hot(slot).has(flag::BLOCKED) {
             self.clear_flag(slot, flag::BLOCKED);
-            self.stats.dec(Stat::ConnectionsBlocked);
+            self.ctx.stats.dec(Stat::ConnectionsBlocked);
         }
     }
 
@@ -359,7 +359,7 @@ impl ShardCore {
 
     /// Handles frames that stand in the spill, then goes on with what the socket has.
     pub(super) fn handle_spilled(&mut self, io: &mut impl Io, slot: u32) {
-        let mut frames_left = self.cfg.bounds.client_frames;
+        let mut frames_left = self.ctx.cfg.bounds.client_frames;
         let reads = self.handle_spill(io, slot, &mut frames_left);
         if reads && frames_left == 0 && self.hot(slot).spill != 0 {
             self.postpone(slot, None, true);

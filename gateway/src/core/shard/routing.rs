@@ -70,7 +70,7 @@ impl ShardCore {
 
     pub(super) fn set_draining(&mut self, index: usize, draining: bool) {
         if std::mem::replace(&mut self.links[index].draining, draining) != draining {
-            self.events.push(Event::Draining { worker: index as u8, draining });
+            self.ctx.events.push(Event::Draining { worker: index as u8, draining });
             self.start_rebalance();
         }
     }
@@ -80,7 +80,7 @@ impl ShardCore {
     pub(super) fn judge_draining(&mut self, index: usize) {
         let link = &mut self.links[index];
         let due =
-            link.state == LinkState::Up && link.undrains_at_ms.is_some_and(|at_ms| self.now_ms >= at_ms);
+            link.state == LinkState::Up && link.undrains_at_ms.is_some_and(|at_ms| self.ctx.now_ms >= at_ms);
         if due {
             link.undrains_at_ms = None;
             self.set_draining(index, false);
@@ -108,7 +108,7 @@ impl ShardCore {
         hot.worker = worker;
         self.links[old].connections -= 1;
         self.links[usize::from(worker)].connections += 1;
-        self.stats.inc(Stat::ConnectionsMoved);
+        self.ctx.stats.inc(Stat::ConnectionsMoved);
         if self.hot(slot).state() != State::Open {
             return;
         }
@@ -125,11 +125,11 @@ impl ShardCore {
             // First things first; and a failing worker must not be told of moves.
             return false;
         }
-        let moving_max = self.cfg.bounds.moving as usize;
+        let moving_max = self.ctx.cfg.bounds.moving as usize;
         let goes_on = |link: &Link| link.rebalance.filter(|_| link.may_move(moving_max));
         let Some(from) = self.links.iter().filter_map(goes_on).min() else { return false };
         let end = self.table.high_water();
-        let to = (from + self.cfg.bounds.routing_visits).min(end);
+        let to = (from + self.ctx.cfg.bounds.routing_visits).min(end);
         for slot in from..to {
             if self.is_misplaced(slot) && self.link(self.hot(slot).worker).may_move(moving_max) {
                 self.begin_move(io, slot);
@@ -163,7 +163,7 @@ impl ShardCore {
             return;
         }
         let index = usize::from(self.hot(slot).worker);
-        if !self.is_failing_over() && self.links[index].may_move(self.cfg.bounds.moving as usize) {
+        if !self.is_failing_over() && self.links[index].may_move(self.ctx.cfg.bounds.moving as usize) {
             return self.begin_move(io, slot);
         }
         let link = &mut self.links[index];
@@ -176,7 +176,7 @@ impl ShardCore {
         let index = usize::from(hot.worker);
         self.append(io, index, header.reason(Reason::Moved), Payload::Bytes(&[]));
         let link = &mut self.links[index];
-        link.moves.push((slot, hot.generation), link.tx.appended_frames(), self.now_ms);
+        link.moves.push((slot, hot.generation), link.tx.appended_frames(), self.ctx.now_ms);
     }
 
     /// Gives a worker up that does not answer for a connection that it was to let go: its client is
@@ -190,16 +190,16 @@ impl ShardCore {
             self.links[index].moves.drop_first();
         }
         let link = &mut self.links[index];
-        let due_ms = link.moves.due_ms(self.cfg.link_failover_ms);
+        let due_ms = link.moves.due_ms(self.ctx.cfg.link_failover_ms);
         // Without a TCP connection it cannot answer; how long that may last has its own limit.
         link.moves_overdue |=
-            link.state == LinkState::Up && due_ms.is_some_and(|due_ms| self.now_ms >= due_ms);
+            link.state == LinkState::Up && due_ms.is_some_and(|due_ms| self.ctx.now_ms >= due_ms);
     }
 
     /// MOVED has come: the old worker says no more, the new one takes over.
     pub(super) fn finish_move(&mut self, io: &mut impl Io, slot: u32) {
         self.clear_flag(slot, flag::MOVING);
-        let (index, now_ms) = (usize::from(self.hot(slot).worker), self.now_ms);
+        let (index, now_ms) = (usize::from(self.hot(slot).worker), self.ctx.now_ms);
         self.links[index].moves.answered(slot, now_ms);
         match self.route_any(self.table.cold(slot).routing_hash) {
             Some(worker) => self.assign(io, slot, worker),
@@ -216,7 +216,7 @@ impl ShardCore {
             // Each would only be put back.
             return false;
         }
-        for _ in 0..self.cfg.bounds.resumes {
+        for _ in 0..self.ctx.cfg.bounds.resumes {
             if !(self.links[index].has_credit() || self.can_scatter(index)) {
                 return false;
             }

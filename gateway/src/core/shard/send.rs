@@ -7,11 +7,12 @@ use roost_protocol::Reason;
 
 use crate::{
     core::{
-        outbox::{Exhausted, Span},
+        outbox::Exhausted,
         pool::Class,
         rank::FLOOR_BYTES,
         record::{State, bit, flag},
         shard::{ShardCore, kind, reason_of},
+        span::Span,
         stats::Stat,
     },
     op::{Interest, Io, Op, Sock, errno},
@@ -22,10 +23,10 @@ impl ShardCore {
     ///
     /// The block is held until they have left or been copied.
     pub(super) fn queue_span(&mut self, io: &mut impl Io, slot: u32, span: Span) {
-        self.stats.inc(Stat::ClientFramesSent);
+        self.ctx.stats.inc(Stat::ClientFramesSent);
         let hot = self.hot(slot);
         if hot.outbox == 0 {
-            self.pools.retain(span.block);
+            self.ctx.pools.retain(span.block);
             self.open_outbox(io, slot, span);
             return;
         }
@@ -34,18 +35,18 @@ impl ShardCore {
             return self.close_slow(io, slot);
         }
         if span.block.class() == Class::Fanout as usize && self.may_share() {
-            self.outboxes.push_shared(&mut self.pools, outbox, span);
+            self.outboxes.push_shared(&mut self.ctx.pools, outbox, span);
             return;
         }
         let keep = self.outbox_reserve_blocks();
         self.with_outbox_memory(io, slot, span.len, |core, io| {
-            core.outboxes.push_copy(io, &mut core.pools, outbox, span, keep)
+            core.outboxes.push_copy(io, &mut core.ctx.pools, outbox, span, keep)
         });
     }
 
     /// Sends bytes of the gateway's own (WELCOME, PONG, GOAWAY).
     pub(super) fn queue_bytes(&mut self, io: &mut impl Io, slot: u32, bytes: &[u8]) {
-        self.stats.inc(Stat::ClientFramesSent);
+        self.ctx.stats.inc(Stat::ClientFramesSent);
         if self.hot(slot).outbox != 0 && self.is_over_limit(slot, bytes.len() as u32) {
             return self.close_slow(io, slot);
         }
@@ -57,7 +58,7 @@ impl ShardCore {
         self.with_outbox_memory(io, slot, bytes.len() as u32, |core, io| {
             let outbox = core.hot(slot).outbox;
             if outbox != 0 {
-                return core.outboxes.push_bytes(io, &mut core.pools, outbox, bytes, keep);
+                return core.outboxes.push_bytes(io, &mut core.ctx.pools, outbox, bytes, keep);
             }
             let span = core.write_small(io, bytes)?;
             core.open_outbox(io, slot, span);
@@ -68,19 +69,19 @@ impl ShardCore {
     /// Writes a small frame behind the last one, and gives a hold on it.
     fn write_small(&mut self, io: &mut impl Io, bytes: &[u8]) -> Result<Span, Exhausted> {
         let len = bytes.len() as u32;
-        let chunk_bytes = self.pools.block_bytes(Class::Outbox);
+        let chunk_bytes = self.ctx.pools.block_bytes(Class::Outbox);
         let (block, offset) = match self.small {
             Some((block, taken)) if taken + len <= chunk_bytes => (block, taken),
             full => {
-                let fresh = self.pools.alloc(Class::Outbox).ok_or(Exhausted)?;
+                let fresh = self.ctx.pools.alloc(Class::Outbox).ok_or(Exhausted)?;
                 if let Some((block, _)) = full {
-                    self.pools.release(block);
+                    self.ctx.pools.release(block);
                 }
                 (fresh, 0)
             }
         };
         io.write(block, offset, bytes);
-        self.pools.retain(block);
+        self.ctx.pools.retain(block);
         self.small = Some((block, offset + len));
         Ok(Span { block, offset, len })
     }
@@ -88,9 +89,9 @@ impl ShardCore {
     /// Gives the chunk of small frames back when all of them have left.
     pub(super) fn release_small(&mut self) {
         if let Some((block, _)) = self.small
-            && self.pools.holders(block) == 1
+            && self.ctx.pools.holders(block) == 1
         {
-            self.pools.release(block);
+            self.ctx.pools.release(block);
             self.small = None;
         }
     }
@@ -102,11 +103,11 @@ impl ShardCore {
 
     /// Sharing pins the block of a broadcast: only while most of them are free.
     fn may_share(&self) -> bool {
-        self.pools.available(Class::Fanout) > self.pools.in_use(Class::Fanout)
+        self.ctx.pools.available(Class::Fanout) > self.ctx.pools.in_use(Class::Fanout)
     }
 
     fn is_over_limit(&self, slot: u32, more: u32) -> bool {
-        self.outboxes.bytes(self.hot(slot).outbox) + more > self.cfg.outbox_bytes_max
+        self.outboxes.bytes(self.hot(slot).outbox) + more > self.ctx.cfg.outbox_bytes_max
     }
 
     fn send_front(&mut self, io: &mut impl Io, slot: u32) {
@@ -123,7 +124,7 @@ impl ShardCore {
 
     pub(super) fn on_send(&mut self, io: &mut impl Io, slot: u32, result: i32) {
         if self.hot(slot).state() == State::Closing {
-            self.stats.add(Stat::ClientBytesSent, u64::from(result.max(0).cast_unsigned()));
+            self.ctx.stats.add(Stat::ClientBytesSent, u64::from(result.max(0).cast_unsigned()));
             self.join(io, slot);
             return;
         }
@@ -131,9 +132,9 @@ impl ShardCore {
         match result {
             0.. => {
                 let offered = self.outboxes.front(outbox).len;
-                self.stats.add(Stat::ClientBytesSent, u64::from(result.cast_unsigned()));
+                self.ctx.stats.add(Stat::ClientBytesSent, u64::from(result.cast_unsigned()));
                 let (sent, tick) = (result.cast_unsigned(), self.tick());
-                if self.outboxes.advance(&mut self.pools, outbox, sent, tick) {
+                if self.outboxes.advance(&mut self.ctx.pools, outbox, sent, tick) {
                     self.table.hot_mut(slot).outbox = 0;
                     self.on_flushed(io, slot);
                 } else if sent < offered {
@@ -158,12 +159,12 @@ impl ShardCore {
     /// The socket is full: hold the rest without pinning a link's buffer, or one of the last of the
     /// broadcasts' blocks, and wait for room.
     fn await_room(&mut self, io: &mut impl Io, slot: u32) {
-        self.stats.inc(Stat::ShortSends);
+        self.ctx.stats.inc(Stat::ShortSends);
         let outbox = self.hot(slot).outbox;
         let sock = Sock::Client(slot);
         self.submit(io, slot, kind::POLL_OUT, Op::Poll { sock, interest: Interest::Writable });
         // The limit holds for what stays, not for what passes through in one turn.
-        if self.outboxes.bytes(outbox) > self.cfg.outbox_bytes_max
+        if self.outboxes.bytes(outbox) > self.ctx.cfg.outbox_bytes_max
             && self.hot(slot).state() != State::Draining
         {
             return self.close_slow(io, slot);
@@ -174,7 +175,7 @@ impl ShardCore {
         }
         let keep = self.outbox_reserve_blocks();
         self.with_outbox_memory(io, slot, front.len, |core, io| {
-            core.outboxes.detach(io, &mut core.pools, outbox, keep)
+            core.outboxes.detach(io, &mut core.ctx.pools, outbox, keep)
         });
     }
 

@@ -44,23 +44,23 @@ impl Sweep {
 impl ShardCore {
     /// Visits a slice if one is due. Says when the next is.
     pub(super) fn run_sweep(&mut self, io: &mut impl Io) -> u64 {
-        if self.now_ms < self.sweep.due_ms {
+        if self.ctx.now_ms < self.sweep.due_ms {
             return self.next_deadline();
         }
         let high_water = self.table.high_water();
-        let (slice, pause_ms) = Sweep::pace(high_water, self.cfg.bounds.sweep_slice);
+        let (slice, pause_ms) = Sweep::pace(high_water, self.ctx.cfg.bounds.sweep_slice);
         let from = self.sweep.cursor;
         let to = (from + slice).min(high_water);
         for slot in from..to {
             self.visit(io, slot);
         }
         self.sweep.cursor = if to == high_water { 0 } else { to };
-        self.sweep.due_ms = self.now_ms + pause_ms;
+        self.sweep.due_ms = self.ctx.now_ms + pause_ms;
         self.next_deadline()
     }
 
     fn next_deadline(&self) -> u64 {
-        let resumes = self.accepting.resumes_at_ms(self.now_ms).unwrap_or(u64::MAX);
+        let resumes = self.accepting.resumes_at_ms(self.ctx.now_ms).unwrap_or(u64::MAX);
         self.sweep.due_ms.min(resumes)
     }
 
@@ -71,19 +71,19 @@ impl ShardCore {
             State::Free | State::Accepting | State::Closing => return,
             State::Handshaking if blocked => {
                 // Its HELLO waits for a worker: it should ask elsewhere, or later.
-                if self.age_ms(hot.mark_tick) > self.cfg.handshake_timeout_ms {
+                if self.age_ms(hot.mark_tick) > self.ctx.cfg.handshake_timeout_ms {
                     return self.refuse(io, slot, Reason::NoWorker);
                 }
             }
             // HELLO is to come; or the worker's answer, whichever worker it is by then.
             State::Handshaking | State::Opening => {
-                if self.age_ms(hot.mark_tick) > self.cfg.handshake_timeout_ms {
+                if self.age_ms(hot.mark_tick) > self.ctx.cfg.handshake_timeout_ms {
                     return self.refuse(io, slot, Reason::HandshakeTimeout);
                 }
             }
             State::Open if blocked => self.soothe(io, slot),
             State::Open => {
-                let idle_timeout_ms = u64::from(self.cfg.idle_timeout_ms);
+                let idle_timeout_ms = u64::from(self.ctx.cfg.idle_timeout_ms);
                 if idle_timeout_ms > 0 && self.idle_ms(&hot) > idle_timeout_ms {
                     return self.refuse(io, slot, Reason::IdleTimeout);
                 }
@@ -91,19 +91,20 @@ impl ShardCore {
             }
             State::Draining => {
                 let flushing = hot.outbox != 0 || hot.has(flag::SHUT_WAIT);
-                if !flushing && self.age_ms(hot.mark_tick) > self.cfg.linger_ms {
+                if !flushing && self.age_ms(hot.mark_tick) > self.ctx.cfg.linger_ms {
                     return self.stop(io, slot);
                 }
             }
         }
         let hot = self.hot(slot);
-        if hot.outbox != 0 && self.age_ms(self.outboxes.progress_tick(hot.outbox)) > self.cfg.write_timeout_ms
+        if hot.outbox != 0
+            && self.age_ms(self.outboxes.progress_tick(hot.outbox)) > self.ctx.cfg.write_timeout_ms
         {
             return self.close_slow(io, slot);
         }
         if hot.spill != 0
             && !blocked
-            && self.age_ms(self.spills.since_tick(hot.spill)) > self.cfg.frame_timeout_ms
+            && self.age_ms(self.spills.since_tick(hot.spill)) > self.ctx.cfg.frame_timeout_ms
         {
             self.refuse(io, slot, Reason::FrameTimeout);
         }
@@ -127,7 +128,7 @@ impl ShardCore {
 
     /// A blocked client cannot be heard; so that it does not think us dead, it gets a PONG.
     fn soothe(&mut self, io: &mut impl Io, slot: u32) {
-        let (tick, interval_ms) = (self.tick(), self.cfg.heartbeat_interval_ms);
+        let (tick, interval_ms) = (self.tick(), self.ctx.cfg.heartbeat_interval_ms);
         let hot = self.table.hot_mut(slot);
         if tick.wrapping_sub(hot.active_tick) >= BLOCKED_MAX {
             hot.active_tick = tick.wrapping_sub(BLOCKED_MAX);

@@ -10,10 +10,10 @@ use std::collections::VecDeque;
 use crate::{
     core::{
         config::CoreConfig,
-        outbox::Span,
         pool::Class,
         record::{bit, flag},
         shard::{ShardCore, kind},
+        span::Span,
         stats::Stat,
     },
     op::{Io, Op, Sock},
@@ -90,7 +90,7 @@ impl ShardCore {
             self.block(slot, false);
             return;
         }
-        let Some(block) = self.pools.alloc(Class::Rx) else { return self.await_buffer(slot) };
+        let Some(block) = self.ctx.pools.alloc(Class::Rx) else { return self.await_buffer(slot) };
         self.table.hot_mut(slot).set_rx_block(block.index());
         let op = Op::Recv {
             sock: Sock::Client(slot),
@@ -103,14 +103,14 @@ impl ShardCore {
     }
 
     fn await_buffer(&mut self, slot: u32) {
-        self.stats.inc(Stat::RxPoolWaits);
+        self.ctx.stats.inc(Stat::RxPoolWaits);
         self.set_flag(slot, flag::RX_WAIT);
         self.turns.buffers.push_back((slot, self.hot(slot).generation));
     }
 
     /// The connection has had its share of the turn: it goes on in a later one.
     pub(super) fn postpone(&mut self, slot: u32, span: Option<Span>, full: bool) {
-        self.stats.inc(Stat::ReadsPostponed);
+        self.ctx.stats.inc(Stat::ReadsPostponed);
         self.set_flag(slot, flag::RX_WAIT);
         self.turns.rests.push_back(Rest { slot, generation: self.hot(slot).generation, span, full });
     }
@@ -118,11 +118,11 @@ impl ShardCore {
     /// Reads those whose turn it is. Returns whether frames that have arrived are left.
     pub(super) fn run_turns(&mut self, io: &mut impl Io) -> bool {
         // As many as there are buffers: what a turn handles is bounded, however many wait.
-        for _ in 0..self.turns.rests.len().min(self.cfg.rx_blocks as usize) {
+        for _ in 0..self.turns.rests.len().min(self.ctx.cfg.rx_blocks as usize) {
             let rest = self.turns.rests.pop_front().expect("counted");
             self.run_rest(io, rest);
         }
-        while self.pools.available(Class::Rx) > 0 {
+        while self.ctx.pools.available(Class::Rx) > 0 {
             let Some((slot, generation)) = self.turns.buffers.pop_front() else { break };
             if self.hot(slot).generation == generation && self.hot(slot).has(flag::RX_WAIT) {
                 self.clear_flag(slot, flag::RX_WAIT);
@@ -139,7 +139,7 @@ impl ShardCore {
         // One that is sent away meanwhile may wait for a buffer: its frames are not wanted any more.
         if hot.generation != generation || !hot.reads() || !hot.has(flag::RX_WAIT) {
             if let Some(span) = span {
-                self.pools.release(span.block);
+                self.ctx.pools.release(span.block);
             }
             return;
         }

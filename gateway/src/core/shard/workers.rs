@@ -15,12 +15,12 @@ use crate::core::{
 
 impl ShardCore {
     pub(super) fn configure(&mut self, mut cfg: CoreConfig) {
-        assert_eq!(cfg.listeners, self.cfg.listeners, "listeners are made at start");
-        (cfg.slots_max, cfg.cap) = (self.cfg.slots_max, self.cfg.cap.take());
+        assert_eq!(cfg.listeners, self.ctx.cfg.listeners, "listeners are made at start");
+        (cfg.slots_max, cfg.cap) = (self.ctx.cfg.slots_max, self.ctx.cfg.cap.take());
         self.accepting.set_ramp(cfg.accept_ramp_per_s);
         let limits = |cfg: &CoreConfig| (cfg.messages_per_s_max, cfg.control_frames_per_s_max);
-        let changed = limits(&cfg) != limits(&self.cfg);
-        self.cfg = cfg;
+        let changed = limits(&cfg) != limits(&self.ctx.cfg);
+        self.ctx.cfg = cfg;
         if changed {
             self.allow_anew();
         }
@@ -31,7 +31,7 @@ impl ShardCore {
 
     /// Gives each worker of the configuration a link, and retires the links of all others.
     pub(super) fn link_workers(&mut self) {
-        let named = std::mem::take(&mut self.cfg.workers);
+        let named = std::mem::take(&mut self.ctx.cfg.workers);
         for link in &mut self.links {
             link.retired = link.vacant || !named.iter().any(|worker| worker.name == link.name());
         }
@@ -43,16 +43,16 @@ impl ShardCore {
             }
         }
         if left_out > 0 {
-            self.events.push(Event::NoLink { workers: left_out });
+            self.ctx.events.push(Event::NoLink { workers: left_out });
         }
-        self.cfg.workers = named;
+        self.ctx.cfg.workers = named;
         let links = self.links.iter().filter(|link| !link.vacant).count();
-        self.pools.allow(&self.cfg, links);
+        self.ctx.pools.allow(&self.ctx.cfg, links);
     }
 
     /// A link for a new worker; false if all have a worker, or what is left of one.
     fn take_link(&mut self, worker: &WorkerConfig) -> bool {
-        let tx = TxQueue::new(self.pools.block_bytes(Class::LinkTx), link_tx_own_blocks(&self.cfg));
+        let tx = TxQueue::new(self.ctx.pools.block_bytes(Class::LinkTx), link_tx_own_blocks(&self.ctx.cfg));
         let mut link = Link::new(worker, tx);
         let index = match self.links.iter().position(|link| link.vacant) {
             Some(index) => {
@@ -63,7 +63,7 @@ impl ShardCore {
             None if self.links.len() < LINKS_MAX => self.links.len(),
             None => return false,
         };
-        self.stats.set_link(index, Some(Arc::clone(&link.stats)));
+        self.ctx.stats.set_link(index, Some(Arc::clone(&link.stats)));
         match self.links.get_mut(index) {
             Some(vacant) => *vacant = link,
             None => self.links.push(link),
@@ -76,7 +76,7 @@ impl ShardCore {
     pub(super) fn vacate_link(&mut self, index: usize) {
         if self.links[index].is_left() && !self.links[index].vacant && !self.is_broadcasting(index) {
             self.links[index].vacant = true;
-            self.stats.set_link(index, None);
+            self.ctx.stats.set_link(index, None);
         }
     }
 

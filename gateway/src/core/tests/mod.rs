@@ -21,8 +21,8 @@ use crate::{
     core::{
         CoreConfig,
         config::WorkerConfig,
-        outbox::Span,
         pool::{Class, Pools, specs},
+        span::Span,
     },
     op::{Block, Io},
     sim::Hands,

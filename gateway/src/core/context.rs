@@ -1,0 +1,59 @@
+//! What every room of a shard works with: configuration, time, memory, figures, events, chance.
+
+use std::sync::Arc;
+
+use crate::core::{
+    config::CoreConfig,
+    event::Events,
+    pool::Pools,
+    stats::{ShardStats, Stat},
+};
+
+/// Fills a buffer with random bytes: from the system's generator, or a seed in the simulation.
+pub type Entropy = Box<dyn FnMut(&mut [u8]) + Send>;
+
+/// The one context of a shard. A room gets it by parameter, and keeps none of it.
+pub(crate) struct Context {
+    pub(crate) cfg: CoreConfig,
+    pub(crate) stats: Arc<ShardStats>,
+    /// Time of this turn, in milliseconds. It never goes back.
+    pub(crate) now_ms: u64,
+    pub(crate) pools: Pools,
+    pub(crate) events: Events,
+    entropy: Entropy,
+}
+
+impl Context {
+    pub(crate) fn new(cfg: CoreConfig, stats: Arc<ShardStats>, entropy: Entropy) -> Self {
+        stats.set(Stat::SlotsMax, u64::from(cfg.slots_max));
+        Self { pools: Pools::new(&cfg), cfg, stats, now_ms: 0, events: Events::default(), entropy }
+    }
+
+    /// Time in ticks of one second, as records hold it.
+    pub(crate) fn tick(&self) -> u16 {
+        (self.now_ms / 1000) as u16
+    }
+
+    /// Whole milliseconds since `tick`, rounded down to ticks.
+    pub(crate) fn age_ms(&self, tick: u16) -> u32 {
+        u32::from(self.tick().wrapping_sub(tick)) * 1000
+    }
+
+    /// Fills `bytes` from the entropy source.
+    pub(crate) fn fill_random(&mut self, bytes: &mut [u8]) {
+        (self.entropy)(bytes);
+    }
+
+    /// A number below `bound`, from the entropy source.
+    pub(crate) fn random_below(&mut self, bound: u32) -> u32 {
+        let mut bytes = [0; 8];
+        self.fill_random(&mut bytes);
+        (u64::from_le_bytes(bytes) % u64::from(bound.max(1))) as u32
+    }
+
+    /// A retry-after from the configured range, in milliseconds.
+    pub(crate) fn retry_after_ms(&mut self) -> u32 {
+        let (from, to) = self.cfg.retry_after_ms;
+        from + self.random_below(to.saturating_sub(from) + 1)
+    }
+}
