@@ -9,7 +9,7 @@ use super::{
     value::{Auto, WorkerAddress},
 };
 use crate::{
-    core::{CoreConfig, stats::LINKS_MAX},
+    core::{CoreConfig, record::LISTENERS_MAX, stats::LINKS_MAX},
     ring::FeaturesMax,
 };
 
@@ -30,6 +30,11 @@ pub fn contradictions(config: &Config) -> Vec<(Vec<&'static str>, String)> {
         !c.listen.is_empty(),
         &["listen"],
         "empty: nobody could connect; name at least one address".into(),
+    );
+    demand(
+        c.listen.len() <= usize::from(LISTENERS_MAX),
+        &["listen"],
+        format!("names {} addresses, and there can be {LISTENERS_MAX}; listen on fewer", c.listen.len()),
     );
     demand(
         c.proxy_trusted.is_empty() != c.listen.iter().any(|listener| listener.proxy),

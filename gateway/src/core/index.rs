@@ -102,6 +102,14 @@ impl WorkerIndex {
     }
 }
 
+impl From<WorkerIndex> for usize {
+    /// The place of its link.
+    #[inline]
+    fn from(worker: WorkerIndex) -> Self {
+        worker.0.into()
+    }
+}
+
 impl fmt::Display for WorkerIndex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

@@ -7,6 +7,7 @@
 
 pub mod bounds;
 pub mod config;
+pub mod connection;
 mod context;
 pub mod event;
 pub mod index;
@@ -16,16 +17,15 @@ mod outbox;
 pub mod pool;
 pub mod proxy;
 mod rank;
-pub mod record;
 pub mod shard;
 mod slab;
 mod span;
 mod spill;
 pub mod stats;
-mod table;
 #[cfg(test)]
 mod tests;
 
 pub use config::CoreConfig;
+pub use connection::record;
 pub use context::Entropy;
 pub use shard::{Command, ConnectionInfo, Next, Redial, ShardCore};

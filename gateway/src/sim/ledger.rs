@@ -151,6 +151,8 @@ pub struct Ledger {
     /// The same for PINGs.
     control_per_s_min: Option<u32>,
     records: BTreeMap<u32, Record>,
+    /// The listener that each client comes to.
+    listeners: BTreeMap<u32, u16>,
     tenures: u32,
     sessions: u32,
 }
@@ -194,9 +196,21 @@ impl Ledger {
         }
     }
 
-    /// A connection comes to a worker by OPEN (`fresh`) or REOPEN.
-    pub fn begin_tenure(&mut self, client: u32, fresh: bool) -> Tenure {
+    /// Notes the listener that a client comes to.
+    pub fn on_client(&mut self, client: u32, listener: u16) {
+        self.listeners.insert(client, listener);
+    }
+
+    /// A connection comes to a worker by OPEN (`fresh`) or REOPEN, either of which names the listener.
+    pub fn begin_tenure(&mut self, client: u32, fresh: bool, listener: u16) -> Tenure {
         self.tenures += 1;
+        if let Some(&known) = self.listeners.get(&client)
+            && known != listener
+        {
+            self.violation(format!(
+                "invariant link-protocol: client {client} came to listener {known}, its worker hears {listener}"
+            ));
+        }
         Tenure { id: self.tenures, client, order: 0, next: None, fresh }
     }
 

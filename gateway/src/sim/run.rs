@@ -131,9 +131,13 @@ impl Run {
             workers.push(Worker::new(index, actors, habits, scenario.fork()));
         }
         let clients = scenario.clients();
+        let listeners: Vec<_> = clients.iter().map(|client| (client.id, client.listener)).collect();
         let mut cast = Cast::new(clients, workers, scenario.chaos.clone(), scenario.fork());
         let limits = &scenario.config;
         cast.ledger.on_rate_limit(limits.messages_per_s_max, limits.control_frames_per_s_max);
+        for (client, listener) in listeners {
+            cast.ledger.on_client(client, listener);
+        }
         cast.start(&mut world);
         let world = Rc::new(RefCell::new(world));
         let cast = Rc::new(RefCell::new(cast));

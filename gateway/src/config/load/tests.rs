@@ -148,6 +148,9 @@ fn contradictions_name_the_key_and_its_place() {
         let found = problems(file, &[], &[]);
         assert!(found.lines().any(|line| line.starts_with(start)), "{file}: {found}");
     }
+    let many: Vec<String> = (0..65).map(|i| format!("\"127.0.0.1:{}\"", 8_000 + i)).collect();
+    let found = problems(&format!("listen = [{}]", many.join(",")), &[], &[]);
+    assert!(found.contains("roost.toml:1: listen: names 65 addresses, and there can be 64"), "{found}");
     let long = format!("/{}", "x".repeat(107));
     for file in [format!("handover_socket = \"{long}\""), format!("workers = [\"unix:{long}\"]")] {
         let found = problems(&file, &[], &[]);

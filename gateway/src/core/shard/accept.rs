@@ -1,6 +1,6 @@
 //! Clients come in: one-shot accepts into slots of our choice, never more than free slots.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use roost_protocol::Reason;
 
@@ -135,8 +135,7 @@ impl ShardCore {
             }
             let slot = self.table.alloc(ring).expect("the ring has a free slot");
             self.set_state(slot, State::Accepting);
-            // Before OPEN the rate fields are free: keep the listener there.
-            self.table.cold_mut(slot).rate_tick = listener;
+            self.table.cold_mut(slot).set_listener(listener);
             let expected = self.accepting.rounds[usize::from(listener)].arm();
             self.accepting.last_listener = listener;
             self.submit(io, slot, kind::ACCEPT, Op::Accept { slot, listener, expected });
@@ -162,7 +161,7 @@ impl ShardCore {
     }
 
     pub(super) fn on_accept(&mut self, io: &mut impl Io, slot: u32, result: i32) {
-        let listener = self.table.cold(slot).rate_tick;
+        let listener = self.table.cold(slot).listener();
         if result < 0 {
             match -result {
                 errno::ECANCELED => {}
@@ -173,7 +172,7 @@ impl ShardCore {
                     self.accepting.pause(self.ctx.now_ms);
                 }
             }
-            if self.hot(slot).ops == 0 {
+            if self.hot(slot).ops() == 0 {
                 self.release_accept(slot);
             }
             return;
@@ -185,7 +184,7 @@ impl ShardCore {
         self.hear_first(slot);
         let peer = io.accepted_peer(slot);
         if let Some(peer) = peer {
-            self.keep_peer(slot, peer);
+            self.table.keep_peer(slot, peer);
         }
         if self.ctx.cfg.cap.as_ref().is_some_and(|cap| !cap.take()) {
             return self.refuse(io, slot, Reason::Full);
@@ -209,7 +208,7 @@ impl ShardCore {
     /// Counts the connection for its address. Returns false if that closed it.
     pub(super) fn admit_address(&mut self, io: &mut impl Io, slot: u32) -> bool {
         let Some(per_ip) = self.ctx.cfg.per_ip.clone() else { return true };
-        let Some(peer) = self.peer(slot) else { return true };
+        let Some(peer) = self.table.peer(slot) else { return true };
         match per_ip.admit(peer.ip()) {
             Admission::Counted(cell) => self.table.cold_mut(slot).set_ip_cell(cell),
             Admission::Untracked => self.ctx.stats.inc(Stat::PerIpUntracked),
@@ -224,51 +223,15 @@ impl ShardCore {
 
     /// An accept, and its cancel if there was one, has ended without a client.
     pub(super) fn release_accept(&mut self, slot: u32) {
-        let listener = self.table.cold(slot).rate_tick;
+        let listener = self.table.cold(slot).listener();
         self.accepting.rounds[usize::from(listener)].ended();
         self.table.free(slot);
     }
 
-    /// Until OPEN, the fields for session, hash and rate hold the peer's address. An IPv4-mapped one
-    /// is an IPv4 address: a client is the same client to limits and workers over any socket.
-    pub(super) fn keep_peer(&mut self, slot: u32, peer: SocketAddr) {
-        let (family, bytes) = match peer.ip().to_canonical() {
-            IpAddr::V4(ip) => (flag::PEER_V4, ip.to_ipv6_mapped().octets()),
-            IpAddr::V6(ip) => (flag::PEER_V6, ip.octets()),
-        };
-        let (high, low) = bytes.split_at(8);
-        let hot = self.table.hot_mut(slot);
-        hot.flags = hot.flags & !(flag::PEER_V4 | flag::PEER_V6) | family;
-        hot.session = u64::from_be_bytes(high.try_into().expect("8 bytes"));
-        let cold = self.table.cold_mut(slot);
-        cold.routing_hash = u64::from_be_bytes(low.try_into().expect("8 bytes"));
-        cold.rate_low = peer.port();
-    }
-
-    /// The peer's address, until OPEN.
-    fn peer(&self, slot: u32) -> Option<SocketAddr> {
-        let (hot, cold) = (self.hot(slot), self.table.cold(slot));
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&hot.session.to_be_bytes());
-        bytes[8..].copy_from_slice(&cold.routing_hash.to_be_bytes());
-        let v6 = Ipv6Addr::from(bytes);
-        let ip = match hot.flags & (flag::PEER_V4 | flag::PEER_V6) {
-            flag::PEER_V4 => IpAddr::V4(v6.to_ipv4_mapped().unwrap_or(Ipv4Addr::UNSPECIFIED)),
-            flag::PEER_V6 => IpAddr::V6(v6),
-            _ => return None,
-        };
-        Some(SocketAddr::new(ip, cold.rate_low))
-    }
-
-    /// Takes the peer's address and the listener out, before OPEN overwrites them.
-    pub(super) fn take_peer(&mut self, slot: u32) -> (Option<SocketAddr>, u16) {
-        let peer = self.peer(slot);
-        self.clear_flag(slot, flag::PEER_V4 | flag::PEER_V6);
-        self.table.hot_mut(slot).session = 0;
-        let cold = self.table.cold_mut(slot);
-        let listener = cold.rate_tick;
-        cold.routing_hash = 0;
+    /// Takes the peer's address out, before OPEN overwrites it.
+    pub(super) fn take_peer(&mut self, slot: u32) -> Option<SocketAddr> {
+        let peer = self.table.take_peer(slot);
         self.allow_first(slot);
-        (peer, listener)
+        peer
     }
 }

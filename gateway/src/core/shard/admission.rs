@@ -98,14 +98,14 @@ impl ShardCore {
         mut queue: impl FnMut(&mut Self, &mut I) -> Result<(), Exhausted>,
     ) {
         while queue(self, io).is_err() {
-            let outbox = self.hot(slot).outbox;
+            let outbox = self.hot(slot).outbox();
             let held = if outbox == 0 { 0 } else { self.outboxes.held(outbox) };
             let payer = match self.outboxes.largest() {
                 Some((victim, most)) if victim != slot && most > held + asked_bytes => victim,
                 _ => slot,
             };
             #[cfg(any(test, feature = "sim"))]
-            self.check_payer(payer, (slot, asked_bytes), |hot| match hot.outbox {
+            self.check_payer(payer, (slot, asked_bytes), |hot| match hot.outbox() {
                 0 => 0,
                 outbox => self.outboxes.held(outbox),
             });
@@ -125,9 +125,9 @@ impl ShardCore {
     pub(super) fn spill(&mut self, io: &mut impl Io, slot: u32, span: Span) -> bool {
         let owner = (slot, self.tick());
         loop {
-            let handle = self.hot(slot).spill;
+            let handle = self.hot(slot).spill();
             if let Ok(handle) = self.spills.push(io, &mut self.ctx.pools, handle, owner, span) {
-                self.table.hot_mut(slot).spill = handle;
+                self.table.hot_mut(slot).set_spill(handle);
                 return true;
             }
             let held = if handle == 0 { 0 } else { self.spills.bytes(handle) };
@@ -136,7 +136,7 @@ impl ShardCore {
                 _ => slot,
             };
             #[cfg(any(test, feature = "sim"))]
-            self.check_payer(payer, (slot, span.len), |hot| match hot.spill {
+            self.check_payer(payer, (slot, span.len), |hot| match hot.spill() {
                 0 => 0,
                 spill => self.spills.bytes(spill),
             });

@@ -30,7 +30,7 @@ impl ShardCore {
     /// The client is heard.
     #[inline]
     pub(super) fn hear(&mut self, slot: u32) {
-        if self.hot(slot).active_tick != self.tick() {
+        if self.hot(slot).active_tick() != self.ctx.tick() {
             self.hear_anew(slot);
         }
     }
@@ -39,11 +39,11 @@ impl ShardCore {
     fn hear_anew(&mut self, slot: u32) {
         let (tick, per_s) = (self.tick(), self.ctx.cfg.control_frames_per_s_max);
         let hot = self.table.hot_mut(slot);
-        let seconds = tick.wrapping_sub(hot.active_tick);
+        let seconds = tick.wrapping_sub(hot.active_tick());
         hot.set_control_left(refilled(hot.control_left(), per_s, seconds, CONTROL_LEFT_MAX));
-        hot.active_tick = tick;
+        hot.set_active_tick(tick);
         if hot.is_open() {
-            hot.mark_tick = 0;
+            hot.set_idle_periods(0);
         }
     }
 
@@ -51,7 +51,8 @@ impl ShardCore {
     pub(super) fn hear_first(&mut self, slot: u32) {
         let (tick, per_s) = (self.tick(), self.ctx.cfg.control_frames_per_s_max);
         let hot = self.table.hot_mut(slot);
-        (hot.active_tick, hot.mark_tick) = (tick, tick);
+        hot.set_active_tick(tick);
+        hot.set_since_tick(tick);
         hot.set_control_left(burst(per_s, CONTROL_LEFT_MAX));
     }
 
@@ -71,10 +72,9 @@ impl ShardCore {
     pub(super) fn take_allowance(&mut self, slot: u32) -> bool {
         let (tick, per_s) = (self.tick(), self.ctx.cfg.messages_per_s_max);
         let cold = self.table.cold_mut(slot);
-        let seconds = tick.wrapping_sub(cold.rate_tick);
+        let seconds = tick.wrapping_sub(cold.rate_tick());
         let left = refilled(cold.rate_left(), per_s, seconds, RATE_LEFT_MAX);
-        cold.rate_tick = tick;
-        cold.set_rate_left(left.saturating_sub(1));
+        cold.set_rate(tick, left.saturating_sub(1));
         left > 0
     }
 
@@ -83,9 +83,8 @@ impl ShardCore {
     pub(super) fn allow_first(&mut self, slot: u32) {
         let (tick, per_s) = (self.tick(), self.ctx.cfg.messages_per_s_max);
         let unread_s = std::mem::take(&mut self.hello_waited_s);
-        let cold = self.table.cold_mut(slot);
-        cold.rate_tick = tick;
-        cold.set_rate_left(with_unread(burst(per_s, RATE_LEFT_MAX), per_s, unread_s, RATE_LEFT_MAX));
+        let left = with_unread(burst(per_s, RATE_LEFT_MAX), per_s, unread_s, RATE_LEFT_MAX);
+        self.table.cold_mut(slot).set_rate(tick, left);
     }
 
     /// The client was not read for so many seconds.
@@ -98,7 +97,8 @@ impl ShardCore {
             self.hello_waited_s = seconds;
         } else if messages > 0 {
             let cold: &mut Cold = self.table.cold_mut(slot);
-            cold.set_rate_left(with_unread(cold.rate_left(), messages, seconds, RATE_LEFT_MAX));
+            let left = with_unread(cold.rate_left(), messages, seconds, RATE_LEFT_MAX);
+            cold.set_rate(cold.rate_tick(), left);
         }
     }
 
@@ -122,9 +122,7 @@ impl ShardCore {
                 hot.set_control_left(burst(control, CONTROL_LEFT_MAX));
             }
             if hot.has_session() {
-                let cold = self.table.cold_mut(slot);
-                cold.rate_tick = tick;
-                cold.set_rate_left(burst(messages, RATE_LEFT_MAX));
+                self.table.cold_mut(slot).set_rate(tick, burst(messages, RATE_LEFT_MAX));
             }
         }
     }

@@ -49,10 +49,9 @@ impl ShardCore {
         self.clear_flag(slot, flag::RX_WAIT);
         let tick = self.tick();
         let hot = self.table.hot_mut(slot);
-        hot.mark_tick = tick;
-        // From here on the field counts discarded bytes.
-        hot.session = 0;
-        let spill = std::mem::take(&mut hot.spill);
+        hot.begin_end(tick);
+        let spill = hot.spill();
+        hot.set_spill(0);
         if spill != 0 {
             self.spills.discard(&mut self.ctx.pools, spill);
         }
@@ -70,14 +69,14 @@ impl ShardCore {
             };
             Goaway { reason, retry_after_ms, alternative }.encode(&mut bytes);
             self.queue_goaway(io, slot, &bytes);
-        } else if self.hot(slot).outbox == 0 {
+        } else if self.hot(slot).outbox() == 0 {
             self.shut(io, slot);
         }
     }
 
     fn queue_goaway(&mut self, io: &mut impl Io, slot: u32, bytes: &[u8]) {
-        let full = self.hot(slot).outbox != 0
-            && self.outboxes.bytes(self.hot(slot).outbox) + bytes.len() as u32
+        let full = self.hot(slot).outbox() != 0
+            && self.outboxes.bytes(self.hot(slot).outbox()) + bytes.len() as u32
                 > self.ctx.cfg.outbox_bytes_max;
         if full {
             self.stop(io, slot);
@@ -89,7 +88,7 @@ impl ShardCore {
     /// Tells the worker, once, that the connection is gone.
     fn leave_worker(&mut self, io: &mut impl Io, slot: u32, reason: Reason) {
         let hot = *self.hot(slot);
-        let index = usize::from(hot.worker);
+        let index = usize::from(hot.worker());
         self.links[index].connections -= 1;
         if hot.has(flag::MOVING) {
             // The old worker has its CLOSED, the new one has not heard of it yet.
@@ -107,7 +106,7 @@ impl ShardCore {
     pub(super) fn shut(&mut self, io: &mut impl Io, slot: u32) {
         if self.shutdowns_in_flight >= self.ctx.cfg.bounds.shutdowns {
             self.set_flag(slot, flag::SHUT_WAIT);
-            self.shutdown_waiters.push_back((slot, self.hot(slot).generation));
+            self.shutdown_waiters.push_back((slot, self.hot(slot).generation()));
             return;
         }
         self.shutdowns_in_flight += 1;
@@ -118,7 +117,7 @@ impl ShardCore {
     pub(super) fn on_shutdown(&mut self, io: &mut impl Io, slot: u32) {
         self.shutdowns_in_flight -= 1;
         while let Some((waiter, generation)) = self.shutdown_waiters.pop_front() {
-            if self.hot(waiter).generation == generation && self.hot(waiter).has(flag::SHUT_WAIT) {
+            if self.hot(waiter).generation() == generation && self.hot(waiter).has(flag::SHUT_WAIT) {
                 self.clear_flag(waiter, flag::SHUT_WAIT);
                 self.shut(io, waiter);
                 break;
@@ -128,7 +127,7 @@ impl ShardCore {
             State::Closing => self.join(io, slot),
             // One that waits for a receive buffer is read when there is one: no poll beside that.
             _ if self.hot(slot).has(flag::RX_WAIT) => {}
-            _ if self.hot(slot).ops & (bit::RECV | bit::POLL_IN) == 0 => self.park(io, slot),
+            _ if self.hot(slot).ops() & (bit::RECV | bit::POLL_IN) == 0 => self.park(io, slot),
             _ => {}
         }
     }
@@ -143,10 +142,10 @@ impl ShardCore {
     /// Second step: waits until no op is in the kernel, then closes.
     pub(super) fn join(&mut self, io: &mut impl Io, slot: u32) {
         assert_eq!(self.hot(slot).state(), State::Closing);
-        let ops = self.hot(slot).ops;
-        let outbox = self.hot(slot).outbox;
+        let ops = self.hot(slot).ops();
+        let outbox = self.hot(slot).outbox();
         if outbox != 0 && ops & bit::SEND == 0 {
-            self.table.hot_mut(slot).outbox = 0;
+            self.table.hot_mut(slot).set_outbox(0);
             self.outboxes.discard(&mut self.ctx.pools, outbox);
         } else if outbox != 0 {
             // Who asks for memory needs not wait for a send that is in the kernel.
@@ -171,7 +170,7 @@ impl ShardCore {
         match self.hot(slot).state() {
             State::Closing => self.join(io, slot),
             // The accept ended before its cancel did.
-            State::Accepting if self.hot(slot).ops == 0 => self.release_accept(slot),
+            State::Accepting if self.hot(slot).ops() == 0 => self.release_accept(slot),
             _ if self.is_homeless(slot) => self.watch(io, slot),
             _ => {}
         }

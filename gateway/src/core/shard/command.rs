@@ -208,12 +208,12 @@ impl ShardCore {
         ConnectionInfo {
             connection: self.connection_id(slot),
             state: hot.state(),
-            worker: routed.then(|| Arc::clone(&self.link(hot.worker).stats.worker)),
-            routing_hash: routed.then(|| self.table.cold(slot).routing_hash),
-            session: hot.is_open().then_some(hot.session),
+            worker: routed.then(|| Arc::clone(&self.link(hot.worker()).stats.worker)),
+            routing_hash: routed.then(|| self.table.cold(slot).routing_hash()),
+            session: hot.is_open().then(|| hot.session().0),
             idle_ms: self.idle_ms(hot),
-            outbox_bytes: if hot.outbox == 0 { 0 } else { self.outboxes.bytes(hot.outbox) },
-            spill_bytes: if hot.spill == 0 { 0 } else { self.spills.bytes(hot.spill) },
+            outbox_bytes: if hot.outbox() == 0 { 0 } else { self.outboxes.bytes(hot.outbox()) },
+            spill_bytes: if hot.spill() == 0 { 0 } else { self.spills.bytes(hot.spill()) },
             blocked: hot.has(crate::core::record::flag::BLOCKED),
         }
     }

@@ -20,6 +20,7 @@ use crate::{
     core::{
         config::NoWorkerPolicy,
         event::Event,
+        index::WorkerIndex,
         link::{Failover, tx::salvaged_frames},
         record::{State, flag},
         shard::{ShardCore, admission::Payload},
@@ -38,7 +39,7 @@ impl ShardCore {
 
     /// Whether the connection's worker failed and it has not been given to another one yet.
     pub(super) fn awaits_failover(&self, slot: u32) -> bool {
-        let link = self.link(self.hot(slot).worker);
+        let link = self.link(self.hot(slot).worker());
         link.session.is_none() || link.failover.as_ref().is_some_and(|failover| slot >= failover.cursor)
     }
 
@@ -95,7 +96,7 @@ impl ShardCore {
             // The answer to the last one may still have been on its way.
             let is_moving = self.find(connection).is_some_and(|slot| {
                 let hot = self.hot(slot);
-                usize::from(hot.worker) == index && hot.has(flag::MOVING)
+                usize::from(hot.worker()) == index && hot.has(flag::MOVING)
             });
             if is_moving { before } else { last }
         };
@@ -131,7 +132,7 @@ impl ShardCore {
             return false;
         }
         for slot in from..to {
-            if self.hot(slot).has_session() && usize::from(self.hot(slot).worker) == index {
+            if self.hot(slot).has_session() && usize::from(self.hot(slot).worker()) == index {
                 if served {
                     self.rehome(io, slot, index);
                 } else {
@@ -162,15 +163,18 @@ impl ShardCore {
     }
 
     /// The worker for a connection of the failed worker `index`, which may itself be back.
-    fn refuge(&self, routing_hash: u64, index: usize) -> Option<u8> {
+    fn refuge(&self, routing_hash: u64, index: usize) -> Option<WorkerIndex> {
         let candidates = self.links.iter().enumerate().filter(|&(i, link)| {
             let back = i == index && link.session.is_some() && !link.draining && !link.retired;
             link.is_routable() || back
         });
-        hash::rendezvous(routing_hash, candidates.map(|(i, link)| (i as u8, link.worker_hash)))
-            .or_else(|| self.route_any(routing_hash))
-            // One that wants to leave, or should, is better than none.
-            .or_else(|| self.links[index].session.is_some().then_some(index as u8))
+        hash::rendezvous(
+            routing_hash,
+            candidates.map(|(i, link)| (WorkerIndex::new(i as u8), link.worker_hash)),
+        )
+        .or_else(|| self.route_any(routing_hash))
+        // One that wants to leave, or should, is better than none.
+        .or_else(|| self.links[index].session.is_some().then_some(WorkerIndex::new(index as u8)))
     }
 
     fn rehome(&mut self, io: &mut impl Io, slot: u32, index: usize) {
@@ -178,11 +182,11 @@ impl ShardCore {
             // Its MOVED will never come; it goes where it was going.
             self.clear_flag(slot, flag::MOVING);
             if self.hot(slot).has(flag::BLOCKED) {
-                let generation = self.hot(slot).generation;
+                let generation = self.hot(slot).generation();
                 self.links[index].blocked.push_back((slot, generation));
             }
         }
-        let worker = self.refuge(self.table.cold(slot).routing_hash, index);
+        let worker = self.refuge(self.table.cold(slot).routing_hash(), index);
         let worker = worker.expect("the walk runs only while a worker takes frames");
         self.assign(io, slot, worker);
     }
@@ -215,16 +219,16 @@ impl ShardCore {
     }
 
     /// The worker that is to have a frame of a failed session; none if nobody is.
-    fn heir(&self, header: Header, payload: &[u8]) -> Option<u8> {
+    fn heir(&self, header: Header, payload: &[u8]) -> Option<WorkerIndex> {
         match header.link_type {
             // An OPEN that was answered, though not acknowledged, has become a REOPEN.
             LinkType::Open => {
                 let slot = self.find(header.connection)?;
-                (self.hot(slot).state() == State::Opening).then_some(self.hot(slot).worker)
+                (self.hot(slot).state() == State::Opening).then_some(self.hot(slot).worker())
             }
             LinkType::Data => {
                 let slot = self.find(header.connection)?;
-                self.hot(slot).has_session().then_some(self.hot(slot).worker)
+                self.hot(slot).has_session().then_some(self.hot(slot).worker())
             }
             LinkType::Relay => self.route_any(Relay::decode(payload).ok()?.routing_hash),
             // The new worker never knew the connection, or has its own REOPEN.

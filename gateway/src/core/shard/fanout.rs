@@ -28,7 +28,7 @@ impl ShardCore {
         fanout.cursor = to;
         for slot in from..to {
             let hot = self.hot(slot);
-            if hot.is_open() && only_worker.is_none_or(|worker| hot.worker == worker) {
+            if hot.is_open() && only_worker.is_none_or(|worker| hot.worker().get() == worker) {
                 self.ctx.stats.inc(Stat::FanoutDeliveries);
                 self.queue_span(io, slot, span);
             }

@@ -14,6 +14,7 @@ use super::{admission::Payload, receive::Frame};
 use crate::{
     core::{
         config::NoWorkerPolicy,
+        index::WorkerIndex,
         record::{State, bit, flag},
         shard::{ShardCore, kind},
     },
@@ -44,12 +45,22 @@ impl ShardCore {
         self.scratch = bytes;
     }
 
-    fn open(&mut self, io: &mut impl Io, slot: u32, worker: u8, routing_hash: u64, hello: Hello<'_>) {
-        let (peer, listener) = self.take_peer(slot);
-        let tick = self.tick();
-        self.table.cold_mut(slot).routing_hash = routing_hash;
+    fn open(
+        &mut self,
+        io: &mut impl Io,
+        slot: u32,
+        worker: WorkerIndex,
+        routing_hash: u64,
+        hello: Hello<'_>,
+    ) {
+        let peer = self.take_peer(slot);
+        let tick = self.ctx.tick();
+        let cold = self.table.cold_mut(slot);
+        cold.set_routing_hash(routing_hash);
+        let listener = cold.listener();
         let hot = self.table.hot_mut(slot);
-        (hot.worker, hot.mark_tick) = (worker, tick);
+        hot.set_worker(worker);
+        hot.set_since_tick(tick);
         self.set_state(slot, State::Opening);
         let mut payload = Vec::with_capacity(Open::PAYLOAD_BYTES_MAX);
         Open { routing_hash, peer, key: hello.key, token: hello.token }.encode_payload(&mut payload);
@@ -86,8 +97,8 @@ impl ShardCore {
     }
 
     /// The worker whose HELLO it is that waits in the spill.
-    fn homeless_worker(&mut self, io: &impl Io, slot: u32) -> Option<u8> {
-        let waiting_bytes = self.spills.bytes(self.hot(slot).spill);
+    fn homeless_worker(&mut self, io: &impl Io, slot: u32) -> Option<WorkerIndex> {
+        let waiting_bytes = self.spills.bytes(self.hot(slot).spill());
         let bytes = self.take_scratch(io, slot, Frame::Spill(waiting_bytes));
         let worker = match edge::split(&bytes, self.ctx.cfg.frame_bytes_max) {
             Ok(Split::Frame { frame, .. }) => Hello::decode(&frame[edge::HEADER_BYTES..]).ok(),
@@ -101,7 +112,7 @@ impl ShardCore {
     /// Waits for the end of a client that is not read.
     pub(super) fn watch(&mut self, io: &mut impl Io, slot: u32) {
         // The cancel of its accept may still be on its way, and one of the watch could not follow.
-        if self.hot(slot).ops & bit::CANCEL == 0 {
+        if self.hot(slot).ops() & bit::CANCEL == 0 {
             let sock = Sock::Client(slot);
             self.submit(io, slot, kind::POLL_IN, Op::Poll { sock, interest: Interest::Ended });
         }
@@ -123,7 +134,7 @@ impl ShardCore {
 
     /// Calls a watch off, so that the connection is read when its poll has ended.
     pub(super) fn unwatch(&mut self, io: &mut impl Io, slot: u32) {
-        if self.hot(slot).ops & bit::POLL_IN != 0 {
+        if self.hot(slot).ops() & bit::POLL_IN != 0 {
             let op = Op::Cancel { sock: Sock::Client(slot), target: self.token(kind::POLL_IN, slot) };
             self.submit(io, slot, kind::CANCEL, op);
         }

@@ -101,7 +101,7 @@ impl ShardCore {
         ];
         let mut tokens = Vec::new();
         for slot in 0..self.table.high_water() {
-            let ops = self.hot(slot).ops;
+            let ops = self.hot(slot).ops();
             let set = client.iter().filter(|(bit, _)| ops & bit != 0);
             tokens.extend(set.map(|&(_, kind)| self.token(kind, slot)));
         }
@@ -119,12 +119,12 @@ impl ShardCore {
             SlotView {
                 connection: self.connection_id(slot),
                 state: hot.state(),
-                flags: hot.flags,
-                ops: hot.ops,
-                worker: hot.worker,
-                outbox_bytes: if hot.outbox == 0 { 0 } else { self.outboxes.bytes(hot.outbox) },
-                spill_bytes: if hot.spill == 0 { 0 } else { self.spills.bytes(hot.spill) },
-                is_postponed: hot.has(flag::RX_WAIT) && self.turns.holds_rest(slot, hot.generation),
+                flags: hot.flags(),
+                ops: hot.ops(),
+                worker: hot.worker().get(),
+                outbox_bytes: if hot.outbox() == 0 { 0 } else { self.outboxes.bytes(hot.outbox()) },
+                spill_bytes: if hot.spill() == 0 { 0 } else { self.spills.bytes(hot.spill()) },
+                is_postponed: hot.has(flag::RX_WAIT) && self.turns.holds_rest(slot, hot.generation()),
             }
         })
     }
@@ -178,7 +178,9 @@ impl ShardCore {
     pub fn buffer_waiters(&self) -> Vec<(u32, u32)> {
         let waits = |&(slot, generation): &(u32, u32)| {
             let hot = self.hot(slot);
-            hot.generation == generation && hot.has(flag::RX_WAIT) && !self.turns.holds_rest(slot, generation)
+            hot.generation() == generation
+                && hot.has(flag::RX_WAIT)
+                && !self.turns.holds_rest(slot, generation)
         };
         self.turns.waiters().filter(waits).collect()
     }
@@ -221,10 +223,10 @@ impl ShardCore {
             self.links.iter().flat_map(|link| link.blocked.iter().chain(&link.holding)).copied().collect();
         let is_forgotten = |slot: &u32| {
             let hot = self.hot(*slot);
-            let at = (*slot, hot.generation);
+            let at = (*slot, hot.generation());
             // Whoever waits for a worker is found by the walk over the table.
             let blocked = hot.has(flag::BLOCKED) && !hot.has(flag::MOVING) && !self.is_homeless(*slot);
-            let starved = hot.flags & flag::RX_WAIT != 0;
+            let starved = hot.flags() & flag::RX_WAIT != 0;
             blocked && !listed.contains(&at) || starved && !self.turns.holds(at.0, at.1)
         };
         (0..self.table.high_water()).filter(is_forgotten).collect()

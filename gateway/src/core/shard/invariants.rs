@@ -20,13 +20,13 @@ impl ShardCore {
             let hot = self.hot(slot);
             states[hot.state() as usize] += 1;
             live += u32::from(hot.state() != State::Free);
-            if hot.outbox != 0 {
+            if hot.outbox() != 0 {
                 outboxes += 1;
-                outbox_bytes += u64::from(self.outboxes.bytes(hot.outbox));
+                outbox_bytes += u64::from(self.outboxes.bytes(hot.outbox()));
                 let closing = hot.state() == State::Closing;
-                let sends = usize::from(hot.ops & bit::SEND != 0);
+                let sends = usize::from(hot.ops() & bit::SEND != 0);
                 assert!(
-                    self.outboxes.link_buffers(hot.outbox) <= sends,
+                    self.outboxes.link_buffers(hot.outbox()) <= sends,
                     "invariant link-buffer-let-go: slot {slot} keeps a link's receive buffer"
                 );
                 assert!(
@@ -34,20 +34,20 @@ impl ShardCore {
                     "invariant outbox-sums: slot {slot}: an outbox is always on its way"
                 );
             }
-            if hot.spill != 0 {
+            if hot.spill() != 0 {
                 spills += 1;
-                spill_bytes += u64::from(self.spills.bytes(hot.spill));
+                spill_bytes += u64::from(self.spills.bytes(hot.spill()));
             }
             blocked += u64::from(hot.has(flag::BLOCKED));
             homeless += u32::from(self.is_homeless(slot));
             if hot.has_session() {
-                routed[usize::from(hot.worker)] += 1;
+                routed[usize::from(hot.worker())] += 1;
             }
             self.check_reading(slot);
             self.check_placement(slot);
             if matches!(hot.state(), State::Free) {
                 assert_eq!(
-                    (hot.ops, hot.outbox, hot.spill),
+                    (hot.ops(), hot.outbox(), hot.spill()),
                     (0, 0, 0),
                     "invariant free-slot-clean: slot {slot}"
                 );
@@ -132,17 +132,17 @@ impl ShardCore {
     fn check_placement(&self, slot: u32) {
         let hot = self.hot(slot);
         if hot.has(flag::MOVING) {
-            let link = self.link(hot.worker);
+            let link = self.link(hot.worker());
             assert!(
-                self.awaits_failover(slot) || link.moves.contains(slot, hot.generation),
+                self.awaits_failover(slot) || link.moves.contains(slot, hot.generation()),
                 "invariant deadlines: slot {slot} is being moved and nobody looks how long"
             );
         } else if !self.is_failing_over() && self.is_misplaced(slot) {
-            let link = self.link(hot.worker);
+            let link = self.link(hot.worker());
             assert!(
                 link.rebalance_again || link.rebalance.is_some_and(|cursor| cursor <= slot),
                 "invariant placement: slot {slot} stays with worker {}, which does not own it",
-                hot.worker
+                hot.worker()
             );
         }
     }
@@ -154,15 +154,15 @@ impl ShardCore {
         let hot = self.hot(slot);
         if self.is_homeless(slot) {
             let watched =
-                matches!(hot.ops & (bit::POLL_IN | bit::RECV | bit::CANCEL), bit::POLL_IN | bit::CANCEL);
+                matches!(hot.ops() & (bit::POLL_IN | bit::RECV | bit::CANCEL), bit::POLL_IN | bit::CANCEL);
             assert!(watched, "invariant reads-in-one-place: slot {slot}: nobody would notice its end");
             return;
         }
-        let in_kernel = hot.ops & (bit::POLL_IN | bit::RECV) != 0;
-        let waits = hot.flags & (flag::BLOCKED | flag::RX_WAIT) != 0;
+        let in_kernel = hot.ops() & (bit::POLL_IN | bit::RECV) != 0;
+        let waits = hot.flags() & (flag::BLOCKED | flag::RX_WAIT) != 0;
         // The end of a watch that was called off may be overtaken by that of its cancel. That it is
         // no poll for input can be seen from outside only.
-        let unwatched = hot.ops & bit::POLL_IN != 0 && (hot.ops & bit::CANCEL != 0 || waits);
+        let unwatched = hot.ops() & bit::POLL_IN != 0 && (hot.ops() & bit::CANCEL != 0 || waits);
         if matches!(hot.state(), State::Handshaking | State::Opening | State::Open) && !unwatched {
             assert!(
                 in_kernel != waits,

@@ -219,7 +219,8 @@ impl ShardCore {
     fn find_routed(&self, index: usize, header: Header) -> Option<u32> {
         let slot = self.find(header.connection)?;
         let hot = self.hot(slot);
-        (hot.has_session() && usize::from(hot.worker) == index && !self.awaits_failover(slot)).then_some(slot)
+        (hot.has_session() && usize::from(hot.worker()) == index && !self.awaits_failover(slot))
+            .then_some(slot)
     }
 
     fn count_stale(&self) {
@@ -263,7 +264,7 @@ impl ShardCore {
         match self.find_routed(index, header) {
             Some(slot) if self.hot(slot).state() == State::Opening && !unsent => {
                 let hot = self.table.hot_mut(slot);
-                (hot.session, hot.mark_tick) = (session.0, 0);
+                hot.accept(session);
                 self.set_state(slot, State::Open);
                 let welcome = Welcome {
                     heartbeat_interval_ms: self.ctx.cfg.heartbeat_interval_ms,

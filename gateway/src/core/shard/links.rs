@@ -7,6 +7,7 @@ use roost_protocol::link::{Header, LinkType};
 use crate::{
     core::{
         event::{Event, LinkDownCause, LinkStep},
+        index::WorkerIndex,
         link::{Link, LinkState, link_bit},
         pool::Class,
         shard::{ShardCore, dial::connect_ms_max, kind, link_up},
@@ -420,7 +421,7 @@ impl ShardCore {
         self.ctx.stats.set(Stat::LinkRetainedBytes, retained + self.salvage.bytes());
     }
 
-    pub(super) fn link(&self, worker: u8) -> &Link {
+    pub(super) fn link(&self, worker: WorkerIndex) -> &Link {
         &self.links[usize::from(worker)]
     }
 }

@@ -55,6 +55,7 @@ use roost_protocol::{ConnectionId, Reason};
 use crate::{
     core::{
         config::CoreConfig,
+        connection::table::Table,
         context::{Context, Entropy},
         event::Event,
         link::{Link, resend::Resend},
@@ -63,7 +64,6 @@ use crate::{
         record::{Hot, State, bit},
         spill::Spills,
         stats::{ShardStats, Stat},
-        table::Table,
     },
     op::{Block, Completion, Io, Token},
 };
@@ -236,14 +236,13 @@ impl ShardCore {
             return;
         }
         let slot = token.index();
-        if slot >= self.table.slots() || self.table.hot(slot).generation != token.generation() {
+        if slot >= self.table.slots() || self.table.hot(slot).generation() != token.generation() {
             self.ctx.stats.inc(Stat::LateCompletions);
             return;
         }
         let bit = op_bit(token.kind());
-        let hot = self.table.hot_mut(slot);
-        assert!(hot.ops & bit != 0, "invariant op-bits: {token:?} completes an op that is not in the kernel");
-        hot.ops &= !bit;
+        let was_there = self.table.hot_mut(slot).end_op(bit);
+        assert!(was_there, "invariant op-bits: {token:?} completes an op that is not in the kernel");
         match token.kind() {
             kind::ACCEPT => self.on_accept(io, slot, result),
             kind::POLL_IN => self.on_poll_in(io, slot, result),
@@ -289,16 +288,12 @@ impl ShardCore {
         self.ctx.tick()
     }
 
-    fn age_ms(&self, tick: u16) -> u32 {
-        self.ctx.age_ms(tick)
-    }
-
     fn token(&self, kind: u8, slot: u32) -> Token {
-        Token::new(kind, slot, self.table.hot(slot).generation)
+        Token::new(kind, slot, self.table.hot(slot).generation())
     }
 
     fn connection_id(&self, slot: u32) -> ConnectionId {
-        ConnectionId::new(self.ctx.cfg.shard, slot, self.table.hot(slot).generation)
+        ConnectionId::new(self.ctx.cfg.shard, slot, self.table.hot(slot).generation())
     }
 
     /// The slot of a live connection of this shard with this id.
@@ -310,17 +305,14 @@ impl ShardCore {
 
     fn is_current(&self, slot: u32, generation: u32) -> bool {
         let hot = self.table.hot(slot);
-        hot.generation == generation && !matches!(hot.state(), State::Free | State::Accepting)
+        hot.generation() == generation && !matches!(hot.state(), State::Free | State::Accepting)
     }
 
     /// Submits an op of a client and sets its bit.
     #[inline(always)]
     fn submit(&mut self, io: &mut impl Io, slot: u32, kind: u8, op: crate::op::Op) {
         let token = self.token(kind, slot);
-        let hot = self.table.hot_mut(slot);
-        let bit = op_bit(kind);
-        assert_eq!(hot.ops & bit, 0, "invariant op-bits: at most one op of a kind per connection");
-        hot.ops |= bit;
+        self.table.hot_mut(slot).begin_op(op_bit(kind));
         io.submit(token, op);
     }
 
@@ -338,11 +330,11 @@ impl ShardCore {
     }
 
     fn set_flag(&mut self, slot: u32, flag: u8) {
-        self.table.hot_mut(slot).flags |= flag;
+        self.table.hot_mut(slot).set_flag(flag);
     }
 
     fn clear_flag(&mut self, slot: u32, flag: u8) {
-        self.table.hot_mut(slot).flags &= !flag;
+        self.table.hot_mut(slot).clear_flag(flag);
     }
 
     fn hot(&self, slot: u32) -> &Hot {

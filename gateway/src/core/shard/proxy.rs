@@ -31,7 +31,7 @@ impl ShardCore {
     /// header; none if more is needed or the connection was closed.
     pub(super) fn handle_proxy(&mut self, io: &mut impl Io, slot: u32, span: Span) -> Option<Span> {
         // The header may come in pieces: what came before stands in the spill.
-        let spill = self.hot(slot).spill;
+        let spill = self.hot(slot).spill();
         let before = if spill == 0 { 0 } else { self.spills.bytes(spill) };
         let (mut head, mut filled) = ([0; HEAD_BYTES], 0);
         let mut add = |span: Span| {
@@ -48,12 +48,12 @@ impl ShardCore {
             Verdict::Header { bytes, source } => {
                 if spill != 0 {
                     self.spills.discard(&mut self.ctx.pools, spill);
-                    self.table.hot_mut(slot).spill = 0;
+                    self.table.hot_mut(slot).set_spill(0);
                 }
                 self.clear_flag(slot, flag::PROXY);
                 // LOCAL (a health check of the proxy) carries no address: the proxy's stands.
                 if let Some(source) = source {
-                    self.keep_peer(slot, source);
+                    self.table.keep_peer(slot, source);
                 }
                 if !self.admit_address(io, slot) {
                     return None;

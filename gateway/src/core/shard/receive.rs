@@ -117,7 +117,7 @@ impl ShardCore {
             rest = self.handle_proxy(io, slot, rest)?;
         }
         // An incomplete frame comes first: complete it, and no more.
-        while self.hot(slot).spill != 0 && rest.len > 0 {
+        while self.hot(slot).spill() != 0 && rest.len > 0 {
             let missing = self.spill_missing(io, slot)?;
             let take = missing.min(rest.len);
             if !self.spill(io, slot, Span { len: take, ..rest }) {
@@ -134,7 +134,7 @@ impl ShardCore {
                 return Some(rest);
             }
             frames_left -= 1;
-            let bytes = &io.block(rest.block)[rest.offset as usize..][..rest.len as usize];
+            let bytes = rest.bytes(io);
             match edge::split(bytes, self.ctx.cfg.frame_bytes_max) {
                 Ok(Split::Frame { frame_type, frame }) => {
                     let frame = Span { len: frame.len() as u32, ..rest };
@@ -164,7 +164,7 @@ impl ShardCore {
 
     /// Bytes that the spill's first frame lacks; none after a bad header, which closes.
     fn spill_missing(&mut self, io: &mut impl Io, slot: u32) -> Option<u32> {
-        let spill = self.hot(slot).spill;
+        let spill = self.hot(slot).spill();
         let (header, filled) = self.spills.peek_header(io, spill);
         match edge::split(&header[..filled], self.ctx.cfg.frame_bytes_max) {
             Ok(Split::Need { total_bytes }) => {
@@ -184,8 +184,8 @@ impl ShardCore {
     /// Handles the frames that are whole in the spill, at most `frames_left`. Returns whether the
     /// connection still reads.
     fn handle_spill(&mut self, io: &mut impl Io, slot: u32, frames_left: &mut u32) -> bool {
-        while self.hot(slot).spill != 0 && *frames_left > 0 && self.is_reading(slot) && !self.held(slot) {
-            let spill = self.hot(slot).spill;
+        while self.hot(slot).spill() != 0 && *frames_left > 0 && self.is_reading(slot) && !self.held(slot) {
+            let spill = self.hot(slot).spill();
             let (start, filled) = self.spills.peek_header(io, spill);
             // What stands behind a HELLO was kept before it was known what it may be.
             if let Some(reason) = self.refusal(slot, &start[..filled]) {
@@ -209,9 +209,9 @@ impl ShardCore {
             *frames_left -= 1;
             self.handle_frame(io, slot, header.frame_type, Frame::Spill(len));
             // A close has discarded the spill; a HELLO that found no worker stays in it.
-            if self.hot(slot).spill == spill && self.is_reading(slot) {
+            if self.hot(slot).spill() == spill && self.is_reading(slot) {
                 if self.spills.consume(&mut self.ctx.pools, spill, len) {
-                    self.table.hot_mut(slot).spill = 0;
+                    self.table.hot_mut(slot).set_spill(0);
                 } else {
                     self.spills.restart(spill, self.tick());
                 }
@@ -263,13 +263,13 @@ impl ShardCore {
         let hot = self.table.hot(slot);
         let payload = match frame {
             Frame::Block(span) => Payload::Span(span),
-            Frame::Spill(_) => Payload::Spill(hot.spill),
+            Frame::Spill(_) => Payload::Spill(hot.spill()),
         };
         debug_assert!(
-            self.links[usize::from(hot.worker)].has_credit(),
+            self.links[usize::from(hot.worker())].has_credit(),
             "invariant admission: a message is appended to a queue that has no room"
         );
-        self.append(io, usize::from(hot.worker), header, payload);
+        self.append(io, usize::from(hot.worker()), header, payload);
         self.ctx.stats.inc(Stat::MessagesForwarded);
     }
 
@@ -277,12 +277,10 @@ impl ShardCore {
     pub(super) fn take_scratch(&mut self, io: &impl Io, slot: u32, frame: Frame) -> Vec<u8> {
         let mut bytes = std::mem::take(&mut self.scratch);
         bytes.clear();
-        let mut add = |span: Span| {
-            bytes.extend(&io.block(span.block)[span.offset as usize..][..span.len as usize]);
-        };
+        let mut add = |span: Span| bytes.extend(span.bytes(io));
         match frame {
             Frame::Block(span) => add(span),
-            Frame::Spill(len) => self.spills.walk(self.hot(slot).spill, len, add),
+            Frame::Spill(len) => self.spills.walk(self.hot(slot).spill(), len, add),
         }
         bytes
     }
@@ -305,9 +303,9 @@ impl ShardCore {
         let hot = self.table.hot(slot);
         // One that is being moved is resumed by MOVED alone.
         if !hot.has(flag::MOVING) {
-            let link = &mut self.links[usize::from(hot.worker)];
+            let link = &mut self.links[usize::from(hot.worker())];
             let list = if holding { &mut link.holding } else { &mut link.blocked };
-            list.push_back((slot, hot.generation));
+            list.push_back((slot, hot.generation()));
         }
     }
 
@@ -317,10 +315,10 @@ impl ShardCore {
         self.hear(slot);
         let hot = self.table.hot_mut(slot);
         assert!(!hot.has(flag::BLOCKED), "invariant reads-in-one-place: a blocked connection is not read");
-        hot.flags |= flag::BLOCKED;
+        hot.set_flag(flag::BLOCKED);
         // A worker's time to answer goes on, whether its client is read or not.
         if hot.state() != State::Opening {
-            hot.mark_tick = tick;
+            hot.set_since_tick(tick);
         }
         self.ctx.stats.inc(Stat::Blocked);
         self.ctx.stats.inc(Stat::ConnectionsBlocked);
@@ -343,15 +341,15 @@ impl ShardCore {
         self.clear_blocked(io, slot);
         let hot = self.table.hot_mut(slot);
         // Blocked time is not idle time, and the client may have spoken all the while.
-        let unread_s = tick.wrapping_sub(hot.active_tick);
-        hot.active_tick = tick;
+        let unread_s = tick.wrapping_sub(hot.active_tick());
+        hot.set_active_tick(tick);
         match hot.state() {
-            State::Open => hot.mark_tick = 0,
+            State::Open => hot.set_idle_periods(0),
             State::Opening => {}
-            _ => hot.mark_tick = tick,
+            _ => hot.set_since_tick(tick),
         }
-        if hot.spill != 0 {
-            self.spills.restart(hot.spill, tick);
+        if hot.spill() != 0 {
+            self.spills.restart(hot.spill(), tick);
         }
         self.allow_unread(slot, u32::from(unread_s));
         self.handle_spilled(io, slot);
@@ -361,7 +359,7 @@ impl ShardCore {
     pub(super) fn handle_spilled(&mut self, io: &mut impl Io, slot: u32) {
         let mut frames_left = self.ctx.cfg.bounds.client_frames;
         let reads = self.handle_spill(io, slot, &mut frames_left);
-        if reads && frames_left == 0 && self.hot(slot).spill != 0 {
+        if reads && frames_left == 0 && self.hot(slot).spill() != 0 {
             self.postpone(slot, None, true);
         } else {
             self.go_on_reading(io, slot, true);
@@ -373,8 +371,7 @@ impl ShardCore {
         match result {
             1.. => {
                 let hot = self.table.hot_mut(slot);
-                hot.session += u64::from(result.cast_unsigned());
-                if hot.session > DISCARD_BYTES_MAX {
+                if hot.add_discarded_bytes(result.cast_unsigned()) > DISCARD_BYTES_MAX {
                     self.stop(io, slot);
                 } else {
                     self.park(io, slot);

@@ -25,12 +25,12 @@ impl ShardCore {
     pub(super) fn queue_span(&mut self, io: &mut impl Io, slot: u32, span: Span) {
         self.ctx.stats.inc(Stat::ClientFramesSent);
         let hot = self.hot(slot);
-        if hot.outbox == 0 {
+        if hot.outbox() == 0 {
             self.ctx.pools.retain(span.block);
             self.open_outbox(io, slot, span);
             return;
         }
-        let outbox = hot.outbox;
+        let outbox = hot.outbox();
         if self.is_over_limit(slot, span.len) {
             return self.close_slow(io, slot);
         }
@@ -47,16 +47,16 @@ impl ShardCore {
     /// Sends bytes of the gateway's own (WELCOME, PONG, GOAWAY).
     pub(super) fn queue_bytes(&mut self, io: &mut impl Io, slot: u32, bytes: &[u8]) {
         self.ctx.stats.inc(Stat::ClientFramesSent);
-        if self.hot(slot).outbox != 0 && self.is_over_limit(slot, bytes.len() as u32) {
+        if self.hot(slot).outbox() != 0 && self.is_over_limit(slot, bytes.len() as u32) {
             return self.close_slow(io, slot);
         }
         // The reserve is for a client that has next to nothing queued, and for who is told to go. The
         // last of it is for chunks that many share.
         let (hot, reserve) = (self.hot(slot), self.outbox_reserve_blocks());
-        let small = hot.outbox == 0 || self.outboxes.held(hot.outbox) <= FLOOR_BYTES;
+        let small = hot.outbox() == 0 || self.outboxes.held(hot.outbox()) <= FLOOR_BYTES;
         let keep = if small || hot.state() == State::Draining { reserve / 4 } else { reserve };
         self.with_outbox_memory(io, slot, bytes.len() as u32, |core, io| {
-            let outbox = core.hot(slot).outbox;
+            let outbox = core.hot(slot).outbox();
             if outbox != 0 {
                 return core.outboxes.push_bytes(io, &mut core.ctx.pools, outbox, bytes, keep);
             }
@@ -97,7 +97,7 @@ impl ShardCore {
     }
 
     fn open_outbox(&mut self, io: &mut impl Io, slot: u32, span: Span) {
-        self.table.hot_mut(slot).outbox = self.outboxes.open(slot, span, self.tick());
+        self.table.hot_mut(slot).set_outbox(self.outboxes.open(slot, span, self.ctx.tick()));
         self.send_span(io, slot, span);
     }
 
@@ -107,11 +107,11 @@ impl ShardCore {
     }
 
     fn is_over_limit(&self, slot: u32, more: u32) -> bool {
-        self.outboxes.bytes(self.hot(slot).outbox) + more > self.ctx.cfg.outbox_bytes_max
+        self.outboxes.bytes(self.hot(slot).outbox()) + more > self.ctx.cfg.outbox_bytes_max
     }
 
     fn send_front(&mut self, io: &mut impl Io, slot: u32) {
-        let front = self.outboxes.front(self.hot(slot).outbox);
+        let front = self.outboxes.front(self.hot(slot).outbox());
         self.send_span(io, slot, front);
     }
 
@@ -128,14 +128,14 @@ impl ShardCore {
             self.join(io, slot);
             return;
         }
-        let outbox = self.hot(slot).outbox;
+        let outbox = self.hot(slot).outbox();
         match result {
             0.. => {
                 let offered = self.outboxes.front(outbox).len;
                 self.ctx.stats.add(Stat::ClientBytesSent, u64::from(result.cast_unsigned()));
                 let (sent, tick) = (result.cast_unsigned(), self.tick());
                 if self.outboxes.advance(&mut self.ctx.pools, outbox, sent, tick) {
-                    self.table.hot_mut(slot).outbox = 0;
+                    self.table.hot_mut(slot).set_outbox(0);
                     self.on_flushed(io, slot);
                 } else if sent < offered {
                     self.await_room(io, slot);
@@ -160,7 +160,7 @@ impl ShardCore {
     /// broadcasts' blocks, and wait for room.
     fn await_room(&mut self, io: &mut impl Io, slot: u32) {
         self.ctx.stats.inc(Stat::ShortSends);
-        let outbox = self.hot(slot).outbox;
+        let outbox = self.hot(slot).outbox();
         let sock = Sock::Client(slot);
         self.submit(io, slot, kind::POLL_OUT, Op::Poll { sock, interest: Interest::Writable });
         // The limit holds for what stays, not for what passes through in one turn.
@@ -206,6 +206,6 @@ impl ShardCore {
 
     /// Whether a send or the wait for room is in the kernel.
     pub(super) fn is_sending(&self, slot: u32) -> bool {
-        self.hot(slot).ops & (bit::SEND | bit::POLL_OUT) != 0
+        self.hot(slot).ops() & (bit::SEND | bit::POLL_OUT) != 0
     }
 }

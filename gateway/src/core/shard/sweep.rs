@@ -71,13 +71,13 @@ impl ShardCore {
             State::Free | State::Accepting | State::Closing => return,
             State::Handshaking if blocked => {
                 // Its HELLO waits for a worker: it should ask elsewhere, or later.
-                if self.age_ms(hot.mark_tick) > self.ctx.cfg.handshake_timeout_ms {
+                if self.ctx.age_ms(hot.since_tick()) > self.ctx.cfg.handshake_timeout_ms {
                     return self.refuse(io, slot, Reason::NoWorker);
                 }
             }
             // HELLO is to come; or the worker's answer, whichever worker it is by then.
             State::Handshaking | State::Opening => {
-                if self.age_ms(hot.mark_tick) > self.ctx.cfg.handshake_timeout_ms {
+                if self.ctx.age_ms(hot.since_tick()) > self.ctx.cfg.handshake_timeout_ms {
                     return self.refuse(io, slot, Reason::HandshakeTimeout);
                 }
             }
@@ -90,21 +90,21 @@ impl ShardCore {
                 self.count_idle_period(slot);
             }
             State::Draining => {
-                let flushing = hot.outbox != 0 || hot.has(flag::SHUT_WAIT);
-                if !flushing && self.age_ms(hot.mark_tick) > self.ctx.cfg.linger_ms {
+                let flushing = hot.outbox() != 0 || hot.has(flag::SHUT_WAIT);
+                if !flushing && self.ctx.age_ms(hot.since_tick()) > self.ctx.cfg.linger_ms {
                     return self.stop(io, slot);
                 }
             }
         }
         let hot = self.hot(slot);
-        if hot.outbox != 0
-            && self.age_ms(self.outboxes.progress_tick(hot.outbox)) > self.ctx.cfg.write_timeout_ms
+        if hot.outbox() != 0
+            && self.ctx.age_ms(self.outboxes.progress_tick(hot.outbox())) > self.ctx.cfg.write_timeout_ms
         {
             return self.close_slow(io, slot);
         }
-        if hot.spill != 0
+        if hot.spill() != 0
             && !blocked
-            && self.age_ms(self.spills.since_tick(hot.spill)) > self.ctx.cfg.frame_timeout_ms
+            && self.ctx.age_ms(self.spills.since_tick(hot.spill())) > self.ctx.cfg.frame_timeout_ms
         {
             self.refuse(io, slot, Reason::FrameTimeout);
         }
@@ -112,17 +112,17 @@ impl ShardCore {
 
     /// How long a connection has not been heard.
     pub(super) fn idle_ms(&self, hot: &Hot) -> u64 {
-        let periods = if hot.is_open() && !hot.has(flag::BLOCKED) { u64::from(hot.mark_tick) } else { 0 };
-        periods * u64::from(IDLE_PERIOD) * 1_000 + u64::from(self.age_ms(hot.active_tick))
+        u64::from(hot.idle_periods()) * u64::from(IDLE_PERIOD) * 1_000
+            + u64::from(self.ctx.age_ms(hot.active_tick()))
     }
 
     /// Ticks tell ages apart up to 18 hours: who is silent for longer is counted in periods.
     fn count_idle_period(&mut self, slot: u32) {
         let tick = self.tick();
         let hot = self.table.hot_mut(slot);
-        if tick.wrapping_sub(hot.active_tick) >= IDLE_PERIOD {
-            hot.active_tick = hot.active_tick.wrapping_add(IDLE_PERIOD);
-            hot.mark_tick = hot.mark_tick.saturating_add(1);
+        if tick.wrapping_sub(hot.active_tick()) >= IDLE_PERIOD {
+            hot.set_active_tick(hot.active_tick().wrapping_add(IDLE_PERIOD));
+            hot.set_idle_periods(hot.idle_periods().saturating_add(1));
         }
     }
 
@@ -130,11 +130,11 @@ impl ShardCore {
     fn soothe(&mut self, io: &mut impl Io, slot: u32) {
         let (tick, interval_ms) = (self.tick(), self.ctx.cfg.heartbeat_interval_ms);
         let hot = self.table.hot_mut(slot);
-        if tick.wrapping_sub(hot.active_tick) >= BLOCKED_MAX {
-            hot.active_tick = tick.wrapping_sub(BLOCKED_MAX);
+        if tick.wrapping_sub(hot.active_tick()) >= BLOCKED_MAX {
+            hot.set_active_tick(tick.wrapping_sub(BLOCKED_MAX));
         }
-        if interval_ms > 0 && self.age_ms(self.hot(slot).mark_tick) >= interval_ms {
-            self.table.hot_mut(slot).mark_tick = tick;
+        if interval_ms > 0 && self.ctx.age_ms(self.hot(slot).since_tick()) >= interval_ms {
+            self.table.hot_mut(slot).set_since_tick(tick);
             let header = edge::Header { frame_type: FrameType::Pong, payload_bytes: 0 };
             self.queue_bytes(io, slot, &header.encode());
         }

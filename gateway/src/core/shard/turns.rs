@@ -105,14 +105,14 @@ impl ShardCore {
     fn await_buffer(&mut self, slot: u32) {
         self.ctx.stats.inc(Stat::RxPoolWaits);
         self.set_flag(slot, flag::RX_WAIT);
-        self.turns.buffers.push_back((slot, self.hot(slot).generation));
+        self.turns.buffers.push_back((slot, self.hot(slot).generation()));
     }
 
     /// The connection has had its share of the turn: it goes on in a later one.
     pub(super) fn postpone(&mut self, slot: u32, span: Option<Span>, full: bool) {
         self.ctx.stats.inc(Stat::ReadsPostponed);
         self.set_flag(slot, flag::RX_WAIT);
-        self.turns.rests.push_back(Rest { slot, generation: self.hot(slot).generation, span, full });
+        self.turns.rests.push_back(Rest { slot, generation: self.hot(slot).generation(), span, full });
     }
 
     /// Reads those whose turn it is. Returns whether frames that have arrived are left.
@@ -124,7 +124,7 @@ impl ShardCore {
         }
         while self.ctx.pools.available(Class::Rx) > 0 {
             let Some((slot, generation)) = self.turns.buffers.pop_front() else { break };
-            if self.hot(slot).generation == generation && self.hot(slot).has(flag::RX_WAIT) {
+            if self.hot(slot).generation() == generation && self.hot(slot).has(flag::RX_WAIT) {
                 self.clear_flag(slot, flag::RX_WAIT);
                 self.receive(io, slot);
             }
@@ -137,7 +137,7 @@ impl ShardCore {
         let Rest { slot, generation, span, full } = rest;
         let hot = self.hot(slot);
         // One that is sent away meanwhile may wait for a buffer: its frames are not wanted any more.
-        if hot.generation != generation || !hot.reads() || !hot.has(flag::RX_WAIT) {
+        if hot.generation() != generation || !hot.reads() || !hot.has(flag::RX_WAIT) {
             if let Some(span) = span {
                 self.ctx.pools.release(span.block);
             }
@@ -152,7 +152,7 @@ impl ShardCore {
 
     /// The connection is through with what has arrived: it is read, or waits for more.
     pub(super) fn go_on_reading(&mut self, io: &mut impl Io, slot: u32, full: bool) {
-        if self.hot(slot).ops & (bit::RECV | bit::POLL_IN) == 0 && self.is_reading(slot) {
+        if self.hot(slot).ops() & (bit::RECV | bit::POLL_IN) == 0 && self.is_reading(slot) {
             if full {
                 self.read(io, slot);
             } else {

@@ -193,3 +193,19 @@ fn a_worker_has_the_time_of_a_handshake_to_answer_a_new_client() {
     rig.pass(rig.now_ms + 2_500, 100, &[0]);
     assert_eq!(rig.goaway(slot), Some(roost_protocol::Reason::HandshakeTimeout.code()));
 }
+
+#[test]
+fn a_worker_hears_of_the_listener_at_open_and_at_reopen() {
+    let mut rig = Rig::new(64, (2, 1), |config| config.listeners = 2);
+    let key = &keys(1, 1)[0];
+    let slot = rig.client_at(1, key);
+    rig.turn();
+    rig.accept(slot);
+    assert_eq!((rig.said[0][0].0.link_type, rig.said[0][0].0.aux), (LinkType::Open, 1));
+    rig.up(1, 9, None);
+    rig.turns(3);
+    moved(&mut rig, 0, slot);
+    rig.turn();
+    let reopened = rig.said[1].iter().find(|(header, _)| header.link_type == LinkType::Reopen);
+    assert_eq!(reopened.map(|(header, _)| header.aux), Some(1));
+}

@@ -203,7 +203,13 @@ impl Rig {
         if !self.hands.ops().any(|(_, op)| matches!(op, Op::Accept { .. })) {
             self.turn();
         }
-        let (token, op) = self.hands.take(|_, op| matches!(op, Op::Accept { .. })).expect("an accept");
+        self.client_at(0, key)
+    }
+
+    /// A client comes to a listener where an accept waits, and says HELLO.
+    pub(super) fn client_at(&mut self, listener: u16, key: &[u8]) -> u32 {
+        let wanted = |op: Op| matches!(op, Op::Accept { listener: on, .. } if on == listener);
+        let (token, op) = self.hands.take(|_, op| wanted(op)).expect("an accept");
         let Op::Accept { slot, .. } = op else { unreachable!("just matched") };
         let completion = self.hands.end((token, op), 0);
         self.done(completion);

@@ -2,7 +2,9 @@
 
 use proptest::{collection::vec, prelude::*};
 
-use crate::core::{record::State, table::Table};
+use roost_protocol::SessionRef;
+
+use crate::core::{connection::table::Table, index::WorkerIndex, record::State};
 
 /// What the model knows of a slot.
 #[derive(Clone, Copy, Debug, Default)]
@@ -36,11 +38,16 @@ proptest! {
                         prop_assert!(known.used || fresh == Some(slot as usize), "slot {} is fresh", slot);
                         (known.taken, known.used) = (true, true);
                         let hot = table.hot_mut(slot);
-                        prop_assert_eq!((hot.state(), hot.ops, hot.outbox, hot.spill), (State::Free, 0, 0, 0));
-                        prop_assert_eq!(hot.generation, known.generation);
-                        hot.set_state(State::Handshaking);
-                        (hot.session, hot.flags, hot.worker) = (u64::from(choice), 0xff, 3);
-                        table.cold_mut(slot).routing_hash = u64::from(choice);
+                        prop_assert_eq!((hot.state(), hot.ops(), hot.outbox(), hot.spill()), (State::Free, 0, 0, 0));
+                        prop_assert_eq!(hot.generation(), known.generation);
+                        hot.set_state(State::Opening);
+                        hot.accept(SessionRef(choice.into()));
+                        hot.set_flag(0xff);
+                        hot.set_worker(WorkerIndex::new(3));
+                        hot.set_state(State::Closing);
+                        let cold = table.cold_mut(slot);
+                        cold.set_routing_hash(u64::from(choice));
+                        cold.set_listener(1);
                     }
                 }
             } else {
@@ -50,7 +57,8 @@ proptest! {
                 model[slot].taken = false;
                 model[slot].generation += 1;
                 let (hot, cold) = (table.hot(slot as u32), table.cold(slot as u32));
-                prop_assert_eq!((hot.session, hot.flags, hot.worker, cold.routing_hash), (0, 0, 0, 0));
+                prop_assert_eq!((hot.flags(), hot.worker(), cold.routing_hash()), (0, WorkerIndex::new(0), 0));
+                prop_assert_eq!((cold.listener(), hot.since_tick()), (0, 0));
             }
             prop_assert_eq!(table.live() as usize, model.iter().filter(|slot| slot.taken).count());
             let high_water = model.iter().rposition(|slot| slot.used).map_or(0, |last| last + 1);

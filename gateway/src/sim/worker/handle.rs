@@ -55,14 +55,15 @@ impl Worker {
                     session.conns.insert(id, Conn::Ended);
                     session.push(Header::new(LinkType::Reject, id, 4), &500u32.to_be_bytes());
                 } else {
-                    session.conns.insert(id, Conn::Open(ledger.begin_tenure(client, true)));
+                    session.conns.insert(id, Conn::Open(ledger.begin_tenure(client, true, header.aux)));
                     session.push(Header::new(LinkType::Accept, id, 8), &u64::from(client).to_be_bytes());
                 }
             }
             (LinkType::Reopen, None) => {
                 let reopen = Reopen::decode(payload).expect("the gateway's REOPEN decodes");
                 let SessionRef(client) = reopen.session;
-                session.conns.insert(id, Conn::Open(ledger.begin_tenure(client as u32, false)));
+                let tenure = ledger.begin_tenure(client as u32, false, header.aux);
+                session.conns.insert(id, Conn::Open(tenure));
             }
             (LinkType::Data, Some(Conn::Open(tenure))) => {
                 let message = payload.get(edge::HEADER_BYTES..).and_then(decode_up);

@@ -1,8 +1,14 @@
 //! The connection table: records mapped lazily, free slots chained through their own records.
 
+use std::net::SocketAddr;
+
 use bytemuck::Zeroable;
 
-use crate::core::record::{Cold, Hot, State};
+use super::{
+    lifecycle::State,
+    peer,
+    record::{Cold, Hot},
+};
 
 /// All records of a shard. Slots of one ring are handed out lowest first, and a slot that was
 /// never used costs no memory.
@@ -53,8 +59,9 @@ impl Table {
         let list = &mut self.rings[ring as usize];
         let slot = if list.head != 0 {
             let slot = list.head - 1;
-            list.head = self.hot[slot as usize].link;
-            self.hot[slot as usize].link = 0;
+            let hot = &mut self.hot[slot as usize];
+            list.head = hot.next_free();
+            hot.set_next_free(0);
             slot
         } else if list.used < list.slots {
             list.used += 1;
@@ -72,17 +79,16 @@ impl Table {
     /// that keeps an op bit or a buffer would leak them to the next client.
     pub(crate) fn free(&mut self, slot: u32) {
         let hot = &mut self.hot[slot as usize];
-        assert_eq!(hot.ops, 0, "invariant free-slot-clean: slot {slot} is freed with ops in the kernel");
+        assert_eq!(hot.ops(), 0, "invariant free-slot-clean: slot {slot} is freed with ops in the kernel");
         assert_eq!(
-            (hot.outbox, hot.spill),
+            (hot.outbox(), hot.spill()),
             (0, 0),
             "invariant free-slot-clean: slot {slot} is freed with buffers"
         );
         assert_ne!(hot.state(), State::Free, "invariant free-slot-clean: slot {slot} is freed twice");
         let list = &mut self.rings[(slot / self.slots_per_ring) as usize];
-        let generation = hot.generation.wrapping_add(1);
-        *hot = Hot::zeroed();
-        (hot.generation, hot.link) = (generation, list.head);
+        *hot = hot.next_use();
+        hot.set_next_free(list.head);
         self.cold[slot as usize] = Cold::zeroed();
         list.head = slot + 1;
         list.free += 1;
@@ -102,7 +108,7 @@ impl Table {
     /// Something of the slot's record, to have it in the cache; of a slot that is not there, nothing.
     #[inline]
     pub(crate) fn touch(&self, slot: u32) -> u32 {
-        self.hot.get(slot as usize).map_or(0, |hot| hot.generation)
+        self.hot.get(slot as usize).map_or(0, Hot::generation)
     }
 
     pub(crate) fn cold(&self, slot: u32) -> &Cold {
@@ -111,6 +117,21 @@ impl Table {
 
     pub(crate) fn cold_mut(&mut self, slot: u32) -> &mut Cold {
         &mut self.cold[slot as usize]
+    }
+
+    /// The address of a client that has sent no HELLO yet.
+    pub(crate) fn peer(&self, slot: u32) -> Option<SocketAddr> {
+        peer::get(self.hot(slot), self.cold(slot))
+    }
+
+    /// Keeps the address of a client that has sent no HELLO yet.
+    pub(crate) fn keep_peer(&mut self, slot: u32, peer: SocketAddr) {
+        peer::keep(&mut self.hot[slot as usize], &mut self.cold[slot as usize], peer);
+    }
+
+    /// Takes the address out, before OPEN overwrites it.
+    pub(crate) fn take_peer(&mut self, slot: u32) -> Option<SocketAddr> {
+        peer::take(&mut self.hot[slot as usize], &mut self.cold[slot as usize])
     }
 
     pub(crate) fn slots(&self) -> u32 {
