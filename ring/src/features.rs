@@ -18,10 +18,9 @@ pub enum Tier {
 }
 
 /// The highest tier that may be used, as `--features-max` has it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FeaturesMax {
     /// As if there were no io_uring: shows how the refusal looks.
-    #[value(hide = true)]
     None,
     /// At most [`Tier::Base`].
     Base,
@@ -251,8 +250,10 @@ impl FromStr for FeaturesMax {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        <Self as clap::ValueEnum>::from_str(text, false)
-            .map_err(|_| format!("{text:?} is no feature tier: base, deferred or direct"))
+        [Self::None, Self::Base, Self::Deferred, Self::Direct]
+            .into_iter()
+            .find(|max| max.to_string() == text)
+            .ok_or_else(|| format!("{text:?} is no feature tier: base, deferred or direct"))
     }
 }
 

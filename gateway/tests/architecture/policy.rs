@@ -36,8 +36,8 @@ pub(crate) const LAYERS: &[Layer] = &[
     },
     Layer {
         at: "ring/src/",
-        // clap and thiserror only for what they derive.
-        crates: &["std", "io_uring", "rustix", "libc", "clap", "thiserror"],
+        // thiserror only for what it derives.
+        crates: &["std", "io_uring", "rustix", "libc", "thiserror"],
         modules: &[
             "accept",
             "bank",
