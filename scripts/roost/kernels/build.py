@@ -9,7 +9,7 @@ from pathlib import Path
 TARGET = "x86_64-unknown-linux-gnu"
 # Test programs of these names need a real kernel and nothing else.
 PATTERNS = ["ring_*", "real_*"]
-PACKAGES = ["roost-gateway", "roost-router", "roost-loadgen"]
+PACKAGES = ["roost-ring", "roost-gateway", "roost-router", "roost-loadgen"]
 
 
 class BuildFailed(Exception):
@@ -42,7 +42,7 @@ def programs(repository):
 def test_names(repository):
     found = []
     for pattern in PATTERNS:
-        for path in (repository / "gateway/tests").glob(pattern):
+        for path in (repository / "ring/tests").glob(pattern):
             if path.suffix == ".rs" or (path / "main.rs").exists():
                 found.append(path.stem)
     return sorted(found)

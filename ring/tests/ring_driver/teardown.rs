@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use roost_gateway::op::{Driver, Interest, LinkAddress, Op, Sock, Wait};
+use roost_ring::op::{Driver, Interest, LinkAddress, Op, Sock, Wait};
 
 use super::rig::{LIMIT, Rig, everywhere, recv, send};
 

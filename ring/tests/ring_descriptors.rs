@@ -6,9 +6,9 @@ use std::{
     time::Duration,
 };
 
-use roost_gateway::{
+use roost_ring::{
+    Config, Features, FeaturesMax, UringDriver,
     op::{Driver, Io, Op, Sock, Token, Wait},
-    ring::{Config, Features, FeaturesMax, UringDriver},
 };
 
 fn open_files() -> usize {

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use roost_gateway::op::{Interest, Op, Sock, Wait, errno};
+use roost_ring::op::{Interest, Op, Sock, Wait, errno};
 
 use super::rig::{Rig, everywhere, recv};
 

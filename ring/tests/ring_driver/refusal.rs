@@ -3,7 +3,7 @@
 use std::thread;
 
 use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, sock_filter, sock_fprog};
-use roost_gateway::ring::{Features, FeaturesMax};
+use roost_ring::{Features, FeaturesMax};
 
 /// Refuses one system call with an errno, for the calling thread and for good (seccomp(2)).
 fn refuse(syscall: libc::c_long, errno: i32) {

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use roost_gateway::op::{Driver, LinkAddress, Op, Sock, Wait, errno};
+use roost_ring::op::{Driver, LinkAddress, Op, Sock, Wait, errno};
 
 use super::rig::{LIMIT, Rig, everywhere, recv, send};
 

@@ -7,9 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use roost_gateway::{
+use roost_ring::{
+    Config, Features, FeaturesMax, UringDriver,
     op::{Driver, Interest, LinkAddress, Op, Sock, Token, Wait, errno},
-    ring::{Config, Features, FeaturesMax, UringDriver},
 };
 
 use super::rig::{LIMIT, Rig, Setup, in_every_tier, recv, skip};

@@ -9,7 +9,7 @@ use std::{
 };
 
 use io_uring::{Builder, IoUring, opcode, types};
-use roost_gateway::ring::{Features, FeaturesMax};
+use roost_ring::{Features, FeaturesMax};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use super::{figures, rig::skip};

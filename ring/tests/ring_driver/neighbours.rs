@@ -10,9 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use roost_gateway::{
+use roost_ring::{
+    Features,
     op::{Driver, Op, Sock, errno},
-    ring::Features,
 };
 use rustix::event::epoll;
 

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use roost_gateway::op::{Block, Completion, Driver, LinkAddress, Op, PoolSpec, Sock, Token, Wait};
+use roost_ring::op::{Block, Completion, Driver, LinkAddress, Op, PoolSpec, Sock, Token, Wait};
 
 /// Nothing here takes this long on any machine; what does has hung.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -198,13 +198,13 @@ pub(crate) fn send(sock: Sock, block: u32, len: u32, wait: bool) -> Op {
 }
 
 pub(crate) fn poll_in(sock: Sock) -> Op {
-    Op::Poll { sock, interest: roost_gateway::op::Interest::Readable }
+    Op::Poll { sock, interest: roost_ring::op::Interest::Readable }
 }
 
 pub(crate) fn poll_end(sock: Sock) -> Op {
-    Op::Poll { sock, interest: roost_gateway::op::Interest::Ended }
+    Op::Poll { sock, interest: roost_ring::op::Interest::Ended }
 }
 
 pub(crate) fn poll_out(sock: Sock) -> Op {
-    Op::Poll { sock, interest: roost_gateway::op::Interest::Writable }
+    Op::Poll { sock, interest: roost_ring::op::Interest::Writable }
 }

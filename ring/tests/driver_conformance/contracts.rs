@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use roost_gateway::op::{Op, Sock, Wait, errno, poll_bits};
+use roost_ring::op::{Op, Sock, Wait, errno, poll_bits};
 
 use crate::rig::{
     BLOCK_BYTES, BLOCKS, Rig, SLOTS, SLOTS_PER_RING, Seen, poll_end, poll_in, poll_out, recv, send,
@@ -414,7 +414,7 @@ pub(crate) fn slots_are_started_ring_by_ring(rig: &mut Rig<'_>) {
     assert_eq!(rig.driver.slots_started(), SLOTS_PER_RING);
     let driver = &mut *rig.driver;
     let beyond = Op::Accept { slot: SLOTS_PER_RING, listener: 0, expected: false };
-    let token = roost_gateway::op::Token::new(9, 0, 0);
+    let token = roost_ring::op::Token::new(9, 0, 0);
     let early = catch_unwind(AssertUnwindSafe(|| driver.submit(token, beyond)));
     assert!(early.is_err(), "a slot that was not started can be used");
     rig.driver.start_slots().expect("a further ring");

@@ -1,7 +1,7 @@
 //! What the ring driver costs. Measurements, not checks: run them alone, on a quiet machine, with
 //!
 //! ```text
-//! cargo test --release -p roost-gateway --test ring_cost -- --ignored --nocapture --test-threads 1
+//! cargo test --release -p roost-ring --test ring_cost -- --ignored --nocapture --test-threads 1
 //! ```
 
 use std::{
@@ -13,9 +13,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use roost_gateway::{
+use roost_ring::{
+    Config, Features, FeaturesMax, RING_SLOTS_MAX, UringDriver,
     op::{Block, Completion, Driver, Interest, Io, Op, PoolSpec, Sock, Token, Wait},
-    ring::{Config, Features, FeaturesMax, RING_SLOTS_MAX, UringDriver},
 };
 
 const ACCEPT: u8 = 1;

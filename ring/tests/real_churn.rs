@@ -5,7 +5,7 @@
 //! gives it one. By hand, on a machine that does nothing else:
 //!
 //! ```text
-//! cargo test -p roost-gateway --test real_churn -- --ignored --nocapture
+//! cargo test -p roost-ring --test real_churn -- --ignored --nocapture
 //! ```
 #![forbid(unsafe_code)]
 
@@ -20,9 +20,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use roost_gateway::{
+use roost_ring::{
+    Config, Features, FeaturesMax, UringDriver,
     op::{Completion, Driver, Interest, Io, Op, PoolSpec, Sock, Token, Wait},
-    ring::{Config, Features, FeaturesMax, UringDriver},
 };
 use rustix::net::sockopt::set_socket_linger;
 
@@ -163,7 +163,7 @@ impl Rig {
         for completion in self.completions.drain(..) {
             let good = match completion.token.kind() {
                 CANCEL => completion.result == 0,
-                POLL => completion.result == -roost_gateway::op::errno::ECANCELED,
+                POLL => completion.result == -roost_ring::op::errno::ECANCELED,
                 _ => false,
             };
             assert!(good, "{completion:?}");

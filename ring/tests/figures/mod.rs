@@ -13,6 +13,6 @@ pub(crate) fn figure(line: fmt::Arguments<'_>) {
 }
 
 /// `direct` or `plain`: what clients are in a tier.
-pub(crate) fn descriptors(features: &roost_gateway::ring::Features) -> &'static str {
+pub(crate) fn descriptors(features: &roost_ring::Features) -> &'static str {
     if features.direct() { "direct" } else { "plain" }
 }

@@ -9,9 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use roost_gateway::{
+use roost_ring::{
+    Config, Features, FeaturesMax, UringDriver,
     op::{Block, Completion, Driver, Io, Op, PoolSpec, Sock, Token, Wait},
-    ring::{Config, Features, FeaturesMax, UringDriver},
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use roost_gateway::op::{Interest, Io, Op, Sock, Wait, errno, poll_bits};
+use roost_ring::op::{Interest, Io, Op, Sock, Wait, errno, poll_bits};
 
 use super::rig::{Rig, Setup, everywhere, recv, send, skip};
 
@@ -256,7 +256,7 @@ fn ops_on_an_empty_slot_fail_without_harm() {
 #[should_panic(expected = "index out of bounds")]
 fn ops_beyond_the_started_slots_are_a_bug() {
     let setup = Setup {
-        features: roost_gateway::ring::FeaturesMax::Direct,
+        features: roost_ring::FeaturesMax::Direct,
         slots_max: 8,
         ring_slots_max: 4,
         cq_entries: 64,

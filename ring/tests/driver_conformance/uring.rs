@@ -5,10 +5,7 @@ use std::{
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
 };
 
-use roost_gateway::{
-    op::LinkAddress,
-    ring::{Config, Features, FeaturesMax, UringDriver},
-};
+use roost_ring::{Config, Features, FeaturesMax, UringDriver, op::LinkAddress};
 use rustix::net::sockopt::set_socket_linger;
 
 use crate::rig::{Peers, Rig, SLOTS, SLOTS_PER_RING, Seen, pools};

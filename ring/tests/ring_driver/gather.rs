@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use roost_gateway::op::{Interest, Op, Sock, Token, Wait, errno};
+use roost_ring::op::{Interest, Op, Sock, Token, Wait, errno};
 
 use super::rig::{LIMIT, Rig, everywhere, recv};
 
