@@ -13,14 +13,10 @@ pub mod event;
 pub mod index;
 pub mod limits;
 pub mod link;
-mod outbox;
 pub mod pool;
 pub mod proxy;
-mod rank;
 pub mod shard;
-mod slab;
 mod span;
-mod spill;
 pub mod stats;
 #[cfg(test)]
 mod tests;

@@ -23,7 +23,7 @@ pub(super) fn keep(hot: &mut Hot, cold: &mut Cold, peer: SocketAddr) {
     cold.rate_low = peer.port();
 }
 
-/// The address, until it is taken.
+/// The address, until it is forgotten.
 pub(super) fn get(hot: &Hot, cold: &Cold) -> Option<SocketAddr> {
     let v6 = Ipv6Addr::from(u128::from(hot.session) << 64 | u128::from(cold.routing_hash));
     let ip = match hot.flags() & (flag::PEER_V4 | flag::PEER_V6) {
@@ -34,12 +34,10 @@ pub(super) fn get(hot: &Hot, cold: &Cold) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, cold.rate_low))
 }
 
-/// Takes the address out, before OPEN overwrites it.
-pub(super) fn take(hot: &mut Hot, cold: &mut Cold) -> Option<SocketAddr> {
-    let peer = get(hot, cold);
+/// Forgets the address, before OPEN overwrites it.
+pub(super) fn forget(hot: &mut Hot, cold: &mut Cold) {
     hot.clear_flag(flag::PEER_V4 | flag::PEER_V6);
     (hot.session, cold.routing_hash, cold.rate_low) = (0, 0, 0);
-    peer
 }
 
 #[cfg(test)]
@@ -49,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_kept_until_it_is_taken_and_the_listener_beyond() {
+    fn an_address_is_kept_until_it_is_forgotten_and_the_listener_beyond() {
         let (mut hot, mut cold) = (Hot::zeroed(), Cold::zeroed());
         hot.set_state(State::Handshaking);
         cold.set_listener(5);
@@ -62,7 +60,7 @@ mod tests {
             keep(&mut hot, &mut cold, given.parse().unwrap());
             assert_eq!(get(&hot, &cold), Some(kept.parse().unwrap()));
         }
-        assert_eq!(take(&mut hot, &mut cold), Some("[2001:db8::9]:65535".parse().unwrap()));
+        forget(&mut hot, &mut cold);
         assert_eq!(get(&hot, &cold), None);
         assert_eq!((hot.session, cold.routing_hash, cold.listener()), (0, 0, 5));
     }

@@ -9,6 +9,7 @@ use super::{
     peer,
     record::{Cold, Hot},
 };
+use crate::core::index::Slot;
 
 /// All records of a shard. Slots of one ring are handed out lowest first, and a slot that was
 /// never used costs no memory.
@@ -55,7 +56,7 @@ impl Table {
     }
 
     /// Takes a free slot of `ring`.
-    pub(crate) fn alloc(&mut self, ring: u32) -> Option<u32> {
+    pub(crate) fn alloc(&mut self, ring: u32) -> Option<Slot> {
         let list = &mut self.rings[ring as usize];
         let slot = if list.head != 0 {
             let slot = list.head - 1;
@@ -72,13 +73,13 @@ impl Table {
         list.free -= 1;
         self.live += 1;
         self.high_water = self.high_water.max(slot + 1);
-        Some(slot)
+        Some(Slot::new(slot))
     }
 
     /// Gives a slot back and bumps its generation. Panics unless the record is clean: a slot
     /// that keeps an op bit or a buffer would leak them to the next client.
-    pub(crate) fn free(&mut self, slot: u32) {
-        let hot = &mut self.hot[slot as usize];
+    pub(crate) fn free(&mut self, slot: Slot) {
+        let hot = &mut self.hot[slot.index()];
         assert_eq!(hot.ops(), 0, "invariant free-slot-clean: slot {slot} is freed with ops in the kernel");
         assert_eq!(
             (hot.outbox(), hot.spill()),
@@ -86,23 +87,23 @@ impl Table {
             "invariant free-slot-clean: slot {slot} is freed with buffers"
         );
         assert_ne!(hot.state(), State::Free, "invariant free-slot-clean: slot {slot} is freed twice");
-        let list = &mut self.rings[(slot / self.slots_per_ring) as usize];
+        let list = &mut self.rings[(slot.get() / self.slots_per_ring) as usize];
         *hot = hot.next_use();
         hot.set_next_free(list.head);
-        self.cold[slot as usize] = Cold::zeroed();
-        list.head = slot + 1;
+        self.cold[slot.index()] = Cold::zeroed();
+        list.head = slot.get() + 1;
         list.free += 1;
         self.live -= 1;
     }
 
     #[inline]
-    pub(crate) fn hot(&self, slot: u32) -> &Hot {
-        &self.hot[slot as usize]
+    pub(crate) fn hot(&self, slot: Slot) -> &Hot {
+        &self.hot[slot.index()]
     }
 
     #[inline]
-    pub(crate) fn hot_mut(&mut self, slot: u32) -> &mut Hot {
-        &mut self.hot[slot as usize]
+    pub(crate) fn hot_mut(&mut self, slot: Slot) -> &mut Hot {
+        &mut self.hot[slot.index()]
     }
 
     /// Something of the slot's record, to have it in the cache; of a slot that is not there, nothing.
@@ -111,27 +112,27 @@ impl Table {
         self.hot.get(slot as usize).map_or(0, Hot::generation)
     }
 
-    pub(crate) fn cold(&self, slot: u32) -> &Cold {
-        &self.cold[slot as usize]
+    pub(crate) fn cold(&self, slot: Slot) -> &Cold {
+        &self.cold[slot.index()]
     }
 
-    pub(crate) fn cold_mut(&mut self, slot: u32) -> &mut Cold {
-        &mut self.cold[slot as usize]
+    pub(crate) fn cold_mut(&mut self, slot: Slot) -> &mut Cold {
+        &mut self.cold[slot.index()]
     }
 
     /// The address of a client that has sent no HELLO yet.
-    pub(crate) fn peer(&self, slot: u32) -> Option<SocketAddr> {
+    pub(crate) fn peer(&self, slot: Slot) -> Option<SocketAddr> {
         peer::get(self.hot(slot), self.cold(slot))
     }
 
     /// Keeps the address of a client that has sent no HELLO yet.
-    pub(crate) fn keep_peer(&mut self, slot: u32, peer: SocketAddr) {
-        peer::keep(&mut self.hot[slot as usize], &mut self.cold[slot as usize], peer);
+    pub(crate) fn keep_peer(&mut self, slot: Slot, peer: SocketAddr) {
+        peer::keep(&mut self.hot[slot.index()], &mut self.cold[slot.index()], peer);
     }
 
-    /// Takes the address out, before OPEN overwrites it.
-    pub(crate) fn take_peer(&mut self, slot: u32) -> Option<SocketAddr> {
-        peer::take(&mut self.hot[slot as usize], &mut self.cold[slot as usize])
+    /// Forgets the address, before OPEN overwrites it.
+    pub(crate) fn forget_peer(&mut self, slot: Slot) {
+        peer::forget(&mut self.hot[slot.index()], &mut self.cold[slot.index()]);
     }
 
     pub(crate) fn slots(&self) -> u32 {

@@ -20,14 +20,19 @@ use crate::{
     core::{
         config::NoWorkerPolicy,
         event::Event,
-        index::WorkerIndex,
-        link::{Failover, tx::salvaged_frames},
+        index::{Slot, WorkerIndex},
+        link::{Failover, Link, tx::salvaged_frames},
         record::{State, flag},
         shard::{ShardCore, admission::Payload},
         stats::{Stat, bump},
     },
     op::Io,
 };
+
+/// Whether a connection's worker has failed, behind this link, and it has not been given to another one.
+pub(super) fn awaits_failover(link: &Link, slot: u32) -> bool {
+    link.session.is_none() || link.failover.as_ref().is_some_and(|failover| slot >= failover.cursor)
+}
 
 impl ShardCore {
     /// Whether connections are being given to other workers, or it is not yet known who has what
@@ -38,9 +43,8 @@ impl ShardCore {
     }
 
     /// Whether the connection's worker failed and it has not been given to another one yet.
-    pub(super) fn awaits_failover(&self, slot: u32) -> bool {
-        let link = self.link(self.hot(slot).worker());
-        link.session.is_none() || link.failover.as_ref().is_some_and(|failover| slot >= failover.cursor)
+    pub(super) fn awaits_failover(&self, slot: Slot) -> bool {
+        awaits_failover(self.link(self.hot(slot).worker()), slot.get())
     }
 
     /// Gives a worker up: what it had and had not acknowledged goes to others.
@@ -94,7 +98,7 @@ impl ShardCore {
         let answered_until = |connection: ConnectionId| {
             let [before, last] = moves.get(&connection.to_bits()).copied().unwrap_or_default();
             // The answer to the last one may still have been on its way.
-            let is_moving = self.find(connection).is_some_and(|slot| {
+            let is_moving = self.connections.find(connection).is_some_and(|slot| {
                 let hot = self.hot(slot);
                 usize::from(hot.worker()) == index && hot.has(flag::MOVING)
             });
@@ -124,14 +128,14 @@ impl ShardCore {
     /// A bounded part of a failed worker's walk. Returns whether more is left.
     pub(super) fn run_failover(&mut self, io: &mut impl Io, index: usize) -> bool {
         let Some(Failover { cursor: from }) = self.links[index].failover else { return false };
-        let to = (from + self.ctx.cfg.bounds.routing_visits).min(self.table.high_water());
+        let to = (from + self.ctx.cfg.bounds.routing_visits).min(self.connections.high_water());
         let is_back = self.links[index].session.is_some();
         let served = is_back || self.links.iter().any(|link| link.takes_frames());
         if !served && self.no_worker_due_ms().is_none_or(|due_ms| self.ctx.now_ms < due_ms) {
             // Nobody to go to: the connections wait, unread.
             return false;
         }
-        for slot in from..to {
+        for slot in Slot::range(from, to) {
             if self.hot(slot).has_session() && usize::from(self.hot(slot).worker()) == index {
                 if served {
                     self.rehome(io, slot, index);
@@ -139,9 +143,9 @@ impl ShardCore {
                     self.refuse(io, slot, Reason::NoWorker);
                 }
             }
-            self.links[index].failover = Some(Failover { cursor: slot + 1 });
+            self.links[index].failover = Some(Failover { cursor: slot.get() + 1 });
         }
-        if to == self.table.high_water() {
+        if to == self.connections.high_water() {
             self.links[index].failover = None;
             self.walks -= 1;
         }
@@ -177,16 +181,16 @@ impl ShardCore {
         .or_else(|| self.links[index].session.is_some().then_some(WorkerIndex::new(index as u8)))
     }
 
-    fn rehome(&mut self, io: &mut impl Io, slot: u32, index: usize) {
+    fn rehome(&mut self, io: &mut impl Io, slot: Slot, index: usize) {
         if self.hot(slot).has(flag::MOVING) {
             // Its MOVED will never come; it goes where it was going.
-            self.clear_flag(slot, flag::MOVING);
+            self.connections.end_move(slot);
             if self.hot(slot).has(flag::BLOCKED) {
                 let generation = self.hot(slot).generation();
-                self.links[index].blocked.push_back((slot, generation));
+                self.links[index].blocked.push_back((slot.get(), generation));
             }
         }
-        let worker = self.refuge(self.table.cold(slot).routing_hash(), index);
+        let worker = self.refuge(self.connections.cold(slot).routing_hash(), index);
         let worker = worker.expect("the walk runs only while a worker takes frames");
         self.assign(io, slot, worker);
     }
@@ -223,11 +227,11 @@ impl ShardCore {
         match header.link_type {
             // An OPEN that was answered, though not acknowledged, has become a REOPEN.
             LinkType::Open => {
-                let slot = self.find(header.connection)?;
+                let slot = self.connections.find(header.connection)?;
                 (self.hot(slot).state() == State::Opening).then_some(self.hot(slot).worker())
             }
             LinkType::Data => {
-                let slot = self.find(header.connection)?;
+                let slot = self.connections.find(header.connection)?;
                 self.hot(slot).has_session().then_some(self.hot(slot).worker())
             }
             LinkType::Relay => self.route_any(Relay::decode(payload).ok()?.routing_hash),

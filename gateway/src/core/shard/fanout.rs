@@ -4,7 +4,7 @@
 //! hold up everything else; broadcasts are in order among themselves.
 
 use crate::{
-    core::{shard::ShardCore, span::Span, stats::Stat},
+    core::{index::Slot, shard::ShardCore, span::Span, stats::Stat},
     op::Io,
 };
 
@@ -24,16 +24,16 @@ impl ShardCore {
     pub(super) fn run_fanouts(&mut self, io: &mut impl Io) -> bool {
         let Some(fanout) = self.fanouts.front_mut() else { return false };
         let (span, only_worker, from) = (fanout.span, fanout.only_worker, fanout.cursor);
-        let to = (from + self.ctx.cfg.bounds.fanout_visits).min(self.table.high_water());
+        let to = (from + self.ctx.cfg.bounds.fanout_visits).min(self.connections.high_water());
         fanout.cursor = to;
-        for slot in from..to {
+        for slot in Slot::range(from, to) {
             let hot = self.hot(slot);
             if hot.is_open() && only_worker.is_none_or(|worker| hot.worker().get() == worker) {
                 self.ctx.stats.inc(Stat::FanoutDeliveries);
                 self.queue_span(io, slot, span);
             }
         }
-        if to == self.table.high_water() {
+        if to == self.connections.high_water() {
             self.ctx.pools.release(span.block);
             self.fanouts.pop_front();
         }

@@ -2,39 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use roost_protocol::{ConnectionId, InstanceId};
+use roost_protocol::InstanceId;
 
+pub use crate::core::connection::SlotView;
 use crate::{
     core::{
         link::{LinkState, link_bit},
         pool::Class,
-        rank::FLOOR_BYTES,
-        record::{Hot, State, bit, flag},
+        record::State,
         shard::{ShardCore, kind},
     },
     op::{Block, Token},
 };
-
-/// A slot, as a plain value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SlotView {
-    /// Its connection's id, or its next connection's.
-    pub connection: ConnectionId,
-    /// Where it is in its life.
-    pub state: State,
-    /// `record::flag::*`.
-    pub flags: u8,
-    /// `record::bit::*`.
-    pub ops: u8,
-    /// The worker it is routed to.
-    pub worker: u8,
-    /// Bytes queued for it.
-    pub outbox_bytes: u32,
-    /// Bytes of its incomplete frame.
-    pub spill_bytes: u32,
-    /// It waits with frames that have arrived.
-    pub is_postponed: bool,
-}
 
 /// A link, as a plain value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,16 +61,6 @@ pub struct LinkView {
 impl ShardCore {
     /// The tokens of all ops that the core believes to be in the kernel.
     pub fn ops_in_kernel(&self) -> Vec<Token> {
-        let client = [
-            (bit::ACCEPT, kind::ACCEPT),
-            (bit::POLL_IN, kind::POLL_IN),
-            (bit::RECV, kind::RECV),
-            (bit::SEND, kind::SEND),
-            (bit::POLL_OUT, kind::POLL_OUT),
-            (bit::CANCEL, kind::CANCEL),
-            (bit::SHUTDOWN, kind::SHUTDOWN),
-            (bit::CLOSE, kind::CLOSE),
-        ];
         let link = [
             (link_bit::CONNECT, kind::LINK_CONNECT),
             (link_bit::RECV, kind::LINK_RECV),
@@ -99,12 +68,7 @@ impl ShardCore {
             (link_bit::CANCEL, kind::LINK_CANCEL),
             (link_bit::CLOSE, kind::LINK_CLOSE),
         ];
-        let mut tokens = Vec::new();
-        for slot in 0..self.table.high_water() {
-            let ops = self.hot(slot).ops();
-            let set = client.iter().filter(|(bit, _)| ops & bit != 0);
-            tokens.extend(set.map(|&(_, kind)| self.token(kind, slot)));
-        }
+        let mut tokens: Vec<Token> = self.connections.ops_in_kernel().collect();
         for (index, state) in self.links.iter().enumerate() {
             let set = link.iter().filter(|(bit, _)| state.ops & bit != 0);
             tokens.extend(set.map(|&(_, kind)| Token::new(kind, index as u32, state.generation)));
@@ -114,19 +78,7 @@ impl ShardCore {
 
     /// Every slot that was ever used.
     pub fn slot_views(&self) -> impl Iterator<Item = SlotView> {
-        (0..self.table.high_water()).map(|slot| {
-            let hot = self.hot(slot);
-            SlotView {
-                connection: self.connection_id(slot),
-                state: hot.state(),
-                flags: hot.flags(),
-                ops: hot.ops(),
-                worker: hot.worker().get(),
-                outbox_bytes: if hot.outbox() == 0 { 0 } else { self.outboxes.bytes(hot.outbox()) },
-                spill_bytes: if hot.spill() == 0 { 0 } else { self.spills.bytes(hot.spill()) },
-                is_postponed: hot.has(flag::RX_WAIT) && self.turns.holds_rest(slot, hot.generation()),
-            }
-        })
+        self.connections.views()
     }
 
     /// Every link.
@@ -176,18 +128,12 @@ impl ShardCore {
 
     /// Who waits for a receive buffer, first come first: slots and generations.
     pub fn buffer_waiters(&self) -> Vec<(u32, u32)> {
-        let waits = |&(slot, generation): &(u32, u32)| {
-            let hot = self.hot(slot);
-            hot.generation() == generation
-                && hot.has(flag::RX_WAIT)
-                && !self.turns.holds_rest(slot, generation)
-        };
-        self.turns.waiters().filter(waits).collect()
+        self.connections.buffer_waiters()
     }
 
     /// Receive blocks whose frames wait for a later turn.
     pub fn blocks_postponed(&self) -> usize {
-        self.turns.blocks()
+        self.connections.blocks_postponed()
     }
 
     /// Blocks in use, by class, in the order of the classes.
@@ -214,40 +160,13 @@ impl ShardCore {
 
     /// Connections that hold a cell of the per-address table.
     pub fn per_ip_holders(&self) -> u64 {
-        (0..self.table.high_water()).filter(|&slot| self.table.cold(slot).ip_cell() != 0).count() as u64
+        self.connections.per_ip_holders()
     }
 
     /// Blocked connections that stand on no list from which they would ever be resumed.
     pub fn forgotten(&self) -> Vec<u32> {
-        let listed: BTreeSet<(u32, u32)> =
-            self.links.iter().flat_map(|link| link.blocked.iter().chain(&link.holding)).copied().collect();
-        let is_forgotten = |slot: &u32| {
-            let hot = self.hot(*slot);
-            let at = (*slot, hot.generation());
-            // Whoever waits for a worker is found by the walk over the table.
-            let blocked = hot.has(flag::BLOCKED) && !hot.has(flag::MOVING) && !self.is_homeless(*slot);
-            let starved = hot.flags() & flag::RX_WAIT != 0;
-            blocked && !listed.contains(&at) || starved && !self.turns.holds(at.0, at.1)
-        };
-        (0..self.table.high_water()).filter(is_forgotten).collect()
-    }
-
-    /// Panics if who pays for memory is not one of those that hold the most, as `held` has it. Who
-    /// asks counts with what it asks for.
-    pub(super) fn check_payer(&self, payer: u32, asks: (u32, u32), held: impl Fn(&Hot) -> u32) {
-        let alive = (0..self.table.high_water()).filter(|&slot| {
-            !matches!(self.hot(slot).state(), State::Free | State::Accepting | State::Closing)
-        });
-        let bytes = |slot: u32| {
-            let asked = if slot == asks.0 { asks.1 } else { 0 };
-            u64::from(held(self.hot(slot))) + u64::from(asked)
-        };
-        let most = alive.map(bytes).max().unwrap_or(0);
-        let pays = bytes(payer);
-        // Classes are a quarter wide, and those below the floor are in none.
-        assert!(
-            pays + pays / 4 + u64::from(FLOOR_BYTES) >= most,
-            "invariant who-holds-pays: slot {payer} is closed for {pays} bytes while another holds {most}"
-        );
+        let lists = self.links.iter().flat_map(|link| link.blocked.iter().chain(&link.holding));
+        let listed: BTreeSet<(u32, u32)> = lists.copied().collect();
+        self.connections.forgotten(|id| listed.contains(&(id.slot(), id.generation())))
     }
 }

@@ -2,17 +2,18 @@
 
 use roost_protocol::{
     Reason, SessionRef,
-    edge::{self, FrameType, Welcome},
+    edge::{self, FrameType},
     link::{self, Header, LinkError, LinkType, Refusal, Relay, Split, body, handshake, header},
 };
 
 use crate::{
     core::{
         event::LinkDownCause,
+        index::Slot,
         link::LinkState,
         pool::Class,
         record::{State, flag},
-        shard::{ShardCore, admission::Payload, fanout},
+        shard::{ShardCore, admission::Payload, fanout, upstream::up},
         span::Span,
         stats::Stat,
     },
@@ -216,8 +217,8 @@ impl ShardCore {
 
     /// The connection that a frame of this worker is about, if it is this worker's. One that the
     /// worker had before it failed is not, until it has been given back.
-    fn find_routed(&self, index: usize, header: Header) -> Option<u32> {
-        let slot = self.find(header.connection)?;
+    fn find_routed(&self, index: usize, header: Header) -> Option<Slot> {
+        let slot = self.connections.find(header.connection)?;
         let hot = self.hot(slot);
         (hot.has_session() && usize::from(hot.worker()) == index && !self.awaits_failover(slot))
             .then_some(slot)
@@ -263,15 +264,7 @@ impl ShardCore {
         let unsent = self.unsent_opens.contains(&header.connection.to_bits());
         match self.find_routed(index, header) {
             Some(slot) if self.hot(slot).state() == State::Opening && !unsent => {
-                let hot = self.table.hot_mut(slot);
-                hot.accept(session);
-                self.set_state(slot, State::Open);
-                let welcome = Welcome {
-                    heartbeat_interval_ms: self.ctx.cfg.heartbeat_interval_ms,
-                    frame_bytes_max: self.ctx.cfg.frame_bytes_max,
-                    session,
-                };
-                self.queue_bytes(io, slot, &welcome.encode());
+                self.connections.welcome(io, &mut self.ctx, up!(self), slot, session);
                 self.settle(io, slot);
             }
             _ => self.count_stale(),

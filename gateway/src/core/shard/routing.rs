@@ -9,7 +9,7 @@ use roost_protocol::{
 use crate::{
     core::{
         event::Event,
-        index::WorkerIndex,
+        index::{Slot, WorkerIndex},
         link::{Link, LinkState},
         record::{State, flag},
         shard::{ShardCore, admission::Payload},
@@ -18,44 +18,32 @@ use crate::{
     op::Io,
 };
 
+/// The worker for a routing hash among those that are up.
+fn route(links: &[Link], routing_hash: u64) -> Option<WorkerIndex> {
+    let up = links.iter().enumerate().filter(|(_, link)| link.is_routable());
+    hash::rendezvous(routing_hash, up.map(|(index, link)| (WorkerIndex::new(index as u8), link.worker_hash)))
+}
+
+/// Like [`route`], but a worker that wants to leave is better than none.
+pub(super) fn route_any(links: &[Link], routing_hash: u64) -> Option<WorkerIndex> {
+    route(links, routing_hash).or_else(|| {
+        let takes = links.iter().enumerate().filter(|(_, link)| link.takes_frames());
+        hash::rendezvous(
+            routing_hash,
+            takes.map(|(index, link)| (WorkerIndex::new(index as u8), link.worker_hash)),
+        )
+    })
+}
+
 impl ShardCore {
     /// The worker for a routing hash among those that are up.
     pub(super) fn route(&self, routing_hash: u64) -> Option<WorkerIndex> {
-        let up = self.links.iter().enumerate().filter(|(_, link)| link.is_routable());
-        hash::rendezvous(
-            routing_hash,
-            up.map(|(index, link)| (WorkerIndex::new(index as u8), link.worker_hash)),
-        )
+        route(&self.links, routing_hash)
     }
 
     /// Like [`Self::route`], but a worker that wants to leave is better than none.
     pub(super) fn route_any(&self, routing_hash: u64) -> Option<WorkerIndex> {
-        self.route(routing_hash).or_else(|| {
-            let takes = self.links.iter().enumerate().filter(|(_, link)| link.takes_frames());
-            hash::rendezvous(
-                routing_hash,
-                takes.map(|(index, link)| (WorkerIndex::new(index as u8), link.worker_hash)),
-            )
-        })
-    }
-
-    /// Whether what this connection sends can be queued now.
-    #[inline]
-    pub(super) fn may_forward(&self, slot: u32) -> bool {
-        !self.must_hold(slot) && self.link(self.hot(slot).worker()).has_credit()
-    }
-
-    /// Whether more of this connection may be read: what it sends can be queued now, and nobody
-    /// waits with what has been read already.
-    pub(super) fn may_read(&self, slot: u32) -> bool {
-        self.may_forward(slot) && self.link(self.hot(slot).worker()).holding.is_empty()
-    }
-
-    /// Whether what this connection has sent must wait, even beyond the window: it is being
-    /// moved, or frames that came before it have yet to be re-sent.
-    pub(super) fn must_hold(&self, slot: u32) -> bool {
-        let hot = self.hot(slot);
-        hot.has(flag::MOVING) || self.is_failing_over() || !self.link(hot.worker()).resend.is_empty()
+        route_any(&self.links, routing_hash)
     }
 
     /// Which workers are up has changed: whoever is not with its owner is moved. A walk that is under
@@ -109,20 +97,19 @@ impl ShardCore {
     }
 
     /// Gives a connection to a worker: REOPEN, unless its OPEN is itself to be sent again.
-    pub(super) fn assign(&mut self, io: &mut impl Io, slot: u32, worker: WorkerIndex) {
-        let hot = self.table.hot_mut(slot);
-        let old = usize::from(hot.worker());
-        hot.set_worker(worker);
+    pub(super) fn assign(&mut self, io: &mut impl Io, slot: Slot, worker: WorkerIndex) {
+        let old = usize::from(self.hot(slot).worker());
+        self.connections.assign(slot, worker);
         self.links[old].connections -= 1;
         self.links[usize::from(worker)].connections += 1;
         self.ctx.stats.inc(Stat::ConnectionsMoved);
         if self.hot(slot).state() != State::Open {
             return;
         }
-        let cold = self.table.cold(slot);
+        let cold = self.connections.cold(slot);
         let listener = cold.listener();
         let reopen = Reopen { routing_hash: cold.routing_hash(), session: self.hot(slot).session() };
-        let header = Header::new(LinkType::Reopen, self.connection_id(slot), Reopen::PAYLOAD_BYTES as u32);
+        let header = Header::new(LinkType::Reopen, self.connections.id(slot), Reopen::PAYLOAD_BYTES as u32);
         self.append(io, usize::from(worker), header.aux(listener), Payload::Bytes(&reopen.encode_payload()));
     }
 
@@ -136,9 +123,9 @@ impl ShardCore {
         let moving_max = self.ctx.cfg.bounds.moving as usize;
         let goes_on = |link: &Link| link.rebalance.filter(|_| link.may_move(moving_max));
         let Some(from) = self.links.iter().filter_map(goes_on).min() else { return false };
-        let end = self.table.high_water();
+        let end = self.connections.high_water();
         let to = (from + self.ctx.cfg.bounds.routing_visits).min(end);
-        for slot in from..to {
+        for slot in Slot::range(from, to) {
             if self.is_misplaced(slot) && self.link(self.hot(slot).worker()).may_move(moving_max) {
                 self.begin_move(io, slot);
             }
@@ -157,16 +144,18 @@ impl ShardCore {
     }
 
     /// Whether the connection is open and another worker owns it.
-    pub(super) fn is_misplaced(&self, slot: u32) -> bool {
+    pub(super) fn is_misplaced(&self, slot: Slot) -> bool {
         let hot = self.hot(slot);
         hot.is_open()
             && !hot.has(flag::MOVING)
-            && self.route(self.table.cold(slot).routing_hash()).is_some_and(|owner| owner != hot.worker())
+            && self
+                .route(self.connections.cold(slot).routing_hash())
+                .is_some_and(|owner| owner != hot.worker())
     }
 
     /// The owner of a connection that has just opened may have changed since its HELLO: walks leave out
     /// those that are opening, since no worker could take them over.
-    pub(super) fn settle(&mut self, io: &mut impl Io, slot: u32) {
+    pub(super) fn settle(&mut self, io: &mut impl Io, slot: Slot) {
         if !self.is_misplaced(slot) {
             return;
         }
@@ -175,23 +164,23 @@ impl ShardCore {
             return self.begin_move(io, slot);
         }
         let link = &mut self.links[index];
-        link.rebalance = Some(link.rebalance.map_or(slot, |cursor| cursor.min(slot)));
+        link.rebalance = Some(link.rebalance.map_or(slot.get(), |cursor| cursor.min(slot.get())));
     }
 
-    fn begin_move(&mut self, io: &mut impl Io, slot: u32) {
-        self.set_flag(slot, flag::MOVING);
-        let (header, hot) = (Header::new(LinkType::Closed, self.connection_id(slot), 0), *self.hot(slot));
+    fn begin_move(&mut self, io: &mut impl Io, slot: Slot) {
+        self.connections.begin_move(slot);
+        let (header, hot) = (Header::new(LinkType::Closed, self.connections.id(slot), 0), *self.hot(slot));
         let index = usize::from(hot.worker());
         self.append(io, index, header.reason(Reason::Moved), Payload::Bytes(&[]));
         let link = &mut self.links[index];
-        link.moves.push((slot, hot.generation()), link.tx.appended_frames(), self.ctx.now_ms);
+        link.moves.push((slot.get(), hot.generation()), link.tx.appended_frames(), self.ctx.now_ms);
     }
 
     /// Gives a worker up that does not answer for a connection that it was to let go: its client is
     /// not read.
     pub(super) fn judge_moves(&mut self, index: usize) {
         while let Some(first) = self.links[index].moves.first() {
-            let hot = self.hot(first.slot);
+            let hot = self.hot(Slot::new(first.slot));
             if hot.generation() == first.generation && hot.has(flag::MOVING) {
                 break;
             }
@@ -205,11 +194,11 @@ impl ShardCore {
     }
 
     /// MOVED has come: the old worker says no more, the new one takes over.
-    pub(super) fn finish_move(&mut self, io: &mut impl Io, slot: u32) {
-        self.clear_flag(slot, flag::MOVING);
+    pub(super) fn finish_move(&mut self, io: &mut impl Io, slot: Slot) {
+        self.connections.end_move(slot);
         let (index, now_ms) = (usize::from(self.hot(slot).worker()), self.ctx.now_ms);
-        self.links[index].moves.answered(slot, now_ms);
-        match self.route_any(self.table.cold(slot).routing_hash()) {
+        self.links[index].moves.answered(slot.get(), now_ms);
+        match self.route_any(self.connections.cold(slot).routing_hash()) {
             Some(worker) => self.assign(io, slot, worker),
             None => return self.refuse(io, slot, Reason::NoWorker),
         }
@@ -231,6 +220,7 @@ impl ShardCore {
             let link = &mut self.links[index];
             let next = link.holding.pop_front().or_else(|| link.blocked.pop_front());
             let Some((slot, generation)) = next else { return false };
+            let slot = Slot::new(slot);
             let hot = self.hot(slot);
             if hot.generation() == generation && hot.has(flag::BLOCKED) && !hot.has(flag::MOVING) {
                 // It may be routed elsewhere by now; `read` blocks it there if need be.

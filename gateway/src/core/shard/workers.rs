@@ -17,12 +17,12 @@ impl ShardCore {
     pub(super) fn configure(&mut self, mut cfg: CoreConfig) {
         assert_eq!(cfg.listeners, self.ctx.cfg.listeners, "listeners are made at start");
         (cfg.slots_max, cfg.cap) = (self.ctx.cfg.slots_max, self.ctx.cfg.cap.take());
-        self.accepting.set_ramp(cfg.accept_ramp_per_s);
+        self.connections.set_accept_ramp(cfg.accept_ramp_per_s);
         let limits = |cfg: &CoreConfig| (cfg.messages_per_s_max, cfg.control_frames_per_s_max);
         let changed = limits(&cfg) != limits(&self.ctx.cfg);
         self.ctx.cfg = cfg;
         if changed {
-            self.allow_anew();
+            self.connections.allow_anew(&self.ctx);
         }
         self.link_workers();
         self.configured += 1;

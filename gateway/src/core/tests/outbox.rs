@@ -5,7 +5,12 @@ use std::collections::VecDeque;
 use proptest::{collection::vec, prelude::*};
 
 use super::{filled, memory, pattern, read};
-use crate::core::{CoreConfig, outbox::Outboxes, pool::Class, rank::FLOOR_BYTES};
+use crate::core::{
+    CoreConfig,
+    connection::{outbox::Outboxes, rank::FLOOR_BYTES},
+    index::Slot,
+    pool::Class,
+};
 
 const OWNERS: usize = 3;
 
@@ -52,7 +57,7 @@ proptest! {
                     let bytes = pattern(salt as u64, len);
                     let span = filled(&mut hands, &mut pools, Class::LinkRx, &bytes).expect("a block");
                     if handle == 0 {
-                        handles[owner] = outboxes.open(owner as u32, span, 0);
+                        handles[owner] = outboxes.open(Slot::new(owner as u32), span, 0);
                         model.extend(bytes);
                     } else {
                         let room = pools.available(Class::Outbox) * CoreConfig::CHUNK_BYTES;
@@ -111,7 +116,7 @@ proptest! {
             prop_assert_eq!((outboxes.bytes_total(), outboxes.count()), (total as u64, count.count()));
             let most = handles.iter().filter(|h| **h != 0).map(|&h| outboxes.held(h)).max().unwrap_or(0);
             match outboxes.largest() {
-                Some((owner, held)) => prop_assert_eq!((held, outboxes.held(handles[owner as usize])), (most, most)),
+                Some((owner, held)) => prop_assert_eq!((held, outboxes.held(handles[owner.index()])), (most, most)),
                 None => prop_assert!(most <= FLOOR_BYTES),
             }
         }

@@ -6,7 +6,12 @@ use proptest::{collection::vec, prelude::*};
 use roost_protocol::edge;
 
 use super::{filled, memory, pattern, read};
-use crate::core::{CoreConfig, pool::Class, rank::FLOOR_BYTES, spill::Spills};
+use crate::core::{
+    CoreConfig,
+    connection::{rank::FLOOR_BYTES, spill::Spills},
+    index::Slot,
+    pool::Class,
+};
 
 const OWNERS: usize = 3;
 
@@ -42,7 +47,7 @@ proptest! {
                     let bytes = pattern(salt as u64, len);
                     let span = filled(&mut hands, &mut pools, Class::Rx, &bytes).expect("a block");
                     let room = pools.available(Class::Spill) * CoreConfig::CHUNK_BYTES;
-                    match spills.push(&mut hands, &mut pools, handle, (owner as u32, 0), span) {
+                    match spills.push(&mut hands, &mut pools, handle, (Slot::new(owner as u32), 0), span) {
                         Ok(handle) => {
                             handles[owner] = handle;
                             model.extend(bytes);
@@ -70,7 +75,7 @@ proptest! {
             for (&handle, model) in handles.iter().zip(&models).filter(|(handle, _)| **handle != 0) {
                 prop_assert_eq!(spills.bytes(handle) as usize, model.len());
                 let mut held = Vec::new();
-                spills.walk(handle, u32::MAX, |span| {
+                spills.spans(handle, u32::MAX).for_each(|span| {
                     held.extend(read(&hands, span.block, span.offset, span.len));
                 });
                 prop_assert!(model.iter().eq(&held), "other bytes are held");
@@ -82,7 +87,7 @@ proptest! {
             prop_assert_eq!(spills.bytes_total(), total as u64);
             let most = models.iter().map(VecDeque::len).max().unwrap_or(0) as u32;
             match spills.largest() {
-                Some((owner, held)) => prop_assert_eq!((held, models[owner as usize].len()), (most, most as usize)),
+                Some((owner, held)) => prop_assert_eq!((held, models[owner.index()].len()), (most, most as usize)),
                 None => prop_assert!(most <= FLOOR_BYTES),
             }
             prop_assert_eq!(spills.count(), handles.iter().filter(|handle| **handle != 0).count());

@@ -4,11 +4,15 @@ use proptest::{collection::vec, prelude::*};
 
 use roost_protocol::SessionRef;
 
-use crate::core::{connection::table::Table, index::WorkerIndex, record::State};
+use crate::core::{
+    connection::table::Table,
+    index::{Slot, WorkerIndex},
+    record::State,
+};
 
 /// What the model knows of a slot.
 #[derive(Clone, Copy, Debug, Default)]
-struct Slot {
+struct Used {
     taken: bool,
     used: bool,
     generation: u32,
@@ -21,7 +25,7 @@ proptest! {
         actions in vec((any::<bool>(), any::<u32>()), 1..300),
     ) {
         let mut table = Table::new(slots, per_ring);
-        let mut model = vec![Slot::default(); slots as usize];
+        let mut model = vec![Used::default(); slots as usize];
         let rings = slots.div_ceil(per_ring);
         for (allocates, choice) in actions {
             let ring = choice % rings;
@@ -32,10 +36,10 @@ proptest! {
                 match table.alloc(ring) {
                     None => prop_assert_eq!(free, 0, "a full ring has no free slot"),
                     Some(slot) => {
-                        let known = &mut model[slot as usize];
-                        prop_assert!(of_ring(slot as usize) && !known.taken, "slot {} is taken", slot);
+                        let known = &mut model[slot.index()];
+                        prop_assert!(of_ring(slot.index()) && !known.taken, "slot {} is taken", slot);
                         // Memory follows use: the lowest of those that were never used.
-                        prop_assert!(known.used || fresh == Some(slot as usize), "slot {} is fresh", slot);
+                        prop_assert!(known.used || fresh == Some(slot.index()), "slot {} is fresh", slot);
                         (known.taken, known.used) = (true, true);
                         let hot = table.hot_mut(slot);
                         prop_assert_eq!((hot.state(), hot.ops(), hot.outbox(), hot.spill()), (State::Free, 0, 0, 0));
@@ -53,10 +57,10 @@ proptest! {
             } else {
                 let taken: Vec<usize> = (0..model.len()).filter(|&slot| model[slot].taken).collect();
                 let Some(&slot) = taken.get(choice as usize % taken.len().max(1)) else { continue };
-                table.free(slot as u32);
+                table.free(Slot::new(slot as u32));
                 model[slot].taken = false;
                 model[slot].generation += 1;
-                let (hot, cold) = (table.hot(slot as u32), table.cold(slot as u32));
+                let (hot, cold) = (table.hot(Slot::new(slot as u32)), table.cold(Slot::new(slot as u32)));
                 prop_assert_eq!((hot.flags(), hot.worker(), cold.routing_hash()), (0, WorkerIndex::new(0), 0));
                 prop_assert_eq!((cold.listener(), hot.since_tick()), (0, 0));
             }

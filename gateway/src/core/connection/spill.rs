@@ -2,12 +2,11 @@
 
 use roost_protocol::edge;
 
+use super::{outbox::Exhausted, rank::Ranks, slab::Slab};
 use crate::{
     core::{
-        outbox::Exhausted,
+        index::Slot,
         pool::{Class, Pools},
-        rank::Ranks,
-        slab::Slab,
         span::Span,
     },
     op::{Block, Io},
@@ -19,7 +18,7 @@ struct Spill {
     head: u32,
     tail: u32,
     bytes: u32,
-    slot: u32,
+    slot: Slot,
     since_tick: u16,
     /// Its class in [`Ranks`].
     rank: u8,
@@ -54,7 +53,7 @@ impl Spills {
         io: &mut impl Io,
         pools: &mut Pools,
         handle: u32,
-        (slot, tick): (u32, u16),
+        (slot, tick): (Slot, u16),
         span: Span,
     ) -> Result<u32, Exhausted> {
         let chunk_bytes = pools.block_bytes(Class::Spill);
@@ -100,25 +99,28 @@ impl Spills {
     pub(crate) fn peek_header(&self, io: &impl Io, handle: u32) -> ([u8; edge::HEADER_BYTES], usize) {
         let mut header = [0; edge::HEADER_BYTES];
         let mut filled = 0;
-        self.walk(handle, edge::HEADER_BYTES as u32, |span| {
-            let bytes = &io.block(span.block)[span.offset as usize..][..span.len as usize];
+        for span in self.spans(handle, edge::HEADER_BYTES as u32) {
+            let bytes = span.bytes(io);
             header[filled..filled + bytes.len()].copy_from_slice(bytes);
             filled += bytes.len();
-        });
+        }
         (header, filled)
     }
 
-    /// Visits the first `len` bytes, piece by piece.
-    pub(crate) fn walk(&self, handle: u32, len: u32, mut visit: impl FnMut(Span)) {
+    /// The first `len` bytes, piece by piece.
+    pub(crate) fn spans(&self, handle: u32, len: u32) -> impl Iterator<Item = Span> {
         let (mut next, mut left) = (self.spills.get(handle).head, len);
-        while next != 0 && left > 0 {
+        std::iter::from_fn(move || {
+            if next == 0 || left == 0 {
+                return None;
+            }
             let piece = self.pieces.get(next);
             let len = left.min(piece.end - piece.start);
             let block = piece.block.expect("a piece in use has a block");
-            visit(Span { block, offset: piece.start, len });
             left -= len;
             next = piece.next;
-        }
+            Some(Span { block, offset: piece.start, len })
+        })
     }
 
     /// Drops the first `len` bytes. Returns whether the spill is now empty; it is then gone.
@@ -176,7 +178,7 @@ impl Spills {
     }
 
     /// Who holds the most, and how many bytes; none if all hold next to nothing.
-    pub(crate) fn largest(&self) -> Option<(u32, u32)> {
+    pub(crate) fn largest(&self) -> Option<(Slot, u32)> {
         let handle = self.ranks.largest(|handle| self.bytes(handle))?;
         Some((self.spills.get(handle).slot, self.bytes(handle)))
     }

@@ -5,10 +5,11 @@
 //! whole process stopped) is no fault of the client's: for each such second it is allowed as much
 //! again, to be used whenever what it had sent is read.
 
-use crate::core::{
-    record::{CONTROL_LEFT_MAX, Cold, Hot, RATE_LEFT_MAX},
-    shard::ShardCore,
+use super::{
+    Connections,
+    record::{CONTROL_LEFT_MAX, RATE_LEFT_MAX},
 };
+use crate::core::{context::Context, index::Slot};
 
 /// What is allowed when nothing has been used for long.
 const fn burst(per_s: u32, max: u32) -> u32 {
@@ -26,18 +27,18 @@ fn with_unread(left: u32, per_s: u32, seconds: u32, max: u32) -> u32 {
     left.saturating_add(per_s.saturating_mul(seconds)).min(max)
 }
 
-impl ShardCore {
+impl Connections {
     /// The client is heard.
     #[inline]
-    pub(super) fn hear(&mut self, slot: u32) {
-        if self.hot(slot).active_tick() != self.ctx.tick() {
-            self.hear_anew(slot);
+    pub(super) fn hear(&mut self, ctx: &Context, slot: Slot) {
+        if self.hot(slot).active_tick() != ctx.tick() {
+            self.hear_anew(ctx, slot);
         }
     }
 
     /// It is heard for the first time in this second.
-    fn hear_anew(&mut self, slot: u32) {
-        let (tick, per_s) = (self.tick(), self.ctx.cfg.control_frames_per_s_max);
+    fn hear_anew(&mut self, ctx: &Context, slot: Slot) {
+        let (tick, per_s) = (ctx.tick(), ctx.cfg.control_frames_per_s_max);
         let hot = self.table.hot_mut(slot);
         let seconds = tick.wrapping_sub(hot.active_tick());
         hot.set_control_left(refilled(hot.control_left(), per_s, seconds, CONTROL_LEFT_MAX));
@@ -48,8 +49,8 @@ impl ShardCore {
     }
 
     /// A client has come in: it is heard, and may send PINGs.
-    pub(super) fn hear_first(&mut self, slot: u32) {
-        let (tick, per_s) = (self.tick(), self.ctx.cfg.control_frames_per_s_max);
+    pub(super) fn hear_first(&mut self, ctx: &Context, slot: Slot) {
+        let (tick, per_s) = (ctx.tick(), ctx.cfg.control_frames_per_s_max);
         let hot = self.table.hot_mut(slot);
         hot.set_active_tick(tick);
         hot.set_since_tick(tick);
@@ -58,8 +59,8 @@ impl ShardCore {
 
     /// Takes one PING or PONG from what the client may send. Returns whether it may.
     #[inline]
-    pub(super) fn take_control_allowance(&mut self, slot: u32) -> bool {
-        let limited = self.ctx.cfg.control_frames_per_s_max > 0;
+    pub(super) fn take_control_allowance(&mut self, ctx: &Context, slot: Slot) -> bool {
+        let limited = ctx.cfg.control_frames_per_s_max > 0;
         let hot = self.table.hot_mut(slot);
         match hot.control_left().checked_sub(1) {
             Some(left) => hot.set_control_left(left),
@@ -69,8 +70,8 @@ impl ShardCore {
     }
 
     /// Takes one message from what the client may send. Returns whether it may.
-    pub(super) fn take_allowance(&mut self, slot: u32) -> bool {
-        let (tick, per_s) = (self.tick(), self.ctx.cfg.messages_per_s_max);
+    pub(super) fn take_allowance(&mut self, ctx: &Context, slot: Slot) -> bool {
+        let (tick, per_s) = (ctx.tick(), ctx.cfg.messages_per_s_max);
         let cold = self.table.cold_mut(slot);
         let seconds = tick.wrapping_sub(cold.rate_tick());
         let left = refilled(cold.rate_left(), per_s, seconds, RATE_LEFT_MAX);
@@ -80,43 +81,43 @@ impl ShardCore {
 
     /// An opened connection may send what is allowed at once, and what it may have sent while its
     /// HELLO waited.
-    pub(super) fn allow_first(&mut self, slot: u32) {
-        let (tick, per_s) = (self.tick(), self.ctx.cfg.messages_per_s_max);
+    pub(super) fn allow_first(&mut self, ctx: &Context, slot: Slot) {
+        let (tick, per_s) = (ctx.tick(), ctx.cfg.messages_per_s_max);
         let unread_s = std::mem::take(&mut self.hello_waited_s);
         let left = with_unread(burst(per_s, RATE_LEFT_MAX), per_s, unread_s, RATE_LEFT_MAX);
         self.table.cold_mut(slot).set_rate(tick, left);
     }
 
     /// The client was not read for so many seconds.
-    pub(super) fn allow_unread(&mut self, slot: u32, seconds: u32) {
-        let (messages, control) = (self.ctx.cfg.messages_per_s_max, self.ctx.cfg.control_frames_per_s_max);
-        let hot: &mut Hot = self.table.hot_mut(slot);
+    pub(super) fn allow_unread(&mut self, ctx: &Context, slot: Slot, seconds: u32) {
+        let (messages, control) = (ctx.cfg.messages_per_s_max, ctx.cfg.control_frames_per_s_max);
+        let hot = self.table.hot_mut(slot);
         hot.set_control_left(with_unread(hot.control_left(), control, seconds, CONTROL_LEFT_MAX));
         // Before OPEN the record has no room for messages: see `allow_first`.
         if !hot.has_session() {
             self.hello_waited_s = seconds;
         } else if messages > 0 {
-            let cold: &mut Cold = self.table.cold_mut(slot);
+            let cold = self.table.cold_mut(slot);
             let left = with_unread(cold.rate_left(), messages, seconds, RATE_LEFT_MAX);
             cold.set_rate(cold.rate_tick(), left);
         }
     }
 
     /// The whole shard has read nobody for so long.
-    pub fn on_pause(&mut self, pause_ms: u64) {
+    pub(crate) fn on_pause(&mut self, ctx: &Context, pause_ms: u64) {
         let seconds = u32::try_from(pause_ms.div_ceil(1_000)).unwrap_or(u32::MAX);
-        for slot in 0..self.table.high_water() {
+        for slot in Slot::range(0, self.table.high_water()) {
             if self.hot(slot).has_session() {
-                self.allow_unread(slot, seconds);
+                self.allow_unread(ctx, slot, seconds);
             }
         }
     }
 
     /// The limits have changed: they hold from now on, whatever was allowed before.
-    pub(super) fn allow_anew(&mut self) {
-        let tick = self.tick();
-        let (messages, control) = (self.ctx.cfg.messages_per_s_max, self.ctx.cfg.control_frames_per_s_max);
-        for slot in 0..self.table.high_water() {
+    pub(crate) fn allow_anew(&mut self, ctx: &Context) {
+        let tick = ctx.tick();
+        let (messages, control) = (ctx.cfg.messages_per_s_max, ctx.cfg.control_frames_per_s_max);
+        for slot in Slot::range(0, self.table.high_water()) {
             let hot = self.table.hot_mut(slot);
             if hot.reads() {
                 hot.set_control_left(burst(control, CONTROL_LEFT_MAX));

@@ -7,15 +7,12 @@
 
 use std::collections::VecDeque;
 
+use super::{
+    Connections, Upstream, kind,
+    record::{bit, flag},
+};
 use crate::{
-    core::{
-        config::CoreConfig,
-        pool::Class,
-        record::{bit, flag},
-        shard::{ShardCore, kind},
-        span::Span,
-        stats::Stat,
-    },
+    core::{config::CoreConfig, context::Context, index::Slot, pool::Class, span::Span, stats::Stat},
     op::{Io, Op, Sock},
 };
 
@@ -24,7 +21,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     /// For a receive buffer: slot and generation.
-    buffers: VecDeque<(u32, u32)>,
+    buffers: VecDeque<(Slot, u32)>,
     /// With whole frames that have arrived.
     rests: VecDeque<Rest>,
 }
@@ -32,7 +29,7 @@ pub(super) struct Turns {
 /// What is left of a receive, or of a spill, after as many frames as are handled at a stretch.
 #[derive(Clone, Copy, Debug)]
 struct Rest {
-    slot: u32,
+    slot: Slot,
     generation: u32,
     /// The unhandled part of the receive block; none: what is left stands in the spill.
     span: Option<Span>,
@@ -43,19 +40,19 @@ struct Rest {
 impl Turns {
     /// Whether a connection stands here.
     #[cfg(any(test, feature = "sim"))]
-    pub(super) fn holds(&self, slot: u32, generation: u32) -> bool {
+    pub(super) fn holds(&self, slot: Slot, generation: u32) -> bool {
         self.buffers.contains(&(slot, generation)) || self.holds_rest(slot, generation)
     }
 
     /// Whether a connection waits with frames that have arrived.
     #[cfg(any(test, feature = "sim"))]
-    pub(super) fn holds_rest(&self, slot: u32, generation: u32) -> bool {
+    pub(super) fn holds_rest(&self, slot: Slot, generation: u32) -> bool {
         self.rests.iter().any(|rest| (rest.slot, rest.generation) == (slot, generation))
     }
 
     /// Entries for a receive buffer, first come first.
     #[cfg(any(test, feature = "sim"))]
-    pub(super) fn waiters(&self) -> impl Iterator<Item = (u32, u32)> {
+    pub(super) fn waiters(&self) -> impl Iterator<Item = (Slot, u32)> {
         self.buffers.iter().copied()
     }
 
@@ -66,34 +63,33 @@ impl Turns {
     }
 }
 
-impl ShardCore {
+impl Connections {
     /// Whether something that has arrived, or could be received now, waits for its turn.
-    pub fn is_behind(&self) -> bool {
-        let stalled = self.links.iter().any(|link| link.rx.stalled);
-        stalled || !self.turns.rests.is_empty() || !self.turns.buffers.is_empty()
+    pub(crate) fn is_behind(&self) -> bool {
+        !self.turns.rests.is_empty() || !self.turns.buffers.is_empty()
     }
 
     /// Receives if the connection may be read now and nobody waits longer; else puts it where it
     /// will be resumed.
-    pub(super) fn read(&mut self, io: &mut impl Io, slot: u32) {
+    pub(super) fn read(&mut self, io: &mut impl Io, ctx: &mut Context, up: &mut impl Upstream, slot: Slot) {
         if self.turns.buffers.is_empty() {
-            self.receive(io, slot);
-        } else if self.hot(slot).has_session() && !self.may_read(slot) {
-            self.block(slot, false);
+            self.receive(io, ctx, up, slot);
+        } else if self.hot(slot).has_session() && !self.may_read(up, slot) {
+            self.block(ctx, up, slot, false);
         } else {
-            self.await_buffer(slot);
+            self.await_buffer(ctx, slot);
         }
     }
 
-    fn receive(&mut self, io: &mut impl Io, slot: u32) {
-        if self.hot(slot).has_session() && !self.may_read(slot) {
-            self.block(slot, false);
+    fn receive(&mut self, io: &mut impl Io, ctx: &mut Context, up: &mut impl Upstream, slot: Slot) {
+        if self.hot(slot).has_session() && !self.may_read(up, slot) {
+            self.block(ctx, up, slot, false);
             return;
         }
-        let Some(block) = self.ctx.pools.alloc(Class::Rx) else { return self.await_buffer(slot) };
+        let Some(block) = ctx.pools.alloc(Class::Rx) else { return self.await_buffer(ctx, slot) };
         self.table.hot_mut(slot).set_rx_block(block.index());
         let op = Op::Recv {
-            sock: Sock::Client(slot),
+            sock: Sock::Client(slot.get()),
             block,
             offset: 0,
             len: CoreConfig::RX_BLOCK_BYTES,
@@ -102,59 +98,66 @@ impl ShardCore {
         self.submit(io, slot, kind::RECV, op);
     }
 
-    fn await_buffer(&mut self, slot: u32) {
-        self.ctx.stats.inc(Stat::RxPoolWaits);
+    fn await_buffer(&mut self, ctx: &Context, slot: Slot) {
+        ctx.stats.inc(Stat::RxPoolWaits);
         self.set_flag(slot, flag::RX_WAIT);
-        self.turns.buffers.push_back((slot, self.hot(slot).generation()));
+        self.turns.buffers.push_back(self.entry(slot));
     }
 
     /// The connection has had its share of the turn: it goes on in a later one.
-    pub(super) fn postpone(&mut self, slot: u32, span: Option<Span>, full: bool) {
-        self.ctx.stats.inc(Stat::ReadsPostponed);
+    pub(super) fn postpone(&mut self, ctx: &Context, slot: Slot, span: Option<Span>, full: bool) {
+        ctx.stats.inc(Stat::ReadsPostponed);
         self.set_flag(slot, flag::RX_WAIT);
         self.turns.rests.push_back(Rest { slot, generation: self.hot(slot).generation(), span, full });
     }
 
     /// Reads those whose turn it is. Returns whether frames that have arrived are left.
-    pub(super) fn run_turns(&mut self, io: &mut impl Io) -> bool {
+    pub(crate) fn run_turns(&mut self, io: &mut impl Io, ctx: &mut Context, up: &mut impl Upstream) -> bool {
         // As many as there are buffers: what a turn handles is bounded, however many wait.
-        for _ in 0..self.turns.rests.len().min(self.ctx.cfg.rx_blocks as usize) {
+        for _ in 0..self.turns.rests.len().min(ctx.cfg.rx_blocks as usize) {
             let rest = self.turns.rests.pop_front().expect("counted");
-            self.run_rest(io, rest);
+            self.run_rest(io, ctx, up, rest);
         }
-        while self.ctx.pools.available(Class::Rx) > 0 {
+        while ctx.pools.available(Class::Rx) > 0 {
             let Some((slot, generation)) = self.turns.buffers.pop_front() else { break };
             if self.hot(slot).generation() == generation && self.hot(slot).has(flag::RX_WAIT) {
                 self.clear_flag(slot, flag::RX_WAIT);
-                self.receive(io, slot);
+                self.receive(io, ctx, up, slot);
             }
         }
         // Those that wait for a buffer are woken by the completions of the receives in the kernel.
         !self.turns.rests.is_empty()
     }
 
-    fn run_rest(&mut self, io: &mut impl Io, rest: Rest) {
+    fn run_rest(&mut self, io: &mut impl Io, ctx: &mut Context, up: &mut impl Upstream, rest: Rest) {
         let Rest { slot, generation, span, full } = rest;
         let hot = self.hot(slot);
         // One that is sent away meanwhile may wait for a buffer: its frames are not wanted any more.
         if hot.generation() != generation || !hot.reads() || !hot.has(flag::RX_WAIT) {
             if let Some(span) = span {
-                self.ctx.pools.release(span.block);
+                ctx.pools.release(span.block);
             }
             return;
         }
         self.clear_flag(slot, flag::RX_WAIT);
         match span {
-            Some(span) => self.handle_received(io, slot, span, full),
-            None => self.handle_spilled(io, slot),
+            Some(span) => self.handle_received(io, ctx, up, slot, span, full),
+            None => self.handle_spilled(io, ctx, up, slot),
         }
     }
 
     /// The connection is through with what has arrived: it is read, or waits for more.
-    pub(super) fn go_on_reading(&mut self, io: &mut impl Io, slot: u32, full: bool) {
+    pub(super) fn go_on_reading(
+        &mut self,
+        io: &mut impl Io,
+        ctx: &mut Context,
+        up: &mut impl Upstream,
+        slot: Slot,
+        full: bool,
+    ) {
         if self.hot(slot).ops() & (bit::RECV | bit::POLL_IN) == 0 && self.is_reading(slot) {
             if full {
-                self.read(io, slot);
+                self.read(io, ctx, up, slot);
             } else {
                 self.park(io, slot);
             }

@@ -6,11 +6,11 @@
 //! the link's receive buffer: what the socket does not take at once is copied
 //! ([`Outboxes::detach`]), so that no slow client pins a link buffer.
 
+use super::{rank::Ranks, slab::Slab};
 use crate::{
     core::{
+        index::Slot,
         pool::{Class, Pools},
-        rank::Ranks,
-        slab::Slab,
         span::Span,
     },
     op::{Block, Io},
@@ -34,7 +34,7 @@ struct Outbox {
     /// Of those, bytes that stand in blocks of other pools.
     foreign: u32,
     /// The owner, for choosing whom to close when the pool is exhausted.
-    slot: u32,
+    slot: Slot,
     /// Tick at which the client last took something, or the outbox was made.
     progress_tick: u16,
     /// Its class in [`Ranks`].
@@ -67,7 +67,7 @@ impl Outboxes {
     }
 
     /// A new outbox whose only content is `span`; the caller's hold on the block goes to it.
-    pub(crate) fn open(&mut self, slot: u32, span: Span, tick: u16) -> u32 {
+    pub(crate) fn open(&mut self, slot: Slot, span: Span, tick: u16) -> u32 {
         self.bytes += u64::from(span.len);
         self.outboxes.insert(Outbox {
             front: span,
@@ -269,7 +269,7 @@ impl Outboxes {
     }
 
     /// Who holds the most of the pool, and how many bytes; none if all hold next to nothing.
-    pub(crate) fn largest(&self) -> Option<(u32, u32)> {
+    pub(crate) fn largest(&self) -> Option<(Slot, u32)> {
         let handle = self.ranks.largest(|handle| self.held(handle))?;
         let outbox = self.outboxes.get(handle);
         Some((outbox.slot, outbox.held()))

@@ -4,14 +4,15 @@ use std::net::SocketAddr;
 
 use roost_protocol::Reason;
 
+use super::{Connections, Upstream, kind, lifecycle::State, record::flag, rounds::Rounds};
 use crate::{
     core::{
+        context::Context,
+        index::Slot,
         limits::{Admission, Ramp},
-        record::{State, flag},
-        shard::{ShardCore, kind, rounds::Rounds},
         stats::Stat,
     },
-    op::{Io, Op, errno},
+    op::{Io, Op, Sock, errno},
 };
 
 /// How long accepting pauses when the system is out of descriptors or memory.
@@ -26,17 +27,17 @@ pub(super) struct Accepting {
     last_listener: u16,
     /// The ring that accepts now.
     ring: u32,
-    pub(super) slots_started: u32,
-    pub(super) wants_slots: bool,
+    slots_started: u32,
+    wants_slots: bool,
     /// No accept is armed before this time.
     paused_until_ms: u64,
     ramp: Ramp,
     /// The ramp holds accepting back until then.
     ramp_until_ms: u64,
     /// Accepting has not begun.
-    pub(super) held: bool,
+    held: bool,
     /// Accepting has ended for good.
-    pub(super) stopped: bool,
+    stopped: bool,
 }
 
 impl Accepting {
@@ -55,7 +56,7 @@ impl Accepting {
         }
     }
 
-    pub(super) fn set_ramp(&mut self, per_s: u32) {
+    fn set_ramp(&mut self, per_s: u32) {
         if per_s != self.ramp.per_s() {
             self.ramp = Ramp::new(per_s);
             self.ramp_until_ms = 0;
@@ -68,7 +69,7 @@ impl Accepting {
     }
 
     /// Accepts in the kernel.
-    pub(super) fn armed_total(&self) -> u32 {
+    fn armed_total(&self) -> u32 {
         self.rounds.iter().map(Rounds::armed).sum()
     }
 
@@ -82,7 +83,7 @@ impl Accepting {
     }
 
     /// Leaves clients in the backlog for a while.
-    pub(super) fn pause(&mut self, now_ms: u64) {
+    fn pause(&mut self, now_ms: u64) {
         self.paused_until_ms = now_ms + PAUSE_MS;
     }
 
@@ -97,48 +98,49 @@ impl Accepting {
     }
 }
 
-impl ShardCore {
+impl Connections {
     /// Arms the accepts that are wanted now, in slots of one ring after the other.
-    pub(super) fn fill_accepts(&mut self, io: &mut impl Io) {
+    pub(crate) fn fill_accepts(&mut self, io: &mut impl Io, ctx: &Context) {
         if self.accepting.is_closed() {
             return;
         }
-        let (now_ms, accepts_max) = (self.ctx.now_ms, self.ctx.cfg.accepts_max);
+        let (now_ms, accepts_max) = (ctx.now_ms, ctx.cfg.accepts_max);
         // Other shards see the same queue; whatever one of them leaves is there in the next round.
-        let share = |waiting: u32| waiting.div_ceil(u32::from(self.ctx.cfg.shards));
+        let share = |waiting: u32| waiting.div_ceil(u32::from(ctx.cfg.shards));
         for (listener, rounds) in (0..).zip(&mut self.accepting.rounds) {
             if rounds.may_begin(now_ms) {
                 rounds.begin(now_ms, io.waiting(listener).map(share), accepts_max);
             }
         }
-        self.arm_accepts(io);
+        self.arm_accepts(io, ctx);
     }
 
     /// Arms one more accept per listener; each looks at the queue first.
-    pub(super) fn nudge(&mut self, io: &mut impl Io) {
+    pub(crate) fn look_again(&mut self, io: &mut impl Io, ctx: &Context) {
         self.accepting.rounds.iter_mut().for_each(Rounds::look_again);
-        self.arm_accepts(io);
+        self.arm_accepts(io, ctx);
     }
 
     /// Arms what is due.
-    fn arm_accepts(&mut self, io: &mut impl Io) {
-        if self.accepting.is_closed() || self.ctx.now_ms < self.accepting.paused_until_ms {
+    fn arm_accepts(&mut self, io: &mut impl Io, ctx: &Context) {
+        if self.accepting.is_closed() || ctx.now_ms < self.accepting.paused_until_ms {
             return;
         }
         // The listener with the fewest first: none starves while another's accepts take the slots.
         while let Some(listener) = self.accepting.neediest() {
             let Some(ring) = self.accepting_ring() else { return };
             // The ramp spares workers, and whoever comes in a drain is only told to go.
-            if self.drain.is_none() && !self.accepting.ramp.take(self.ctx.now_ms) {
+            if !self.drain.has_begun() && !self.accepting.ramp.take(ctx.now_ms) {
                 self.accepting.ramp_until_ms = self.accepting.ramp.next_ms();
                 return;
             }
             let slot = self.table.alloc(ring).expect("the ring has a free slot");
-            self.set_state(slot, State::Accepting);
+            self.set_state(ctx, slot, State::Accepting);
             self.table.cold_mut(slot).set_listener(listener);
             let expected = self.accepting.rounds[usize::from(listener)].arm();
             self.accepting.last_listener = listener;
-            self.submit(io, slot, kind::ACCEPT, Op::Accept { slot, listener, expected });
+            let op = Op::Accept { slot: slot.get(), listener, expected };
+            self.submit(io, slot, kind::ACCEPT, op);
         }
     }
 
@@ -160,7 +162,14 @@ impl ShardCore {
         Some(accepting.ring)
     }
 
-    pub(super) fn on_accept(&mut self, io: &mut impl Io, slot: u32, result: i32) {
+    pub(super) fn on_accept(
+        &mut self,
+        io: &mut impl Io,
+        ctx: &mut Context,
+        up: &mut impl Upstream,
+        slot: Slot,
+        result: i32,
+    ) {
         let listener = self.table.cold(slot).listener();
         if result < 0 {
             match -result {
@@ -168,8 +177,8 @@ impl ShardCore {
                 errno::ECONNABORTED | errno::EAGAIN | errno::EINTR => {}
                 _ => {
                     // Out of descriptors or memory: the backlog keeps the clients meanwhile.
-                    self.ctx.stats.inc(Stat::AcceptErrors);
-                    self.accepting.pause(self.ctx.now_ms);
+                    ctx.stats.inc(Stat::AcceptErrors);
+                    self.accepting.pause(ctx.now_ms);
                 }
             }
             if self.hot(slot).ops() == 0 {
@@ -178,43 +187,49 @@ impl ShardCore {
             return;
         }
         self.accepting.rounds[usize::from(listener)].ended();
-        self.ctx.stats.inc(Stat::Accepts);
-        self.ctx.stats.inc(Stat::Connections);
-        self.set_state(slot, State::Handshaking);
-        self.hear_first(slot);
-        let peer = io.accepted_peer(slot);
+        ctx.stats.inc(Stat::Accepts);
+        ctx.stats.inc(Stat::Connections);
+        self.set_state(ctx, slot, State::Handshaking);
+        self.hear_first(ctx, slot);
+        let peer = io.accepted_peer(slot.get());
         if let Some(peer) = peer {
             self.table.keep_peer(slot, peer);
         }
-        if self.ctx.cfg.cap.as_ref().is_some_and(|cap| !cap.take()) {
-            return self.refuse(io, slot, Reason::Full);
+        if ctx.cfg.cap.as_ref().is_some_and(|cap| !cap.take()) {
+            return self.refuse(io, ctx, up, slot, Reason::Full);
         }
-        if self.drain.is_some() {
+        if self.drain.has_begun() {
             // Whoever comes now, or was let in by an accept that was being cancelled, must be told.
-            return self.refuse(io, slot, Reason::Drain);
+            return self.refuse(io, ctx, up, slot, Reason::Drain);
         }
-        if self.expects_proxy(listener) {
-            if !self.trusts_proxy(peer) {
-                return self.refuse(io, slot, Reason::ProxyHeader);
+        if ctx.cfg.proxy_listeners.contains(&listener) {
+            if !trusts_proxy(ctx, peer) {
+                return self.refuse(io, ctx, up, slot, Reason::ProxyHeader);
             }
             self.set_flag(slot, flag::PROXY);
-        } else if !self.admit_address(io, slot) {
+        } else if !self.admit_address(io, ctx, up, slot) {
             return;
         }
         // Most clients send HELLO at once: a receive now saves the poll.
-        self.read(io, slot);
+        self.read(io, ctx, up, slot);
     }
 
     /// Counts the connection for its address. Returns false if that closed it.
-    pub(super) fn admit_address(&mut self, io: &mut impl Io, slot: u32) -> bool {
-        let Some(per_ip) = self.ctx.cfg.per_ip.clone() else { return true };
+    pub(super) fn admit_address(
+        &mut self,
+        io: &mut impl Io,
+        ctx: &mut Context,
+        up: &mut impl Upstream,
+        slot: Slot,
+    ) -> bool {
+        let Some(per_ip) = ctx.cfg.per_ip.clone() else { return true };
         let Some(peer) = self.table.peer(slot) else { return true };
         match per_ip.admit(peer.ip()) {
             Admission::Counted(cell) => self.table.cold_mut(slot).set_ip_cell(cell),
-            Admission::Untracked => self.ctx.stats.inc(Stat::PerIpUntracked),
+            Admission::Untracked => ctx.stats.inc(Stat::PerIpUntracked),
             Admission::Exempt => {}
             Admission::Refused => {
-                self.refuse(io, slot, Reason::PerIpLimit);
+                self.refuse(io, ctx, up, slot, Reason::PerIpLimit);
                 return false;
             }
         }
@@ -222,16 +237,70 @@ impl ShardCore {
     }
 
     /// An accept, and its cancel if there was one, has ended without a client.
-    pub(super) fn release_accept(&mut self, slot: u32) {
+    pub(super) fn release_accept(&mut self, slot: Slot) {
         let listener = self.table.cold(slot).listener();
         self.accepting.rounds[usize::from(listener)].ended();
         self.table.free(slot);
     }
-
-    /// Takes the peer's address out, before OPEN overwrites it.
-    pub(super) fn take_peer(&mut self, slot: u32) -> Option<SocketAddr> {
-        let peer = self.table.take_peer(slot);
-        self.allow_first(slot);
-        peer
+    /// Says how many slots the driver has started; see [`Self::wants_slots`].
+    pub(crate) fn set_slots_started(&mut self, ctx: &Context, slots_started: u32) {
+        self.accepting.slots_started = slots_started;
+        ctx.stats.set(Stat::SlotsStarted, u64::from(slots_started));
     }
+
+    /// Whether all started slots are in use and more may be started.
+    pub(crate) fn wants_slots(&self, ctx: &Context) -> bool {
+        let pauses = self.accepting.resumes_at_ms(ctx.now_ms).is_some();
+        self.accepting.wants_slots && !pauses && self.accepting.slots_started < self.table.slots()
+    }
+
+    /// More slots could not be started; it is tried again after a pause.
+    pub(crate) fn on_slots_refused(&mut self, ctx: &Context) {
+        ctx.stats.inc(Stat::AcceptErrors);
+        self.accepting.pause(ctx.now_ms);
+    }
+
+    /// Begins to accept, where that was held back.
+    pub(crate) fn start_accepting(&mut self) {
+        self.accepting.held = false;
+    }
+
+    /// Stops accepting for good, and cancels the accepts in the kernel.
+    pub(crate) fn stop_accepting(&mut self, io: &mut impl Io) {
+        if std::mem::replace(&mut self.accepting.stopped, true) {
+            return;
+        }
+        self.accepting.wants_slots = false;
+        for slot in Slot::range(0, self.table.high_water()) {
+            if self.hot(slot).state() == State::Accepting {
+                // A cancel that loses leaves its bit until it completes; `join` ignores it then.
+                let target = self.token(kind::ACCEPT, slot);
+                let op = Op::Cancel { sock: Sock::Client(slot.get()), target };
+                self.submit(io, slot, kind::CANCEL, op);
+            }
+        }
+    }
+
+    /// Accepts that are still in the kernel: when 0, the listeners can be closed or handed over.
+    pub(crate) fn accepts_armed(&self) -> u32 {
+        self.accepting.armed_total()
+    }
+
+    /// Connections that are not free, armed accepts not counted.
+    pub(crate) fn count(&self) -> u32 {
+        self.table.live() - self.accepting.armed_total()
+    }
+
+    /// Takes another ramp over.
+    pub(crate) fn set_accept_ramp(&mut self, per_s: u32) {
+        self.accepting.set_ramp(per_s);
+    }
+}
+
+/// Whether whoever comes from there is believed to speak for others.
+fn trusts_proxy(ctx: &Context, peer: Option<SocketAddr>) -> bool {
+    peer.is_some_and(|peer| {
+        let ip = peer.ip().to_canonical();
+        ctx.cfg.proxy_trusted.iter().any(|net| net.contains(&ip))
+    })
 }

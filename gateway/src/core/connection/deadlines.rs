@@ -5,11 +5,13 @@ use roost_protocol::{
     edge::{self, FrameType},
 };
 
+use super::{
+    Connections, Upstream,
+    lifecycle::State,
+    record::{Hot, IDLE_PERIOD, flag},
+};
 use crate::{
-    core::{
-        record::{Hot, IDLE_PERIOD, State, flag},
-        shard::ShardCore,
-    },
+    core::{context::Context, index::Slot},
     op::Io,
 };
 
@@ -28,7 +30,7 @@ pub(super) struct Sweep {
 }
 
 impl Sweep {
-    pub(super) fn start(&mut self, now_ms: u64) {
+    fn start(&mut self, now_ms: u64) {
         self.due_ms = now_ms + ROUND_MS;
     }
 
@@ -41,84 +43,88 @@ impl Sweep {
     }
 }
 
-impl ShardCore {
-    /// Visits a slice if one is due. Says when the next is.
-    pub(super) fn run_sweep(&mut self, io: &mut impl Io) -> u64 {
-        if self.ctx.now_ms < self.sweep.due_ms {
-            return self.next_deadline();
-        }
-        let high_water = self.table.high_water();
-        let (slice, pause_ms) = Sweep::pace(high_water, self.ctx.cfg.bounds.sweep_slice);
-        let from = self.sweep.cursor;
-        let to = (from + slice).min(high_water);
-        for slot in from..to {
-            self.visit(io, slot);
-        }
-        self.sweep.cursor = if to == high_water { 0 } else { to };
-        self.sweep.due_ms = self.ctx.now_ms + pause_ms;
-        self.next_deadline()
+impl Connections {
+    /// The first round begins.
+    pub(crate) fn start_sweep(&mut self, ctx: &Context) {
+        self.sweep.start(ctx.now_ms);
     }
 
-    fn next_deadline(&self) -> u64 {
-        let resumes = self.accepting.resumes_at_ms(self.ctx.now_ms).unwrap_or(u64::MAX);
+    /// Visits a slice if one is due. Says when the next is.
+    pub(crate) fn run_sweep(&mut self, io: &mut impl Io, ctx: &mut Context, up: &mut impl Upstream) -> u64 {
+        if ctx.now_ms < self.sweep.due_ms {
+            return self.next_deadline(ctx);
+        }
+        let high_water = self.table.high_water();
+        let (slice, pause_ms) = Sweep::pace(high_water, ctx.cfg.bounds.sweep_slice);
+        let from = self.sweep.cursor;
+        let to = (from + slice).min(high_water);
+        for slot in Slot::range(from, to) {
+            self.visit(io, ctx, up, slot);
+        }
+        self.sweep.cursor = if to == high_water { 0 } else { to };
+        self.sweep.due_ms = ctx.now_ms + pause_ms;
+        self.next_deadline(ctx)
+    }
+
+    fn next_deadline(&self, ctx: &Context) -> u64 {
+        let resumes = self.accepting.resumes_at_ms(ctx.now_ms).unwrap_or(u64::MAX);
         self.sweep.due_ms.min(resumes)
     }
 
-    fn visit(&mut self, io: &mut impl Io, slot: u32) {
+    fn visit(&mut self, io: &mut impl Io, ctx: &mut Context, up: &mut impl Upstream, slot: Slot) {
         let hot = *self.hot(slot);
         let blocked = hot.has(flag::BLOCKED);
         match hot.state() {
             State::Free | State::Accepting | State::Closing => return,
             State::Handshaking if blocked => {
                 // Its HELLO waits for a worker: it should ask elsewhere, or later.
-                if self.ctx.age_ms(hot.since_tick()) > self.ctx.cfg.handshake_timeout_ms {
-                    return self.refuse(io, slot, Reason::NoWorker);
+                if ctx.age_ms(hot.since_tick()) > ctx.cfg.handshake_timeout_ms {
+                    return self.refuse(io, ctx, up, slot, Reason::NoWorker);
                 }
             }
             // HELLO is to come; or the worker's answer, whichever worker it is by then.
             State::Handshaking | State::Opening => {
-                if self.ctx.age_ms(hot.since_tick()) > self.ctx.cfg.handshake_timeout_ms {
-                    return self.refuse(io, slot, Reason::HandshakeTimeout);
+                if ctx.age_ms(hot.since_tick()) > ctx.cfg.handshake_timeout_ms {
+                    return self.refuse(io, ctx, up, slot, Reason::HandshakeTimeout);
                 }
             }
-            State::Open if blocked => self.soothe(io, slot),
+            State::Open if blocked => self.answer_for_it(io, ctx, up, slot),
             State::Open => {
-                let idle_timeout_ms = u64::from(self.ctx.cfg.idle_timeout_ms);
-                if idle_timeout_ms > 0 && self.idle_ms(&hot) > idle_timeout_ms {
-                    return self.refuse(io, slot, Reason::IdleTimeout);
+                let idle_timeout_ms = u64::from(ctx.cfg.idle_timeout_ms);
+                if idle_timeout_ms > 0 && idle_ms(ctx, &hot) > idle_timeout_ms {
+                    return self.refuse(io, ctx, up, slot, Reason::IdleTimeout);
                 }
-                self.count_idle_period(slot);
+                self.count_idle_period(ctx, slot);
             }
             State::Draining => {
                 let flushing = hot.outbox() != 0 || hot.has(flag::SHUT_WAIT);
-                if !flushing && self.ctx.age_ms(hot.since_tick()) > self.ctx.cfg.linger_ms {
-                    return self.stop(io, slot);
+                if !flushing && ctx.age_ms(hot.since_tick()) > ctx.cfg.linger_ms {
+                    return self.stop(io, ctx, slot);
                 }
             }
         }
         let hot = self.hot(slot);
         if hot.outbox() != 0
-            && self.ctx.age_ms(self.outboxes.progress_tick(hot.outbox())) > self.ctx.cfg.write_timeout_ms
+            && ctx.age_ms(self.outboxes.progress_tick(hot.outbox())) > ctx.cfg.write_timeout_ms
         {
-            return self.close_slow(io, slot);
+            return self.close_slow(io, ctx, up, slot);
         }
         if hot.spill() != 0
             && !blocked
-            && self.ctx.age_ms(self.spills.since_tick(hot.spill())) > self.ctx.cfg.frame_timeout_ms
+            && ctx.age_ms(self.spills.since_tick(hot.spill())) > ctx.cfg.frame_timeout_ms
         {
-            self.refuse(io, slot, Reason::FrameTimeout);
+            self.refuse(io, ctx, up, slot, Reason::FrameTimeout);
         }
     }
 
-    /// How long a connection has not been heard.
-    pub(super) fn idle_ms(&self, hot: &Hot) -> u64 {
-        u64::from(hot.idle_periods()) * u64::from(IDLE_PERIOD) * 1_000
-            + u64::from(self.ctx.age_ms(hot.active_tick()))
+    /// How long a connection has not been heard, in milliseconds.
+    pub(crate) fn idle_ms(&self, ctx: &Context, slot: Slot) -> u64 {
+        idle_ms(ctx, self.hot(slot))
     }
 
     /// Ticks tell ages apart up to 18 hours: who is silent for longer is counted in periods.
-    fn count_idle_period(&mut self, slot: u32) {
-        let tick = self.tick();
+    fn count_idle_period(&mut self, ctx: &Context, slot: Slot) {
+        let tick = ctx.tick();
         let hot = self.table.hot_mut(slot);
         if tick.wrapping_sub(hot.active_tick()) >= IDLE_PERIOD {
             hot.set_active_tick(hot.active_tick().wrapping_add(IDLE_PERIOD));
@@ -127,18 +133,23 @@ impl ShardCore {
     }
 
     /// A blocked client cannot be heard; so that it does not think us dead, it gets a PONG.
-    fn soothe(&mut self, io: &mut impl Io, slot: u32) {
-        let (tick, interval_ms) = (self.tick(), self.ctx.cfg.heartbeat_interval_ms);
+    fn answer_for_it(&mut self, io: &mut impl Io, ctx: &mut Context, up: &mut impl Upstream, slot: Slot) {
+        let (tick, interval_ms) = (ctx.tick(), ctx.cfg.heartbeat_interval_ms);
         let hot = self.table.hot_mut(slot);
         if tick.wrapping_sub(hot.active_tick()) >= BLOCKED_MAX {
             hot.set_active_tick(tick.wrapping_sub(BLOCKED_MAX));
         }
-        if interval_ms > 0 && self.ctx.age_ms(self.hot(slot).since_tick()) >= interval_ms {
+        if interval_ms > 0 && ctx.age_ms(self.hot(slot).since_tick()) >= interval_ms {
             self.table.hot_mut(slot).set_since_tick(tick);
             let header = edge::Header { frame_type: FrameType::Pong, payload_bytes: 0 };
-            self.queue_bytes(io, slot, &header.encode());
+            self.queue_bytes(io, ctx, up, slot, &header.encode());
         }
     }
+}
+
+/// How long a connection has not been heard.
+fn idle_ms(ctx: &Context, hot: &Hot) -> u64 {
+    u64::from(hot.idle_periods()) * u64::from(IDLE_PERIOD) * 1_000 + u64::from(ctx.age_ms(hot.active_tick()))
 }
 
 #[cfg(test)]

@@ -3,128 +3,130 @@
 //! Closing a slot with an op still in the kernel would send no FIN, and closing with unread input
 //! would send RST and destroy the GOAWAY: hence the steps.
 
-use roost_protocol::{
-    Reason,
-    edge::Goaway,
-    link::{Header, LinkType},
-};
+use roost_protocol::{Reason, edge::Goaway};
 
+use super::{
+    Connections, Ended, Upstream, kind,
+    lifecycle::State,
+    record::{bit, flag},
+};
 use crate::{
-    core::{
-        event::Event,
-        record::{State, bit, flag},
-        shard::{ShardCore, admission::Payload, kind},
-        stats::Stat,
-    },
+    core::{context::Context, event::Event, index::Slot, stats::Stat},
     op::{Io, Op, Sock},
 };
 
-impl ShardCore {
+impl Connections {
     /// Ends a connection with a GOAWAY. A client that should come back is told when, so that those
     /// who are closed together do not return together.
-    pub(super) fn refuse(&mut self, io: &mut impl Io, slot: u32, reason: Reason) {
-        let retry_after_ms = if reason.invites_back() { self.ctx.retry_after_ms() } else { 0 };
-        self.close(io, slot, reason, Some(retry_after_ms));
+    pub(crate) fn refuse(
+        &mut self,
+        io: &mut impl Io,
+        ctx: &mut Context,
+        up: &mut impl Upstream,
+        slot: Slot,
+        reason: Reason,
+    ) {
+        let retry_after_ms = if reason.invites_back() { ctx.retry_after_ms() } else { 0 };
+        self.close(io, ctx, up, slot, (reason, Some(retry_after_ms)));
     }
 
     /// Ends a connection. With `goaway` (the retry-after in ms; 0: no advice) the client is told,
     /// unless its sending side is gone; without, what is queued for it is still flushed after a
     /// CLOSE of its own. Does nothing for a connection that is ending already.
-    pub(super) fn close(&mut self, io: &mut impl Io, slot: u32, reason: Reason, goaway: Option<u32>) {
+    pub(crate) fn close(
+        &mut self,
+        io: &mut impl Io,
+        ctx: &mut Context,
+        up: &mut impl Upstream,
+        slot: Slot,
+        (reason, goaway): (Reason, Option<u32>),
+    ) {
         let hot = *self.hot(slot);
         if matches!(hot.state(), State::Draining | State::Closing) {
             return;
         }
-        self.ctx.stats.count_close(reason);
-        self.ctx.events.push(Event::Closed { connection: self.connection_id(slot), reason });
+        ctx.stats.count_close(reason);
+        ctx.events.push(Event::Closed { connection: self.id(slot), reason });
         // Whoever was too many was not counted.
         let counted = reason != Reason::Full || hot.has_session();
-        if let (Some(cap), true) = (&self.ctx.cfg.cap, counted) {
+        if let (Some(cap), true) = (&ctx.cfg.cap, counted) {
             cap.give_back();
         }
         if hot.has_session() {
-            self.leave_worker(io, slot, reason);
+            // The old worker has had its CLOSED, the new one has not heard of it yet.
+            self.clear_flag(slot, flag::MOVING);
+            let (connection, moving) = (self.id(slot), hot.has(flag::MOVING));
+            up.ended(io, ctx, Ended { connection, worker: hot.worker(), moving, reason });
         }
-        self.clear_blocked(io, slot);
+        self.clear_blocked(io, ctx, up, slot);
         self.clear_flag(slot, flag::RX_WAIT);
-        let tick = self.tick();
+        let tick = ctx.tick();
         let hot = self.table.hot_mut(slot);
         hot.begin_end(tick);
         let spill = hot.spill();
         hot.set_spill(0);
         if spill != 0 {
-            self.spills.discard(&mut self.ctx.pools, spill);
+            self.spills.discard(&mut ctx.pools, spill);
         }
         let flushes = goaway.is_some() || reason == Reason::ClientClosed;
         if self.hot(slot).has(flag::SHUT) || !flushes {
-            self.stop(io, slot);
+            self.stop(io, ctx, slot);
             return;
         }
-        self.set_state(slot, State::Draining);
+        self.set_state(ctx, slot, State::Draining);
         if let Some(retry_after_ms) = goaway {
             let mut bytes = Vec::with_capacity(16);
             let alternative = match reason {
-                Reason::Drain => self.drain_to.as_bytes(),
+                Reason::Drain => self.drain.alternative(),
                 _ => b"",
             };
             Goaway { reason, retry_after_ms, alternative }.encode(&mut bytes);
-            self.queue_goaway(io, slot, &bytes);
+            self.queue_goaway(io, ctx, up, slot, &bytes);
         } else if self.hot(slot).outbox() == 0 {
-            self.shut(io, slot);
+            self.shut(io, ctx, slot);
         }
     }
 
-    fn queue_goaway(&mut self, io: &mut impl Io, slot: u32, bytes: &[u8]) {
+    fn queue_goaway(
+        &mut self,
+        io: &mut impl Io,
+        ctx: &mut Context,
+        up: &mut impl Upstream,
+        slot: Slot,
+        bytes: &[u8],
+    ) {
         let full = self.hot(slot).outbox() != 0
-            && self.outboxes.bytes(self.hot(slot).outbox()) + bytes.len() as u32
-                > self.ctx.cfg.outbox_bytes_max;
+            && self.outboxes.bytes(self.hot(slot).outbox()) + bytes.len() as u32 > ctx.cfg.outbox_bytes_max;
         if full {
-            self.stop(io, slot);
+            self.stop(io, ctx, slot);
         } else {
-            self.queue_bytes(io, slot, bytes);
-        }
-    }
-
-    /// Tells the worker, once, that the connection is gone.
-    fn leave_worker(&mut self, io: &mut impl Io, slot: u32, reason: Reason) {
-        let hot = *self.hot(slot);
-        let index = usize::from(hot.worker());
-        self.links[index].connections -= 1;
-        if hot.has(flag::MOVING) {
-            // The old worker has its CLOSED, the new one has not heard of it yet.
-            self.clear_flag(slot, flag::MOVING);
-        } else if self.awaits_failover(slot) || self.unsent_opens.remove(&self.connection_id(slot).to_bits())
-        {
-            // No worker has heard of it yet.
-        } else {
-            let header = Header::new(LinkType::Closed, self.connection_id(slot), 0).reason(reason);
-            self.append(io, index, header, Payload::Bytes(&[]));
+            self.queue_bytes(io, ctx, up, slot, bytes);
         }
     }
 
     /// Everything is flushed: shuts the sending side, as soon as few others do.
-    pub(super) fn shut(&mut self, io: &mut impl Io, slot: u32) {
-        if self.shutdowns_in_flight >= self.ctx.cfg.bounds.shutdowns {
+    pub(super) fn shut(&mut self, io: &mut impl Io, ctx: &Context, slot: Slot) {
+        if self.shutdowns_in_flight >= ctx.cfg.bounds.shutdowns {
             self.set_flag(slot, flag::SHUT_WAIT);
-            self.shutdown_waiters.push_back((slot, self.hot(slot).generation()));
+            self.shutdown_waiters.push_back(self.entry(slot));
             return;
         }
         self.shutdowns_in_flight += 1;
         self.set_flag(slot, flag::SHUT);
-        self.submit(io, slot, kind::SHUTDOWN, Op::Shutdown { sock: Sock::Client(slot) });
+        self.submit(io, slot, kind::SHUTDOWN, Op::Shutdown { sock: Sock::Client(slot.get()) });
     }
 
-    pub(super) fn on_shutdown(&mut self, io: &mut impl Io, slot: u32) {
+    pub(super) fn on_shutdown(&mut self, io: &mut impl Io, ctx: &mut Context, slot: Slot) {
         self.shutdowns_in_flight -= 1;
         while let Some((waiter, generation)) = self.shutdown_waiters.pop_front() {
             if self.hot(waiter).generation() == generation && self.hot(waiter).has(flag::SHUT_WAIT) {
                 self.clear_flag(waiter, flag::SHUT_WAIT);
-                self.shut(io, waiter);
+                self.shut(io, ctx, waiter);
                 break;
             }
         }
         match self.hot(slot).state() {
-            State::Closing => self.join(io, slot),
+            State::Closing => self.join(io, ctx, slot),
             // One that waits for a receive buffer is read when there is one: no poll beside that.
             _ if self.hot(slot).has(flag::RX_WAIT) => {}
             _ if self.hot(slot).ops() & (bit::RECV | bit::POLL_IN) == 0 => self.park(io, slot),
@@ -133,26 +135,26 @@ impl ShardCore {
     }
 
     /// First step: nothing new is submitted, and what waits in the kernel is cancelled.
-    pub(super) fn stop(&mut self, io: &mut impl Io, slot: u32) {
-        self.set_state(slot, State::Closing);
+    pub(super) fn stop(&mut self, io: &mut impl Io, ctx: &mut Context, slot: Slot) {
+        self.set_state(ctx, slot, State::Closing);
         self.clear_flag(slot, flag::RX_WAIT | flag::SHUT_WAIT);
-        self.join(io, slot);
+        self.join(io, ctx, slot);
     }
 
     /// Second step: waits until no op is in the kernel, then closes.
-    pub(super) fn join(&mut self, io: &mut impl Io, slot: u32) {
+    pub(super) fn join(&mut self, io: &mut impl Io, ctx: &mut Context, slot: Slot) {
         assert_eq!(self.hot(slot).state(), State::Closing);
         let ops = self.hot(slot).ops();
         let outbox = self.hot(slot).outbox();
         if outbox != 0 && ops & bit::SEND == 0 {
             self.table.hot_mut(slot).set_outbox(0);
-            self.outboxes.discard(&mut self.ctx.pools, outbox);
+            self.outboxes.discard(&mut ctx.pools, outbox);
         } else if outbox != 0 {
             // Who asks for memory needs not wait for a send that is in the kernel.
-            self.outboxes.trim(&mut self.ctx.pools, outbox);
+            self.outboxes.trim(&mut ctx.pools, outbox);
         }
         if ops == 0 {
-            self.submit(io, slot, kind::CLOSE, Op::Close { sock: Sock::Client(slot) });
+            self.submit(io, slot, kind::CLOSE, Op::Close { sock: Sock::Client(slot.get()) });
         } else if ops & bit::CANCEL == 0 {
             // Only polls wait in the kernel; all else ends by itself.
             let target = match ops {
@@ -160,31 +162,31 @@ impl ShardCore {
                 _ if ops & bit::POLL_OUT != 0 => kind::POLL_OUT,
                 _ => return,
             };
-            let op = Op::Cancel { sock: Sock::Client(slot), target: self.token(target, slot) };
+            let op = Op::Cancel { sock: Sock::Client(slot.get()), target: self.token(target, slot) };
             self.submit(io, slot, kind::CANCEL, op);
         }
     }
 
     /// A cancel has ended; its target ends, or has ended, by itself.
-    pub(super) fn on_cancel(&mut self, io: &mut impl Io, slot: u32) {
+    pub(super) fn on_cancel(&mut self, io: &mut impl Io, ctx: &mut Context, slot: Slot) {
         match self.hot(slot).state() {
-            State::Closing => self.join(io, slot),
+            State::Closing => self.join(io, ctx, slot),
             // The accept ended before its cancel did.
             State::Accepting if self.hot(slot).ops() == 0 => self.release_accept(slot),
-            _ if self.is_homeless(slot) => self.watch(io, slot),
+            _ if self.awaits_worker(slot) => self.watch(io, slot),
             _ => {}
         }
     }
 
     /// Third step is done: the slot is free.
-    pub(super) fn on_close(&mut self, slot: u32) {
+    pub(super) fn on_close(&mut self, ctx: &Context, slot: Slot) {
         assert_eq!(self.hot(slot).state(), State::Closing);
         let ip_cell = self.table.cold(slot).ip_cell();
-        if let (Some(per_ip), true) = (&self.ctx.cfg.per_ip, ip_cell != 0) {
+        if let (Some(per_ip), true) = (&ctx.cfg.per_ip, ip_cell != 0) {
             per_ip.release(ip_cell);
         }
         self.table.free(slot);
-        self.ctx.stats.dec(Stat::ConnectionsClosing);
-        self.ctx.stats.dec(Stat::Connections);
+        ctx.stats.dec(Stat::ConnectionsClosing);
+        ctx.stats.dec(Stat::Connections);
     }
 }
