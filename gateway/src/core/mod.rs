@@ -20,6 +20,7 @@ mod span;
 pub mod stats;
 #[cfg(test)]
 mod tests;
+pub mod transitions;
 
 pub use config::CoreConfig;
 pub use connection::record;

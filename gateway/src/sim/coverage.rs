@@ -8,6 +8,7 @@ use std::{
 use roost_protocol::Reason;
 
 use crate::core::{
+    connection::lifecycle::TRANSITIONS,
     link::LinkState,
     record::{State, bit, flag},
     shard::inspect::{LinkView, SlotView},
@@ -65,8 +66,8 @@ impl Coverage {
     /// What was reached of what there is, in a few lines.
     pub fn summary(&self) -> String {
         let states = State::ALL.iter().filter(|&&state| self.states.contains(&(state as u8))).count();
-        let seen = |&&(from, to): &&(State, State)| self.transitions.contains_key(&(from as u8, to as u8));
-        let transitions = TRANSITIONS.iter().filter(seen).count();
+        let seen = |&(from, to): &(State, State)| self.transitions.contains_key(&(from as u8, to as u8));
+        let steps = transitions().filter(seen).count();
         let seen = |&&(from, to): &&(LinkState, LinkState)| {
             self.link_transitions.contains_key(&(from as u8, to as u8))
         };
@@ -76,10 +77,10 @@ impl Coverage {
         let reasons = reachable().filter(|reason| self.reasons.contains_key(&reason.code())).count();
         let (distinct, faults) = (self.faults.len(), self.faults.values().sum::<u64>());
         format!(
-            "reached: {states} of {} states, {transitions} of {} transitions, {link_transitions} of {} link \
+            "reached: {states} of {} states, {steps} of {} transitions, {link_transitions} of {} link \
              transitions, {situations} of {} situations, {reasons} of {} close reasons\ninjected: {distinct} distinct faults, {faults} in all",
             State::ALL.len(),
-            TRANSITIONS.len(),
+            transitions().count(),
             LINK_TRANSITIONS.len(),
             situation_names().count(),
             reachable().count(),
@@ -94,7 +95,7 @@ impl Coverage {
                 missing.push(format!("state {state:?}"));
             }
         }
-        for (from, to) in TRANSITIONS {
+        for (from, to) in transitions() {
             if !self.transitions.contains_key(&(from as u8, to as u8)) {
                 missing.push(format!("transition {from:?} -> {to:?}"));
             }
@@ -123,25 +124,18 @@ impl Coverage {
     }
 }
 
-/// Transitions that must be seen. A turn may take a connection further than one step; these are
-/// the steps that the lifecycle draws.
-pub const TRANSITIONS: [(State, State); 15] = [
-    (State::Free, State::Accepting),
-    (State::Accepting, State::Free),
-    (State::Accepting, State::Handshaking),
-    (State::Accepting, State::Draining),
-    (State::Handshaking, State::Opening),
-    (State::Handshaking, State::Draining),
-    (State::Handshaking, State::Closing),
-    (State::Opening, State::Open),
-    (State::Opening, State::Draining),
-    (State::Opening, State::Closing),
-    (State::Open, State::Draining),
-    (State::Open, State::Closing),
-    (State::Draining, State::Closing),
-    (State::Closing, State::Free),
-    (State::Closing, State::Accepting),
+/// Two steps that connections take in one turn, and that must be seen besides [`TRANSITIONS`]: looks
+/// are taken at the ends of turns.
+pub const SHORTCUTS: [[State; 3]; 2] = [
+    [State::Accepting, State::Handshaking, State::Draining],
+    [State::Closing, State::Free, State::Accepting],
 ];
+
+/// What must be seen of connections: every step of their table, and [`SHORTCUTS`].
+fn transitions() -> impl Iterator<Item = (State, State)> {
+    let steps = TRANSITIONS.iter().map(|step| (step.from, step.to));
+    steps.chain(SHORTCUTS.iter().map(|&[from, _, to]| (from, to)))
+}
 
 /// The same for links.
 pub const LINK_TRANSITIONS: [(LinkState, LinkState); 11] = [
@@ -260,5 +254,17 @@ impl fmt::Display for Coverage {
             writeln!(f, "  {stat:<28} {count:>9}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::SHORTCUTS;
+
+    #[test]
+    fn a_shortcut_is_made_of_steps() {
+        for [from, by, to] in SHORTCUTS {
+            assert!(from.may_become(by) && by.may_become(to) && !from.may_become(to), "{from:?} -> {to:?}");
+        }
     }
 }

@@ -1,6 +1,8 @@
-//! Where a connection is in its life.
+//! Where a connection is in its life, and what it may become.
 
-/// The state of a slot. `docs/architecture.md` draws it.
+use crate::core::transitions::{Transition, allows, step};
+
+/// The state of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum State {
@@ -20,6 +22,23 @@ pub enum State {
     Closing = 6,
 }
 
+/// Every step that a connection may take. `docs/architecture.md` draws them.
+pub const TRANSITIONS: [Transition<State>; 13] = [
+    step(State::Free, State::Accepting, "an accept is submitted"),
+    step(State::Accepting, State::Free, "it ends without a client"),
+    step(State::Accepting, State::Handshaking, "a client comes"),
+    step(State::Handshaking, State::Opening, "HELLO"),
+    step(State::Handshaking, State::Draining, "GOAWAY or CLOSE"),
+    step(State::Handshaking, State::Closing, "FIN or an error"),
+    step(State::Opening, State::Open, "ACCEPT"),
+    step(State::Opening, State::Draining, "GOAWAY or CLOSE"),
+    step(State::Opening, State::Closing, "FIN or an error"),
+    step(State::Open, State::Draining, "GOAWAY or CLOSE"),
+    step(State::Open, State::Closing, "FIN or an error"),
+    step(State::Draining, State::Closing, "flushed and shut, FIN, an error or too late"),
+    step(State::Closing, State::Free, "all ops have ended, the socket is closed"),
+];
+
 impl State {
     /// Every state.
     pub const ALL: [State; 7] = [
@@ -31,6 +50,11 @@ impl State {
         Self::Draining,
         Self::Closing,
     ];
+
+    /// Whether [`TRANSITIONS`] has this step.
+    pub fn may_become(self, next: Self) -> bool {
+        allows(&TRANSITIONS, self, next)
+    }
 
     pub(super) const fn from_u8(value: u8) -> Self {
         match value {

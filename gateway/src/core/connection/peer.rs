@@ -49,6 +49,7 @@ mod tests {
     #[test]
     fn an_address_is_kept_until_it_is_forgotten_and_the_listener_beyond() {
         let (mut hot, mut cold) = (Hot::zeroed(), Cold::zeroed());
+        hot.set_state(State::Accepting);
         hot.set_state(State::Handshaking);
         cold.set_listener(5);
         assert_eq!(get(&hot, &cold), None);

@@ -235,7 +235,13 @@ impl Hot {
         State::from_u8(self.state)
     }
 
+    /// The only place where a state changes. Panics if it may not become this one.
     pub(crate) fn set_state(&mut self, state: State) {
+        let before = self.state();
+        assert!(
+            before.may_become(state),
+            "invariant lifecycle: a connection that is {before:?} becomes {state:?}"
+        );
         self.state = state as u8;
     }
 
@@ -385,9 +391,10 @@ impl Hot {
         self.rx_and_control = next;
     }
 
-    /// A free record for the next use of the slot.
-    pub(crate) fn next_use(&self) -> Self {
-        Self { generation: self.generation.wrapping_add(1), ..Self::zeroed() }
+    /// The slot is free, for its next use.
+    pub(crate) fn free(&mut self) {
+        self.set_state(State::Free);
+        *self = Self { generation: self.generation.wrapping_add(1), ..Self::zeroed() };
     }
 
     /// The worker's reference, from ACCEPT on.

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use bytemuck::Zeroable;
 
 use super::{
-    lifecycle::State,
     peer,
     record::{Cold, Hot},
 };
@@ -86,9 +85,8 @@ impl Table {
             (0, 0),
             "invariant free-slot-clean: slot {slot} is freed with buffers"
         );
-        assert_ne!(hot.state(), State::Free, "invariant free-slot-clean: slot {slot} is freed twice");
         let list = &mut self.rings[(slot.get() / self.slots_per_ring) as usize];
-        *hot = hot.next_use();
+        hot.free();
         hot.set_next_free(list.head);
         self.cold[slot.index()] = Cold::zeroed();
         list.head = slot.get() + 1;

@@ -13,7 +13,7 @@ use crate::{
         link::LinkState,
         pool::Class,
         record::{State, flag},
-        shard::{ShardCore, admission::Payload, fanout, upstream::up},
+        shard::{ShardCore, admission::Payload, fanout},
         span::Span,
         stats::Stat,
     },

@@ -13,6 +13,18 @@
 //! * [`workers`]: which worker has which link.
 //! * [`command`]: what the shell asks for.
 
+/// All of a shard's core but its connections and its context, as an [`Upstream`].
+macro_rules! up {
+    ($core:expr) => {
+        &mut $crate::core::shard::upstream::Up {
+            links: &mut $core.links,
+            unsent_opens: &mut $core.unsent_opens,
+            homeless: &mut $core.homeless,
+            fails_over: $core.walks > 0 || !$core.salvage.is_empty(),
+        }
+    };
+}
+
 mod admission;
 mod command;
 mod dial;
@@ -37,7 +49,6 @@ use std::{
 pub use command::{Command, ConnectionInfo};
 pub use dial::Redial;
 use roost_protocol::Reason;
-use upstream::up;
 
 use crate::{
     core::{

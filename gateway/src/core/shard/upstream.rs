@@ -33,19 +33,6 @@ pub(super) struct Up<'a> {
     pub(super) fails_over: bool,
 }
 
-/// All of a shard's core but its connections and its context, as an [`Upstream`].
-macro_rules! up {
-    ($core:expr) => {
-        &mut $crate::core::shard::upstream::Up {
-            links: &mut $core.links,
-            unsent_opens: &mut $core.unsent_opens,
-            homeless: &mut $core.homeless,
-            fails_over: $core.walks > 0 || !$core.salvage.is_empty(),
-        }
-    };
-}
-pub(super) use up;
-
 impl Upstream for Up<'_> {
     fn hello(&mut self, io: &mut impl Io, ctx: &mut Context, newcomer: &Newcomer<'_>) -> Greeting {
         let Newcomer { connection, peer, listener, ref hello } = *newcomer;

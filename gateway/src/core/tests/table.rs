@@ -44,7 +44,9 @@ proptest! {
                         let hot = table.hot_mut(slot);
                         prop_assert_eq!((hot.state(), hot.ops(), hot.outbox(), hot.spill()), (State::Free, 0, 0, 0));
                         prop_assert_eq!(hot.generation(), known.generation);
-                        hot.set_state(State::Opening);
+                        for state in [State::Accepting, State::Handshaking, State::Opening] {
+                            hot.set_state(state);
+                        }
                         hot.accept(SessionRef(choice.into()));
                         hot.set_flag(0xff);
                         hot.set_worker(WorkerIndex::new(3));
