@@ -2,7 +2,7 @@
 //! without the waiting and without what the kernel does.
 #![forbid(unsafe_code)]
 
-use std::{cell::RefCell, io, net::SocketAddr, rc::Rc, sync::Arc};
+use std::{cell::RefCell, io, rc::Rc, sync::Arc};
 
 use roost_gateway::{
     core::{
@@ -62,14 +62,6 @@ impl Io for Timed {
     fn write(&mut self, block: Block, offset: u32, bytes: &[u8]) {
         self.driver.write(block, offset, bytes);
     }
-
-    fn accepted_peer(&self, slot: u32) -> Option<SocketAddr> {
-        self.driver.accepted_peer(slot)
-    }
-
-    fn waiting(&self, listener: u16) -> Option<u32> {
-        self.driver.waiting(listener)
-    }
 }
 
 impl Driver for Timed {
@@ -109,7 +101,7 @@ impl Driver for Timed {
 
 #[test]
 fn a_turn_lasts_from_reaping_to_submitting() {
-    let config = CoreConfig { accepts_max: 2, ..CoreConfig::lone(16, Vec::new()) };
+    let config = CoreConfig { accepts_max: 2, counts_waiting: true, ..CoreConfig::lone(16, Vec::new()) };
     let world = World::new(Rng::new(1), 1, 16, 16, Faults::calm());
     let world = Rc::new(RefCell::new(world));
     let actors = Rc::new(RefCell::new(NoActors));

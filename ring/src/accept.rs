@@ -2,8 +2,7 @@
 //!
 //! A direct descriptor has no number, so getpeername(2) cannot ask about it: the address has to
 //! be taken from the accept itself. Every accept in flight has a cell of its own that the kernel
-//! writes to. A million addresses would be tens of megabytes, which an idle client must not cost:
-//! only the latest [`RECENT`] are kept, enough for whoever asks when the accept completes.
+//! writes to, and the address goes on with the completion.
 
 use std::{
     io,
@@ -15,11 +14,7 @@ use std::{
 
 use libc::{sa_family_t, sockaddr, sockaddr_in, sockaddr_in6, socklen_t, tcp_info};
 
-use super::{bank::COMPLETIONS_PER_TURN, memory::Region};
-
-/// How many of the latest accepted addresses are at hand: at least those of one turn.
-const RECENT: usize = 1 << 10;
-const _: () = assert!(RECENT >= COMPLETIONS_PER_TURN);
+use super::memory::Region;
 
 /// Where one accept's address goes.
 #[repr(C)]
@@ -29,29 +24,18 @@ struct Cell {
     len: socklen_t,
 }
 
-/// The cells of accepts in flight, and the addresses of the latest ones done.
+/// The cells of accepts in flight.
 pub(super) struct Accepts {
     cells: Region,
     free: Vec<u32>,
     /// Cells from here on have never been used, so their pages are not touched.
     fresh: u32,
-    /// Slot + 1 of each recent accept, 0 for none; apart from the addresses, to be searched fast.
-    recent_slots: Vec<u32>,
-    recent: Vec<Option<SocketAddr>>,
-    next_recent: usize,
 }
 
 impl Accepts {
     /// For at most `accepts_max` in flight.
     pub(super) fn new(accepts_max: u32) -> io::Result<Self> {
-        Ok(Self {
-            cells: Region::map(accepts_max as usize * size_of::<Cell>())?,
-            free: Vec::new(),
-            fresh: 0,
-            recent_slots: vec![0; RECENT],
-            recent: vec![None; RECENT],
-            next_recent: 0,
-        })
+        Ok(Self { cells: Region::map(accepts_max as usize * size_of::<Cell>())?, free: Vec::new(), fresh: 0 })
     }
 
     /// A cell for one accept, and where in it address and length go. The memory is the kernel's
@@ -78,22 +62,6 @@ impl Accepts {
         // it: the accept has completed.
         let cell = unsafe { cell.as_ptr().read() };
         accepted.then(|| decode(&cell.address, cell.len)).flatten()
-    }
-
-    /// Remembers the address of the client in `slot`.
-    pub(super) fn remember(&mut self, slot: u32, address: Option<SocketAddr>) {
-        self.recent_slots[self.next_recent] = slot + 1;
-        self.recent[self.next_recent] = address;
-        self.next_recent = (self.next_recent + 1) % RECENT;
-    }
-
-    /// The address that the latest accept into `slot` gave; none if it gave none, or is too long
-    /// ago.
-    pub(super) fn recall(&self, slot: u32) -> Option<SocketAddr> {
-        let (newer, older) = self.recent_slots.split_at(self.next_recent);
-        let find = |slots: &[u32]| slots.iter().rposition(|&of| of == slot + 1);
-        let index = find(newer).or_else(|| find(older).map(|index| self.next_recent + index))?;
-        self.recent[index]
     }
 
     fn cell(&self, index: u32) -> NonNull<Cell> {
@@ -149,26 +117,6 @@ mod tests {
     use rustix::event::EventfdFlags;
 
     use super::*;
-
-    fn port(port: u16) -> Option<SocketAddr> {
-        Some(SocketAddr::from(([127, 0, 0, 1], port)))
-    }
-
-    #[test]
-    fn the_latest_address_of_a_slot_is_recalled_until_it_is_too_old() {
-        let mut accepts = Accepts::new(1).expect("a mapping");
-        assert_eq!(accepts.recall(0), None);
-        accepts.remember(0, port(1));
-        accepts.remember(1, None);
-        accepts.remember(0, port(2));
-        assert_eq!((accepts.recall(0), accepts.recall(1)), (port(2), None));
-        for slot in 0..RECENT as u32 - 1 {
-            accepts.remember(slot + 2, None);
-        }
-        assert_eq!((accepts.recall(0), accepts.recall(1)), (port(2), None));
-        accepts.remember(1, port(3));
-        assert_eq!((accepts.recall(0), accepts.recall(1)), (None, port(3)));
-    }
 
     #[test]
     fn clients_that_wait_are_counted() {

@@ -4,7 +4,6 @@ use std::{
     io,
     marker::PhantomData,
     mem::ManuallyDrop,
-    net::SocketAddr,
     os::fd::{AsRawFd, OwnedFd},
     time::Duration,
 };
@@ -23,7 +22,7 @@ use super::{
     sqe::{self, Bare, Descriptor},
 };
 use crate::op::{
-    Block, Completion, Driver, Interest, Io, LinkAddress, Op, PoolSpec, Sock, Token, Wait, Waker,
+    Block, Completion, Driver, Interest, Io, LinkAddress, Op, Peer, PoolSpec, Sock, Token, Wait, Waker,
 };
 
 /// Slots per ring at most. A ring finds a request to cancel through a hash of at most 256 buckets
@@ -199,12 +198,18 @@ impl UringDriver {
         unsafe { self.push_held(ring, token, Held::Accept { cell, slot }, entry) };
     }
 
+    fn count_waiting(&mut self, token: Token, listener: u16) {
+        let waiting = self.listeners.get(usize::from(listener)).and_then(accept::waiting);
+        let result = waiting.map_or(-libc::EOPNOTSUPP, |waiting| i32::try_from(waiting).unwrap_or(i32::MAX));
+        self.refused.push(Completion::new(token, result));
+    }
+
     fn submit_connect(&mut self, token: Token, link: u16) {
         let (descriptor, target) = match self.state.links.start_connect(link) {
             Ok(started) => started,
             Err(error) => {
                 let result = -error.raw_os_error().unwrap_or(libc::EINVAL);
-                self.refused.push(Completion { token, result });
+                self.refused.push(Completion::new(token, result));
                 return;
             }
         };
@@ -284,25 +289,23 @@ impl State {
     pub(super) fn complete(&mut self, entry: &cqueue::Entry, completions: &mut Vec<Completion>) {
         let (token, mut result) = (Token::from_bits(entry.user_data()), entry.result());
         if token.kind() < Token::DRIVER_KIND {
-            completions.push(Completion { token, result });
+            completions.push(Completion::new(token, result));
             return;
         }
         if token.kind() == IGNORED {
             return;
         }
         let record = self.in_flight.remove(entry.user_data());
+        let mut peer = Peer::default();
         match record.held {
             Held::Block(block) => self.memory.end(block),
             Held::Connect(link) => result = self.links.end_connect(link, result),
             Held::Accept { cell, slot } => {
-                let address = self.accepts.finish(cell, result >= 0);
-                if result >= 0 {
-                    self.accepts.remember(slot, address);
-                }
+                peer = self.accepts.finish(cell, result >= 0).into();
                 result = self.sockets.accepted(slot, result);
             }
         }
-        completions.push(Completion { token: record.token, result });
+        completions.push(Completion { token: record.token, result, peer });
     }
 }
 
@@ -321,6 +324,7 @@ impl Io for UringDriver {
                 self.submit_send(token, sock, block, offset, len, wait);
             }
             Op::Accept { slot, listener, expected } => self.submit_accept(token, slot, listener, expected),
+            Op::CountWaiting { listener } => self.count_waiting(token, listener),
             Op::Connect { link } => self.submit_connect(token, link),
             Op::Shutdown { sock } => self.submit_shutdown(token, sock),
             Op::Close { sock } => self.submit_close(token, sock),
@@ -343,14 +347,6 @@ impl Io for UringDriver {
     fn copy(&mut self, from: Block, from_offset: u32, len: u32, to: Block, to_offset: u32) {
         self.state.memory.copy(from, from_offset, len, to, to_offset);
     }
-
-    fn accepted_peer(&self, slot: u32) -> Option<SocketAddr> {
-        self.state.accepts.recall(slot)
-    }
-
-    fn waiting(&self, listener: u16) -> Option<u32> {
-        accept::waiting(&self.listeners[usize::from(listener)])
-    }
 }
 
 impl Driver for UringDriver {
@@ -359,7 +355,7 @@ impl Driver for UringDriver {
         completions.append(&mut self.refused);
         let Self { bank, state, .. } = self;
         if bank.turn(wait, &mut |entry| state.complete(entry, completions))? {
-            completions.push(Completion { token: Token::WAKE, result: 0 });
+            completions.push(Completion::new(Token::WAKE, 0));
         }
         Ok(())
     }

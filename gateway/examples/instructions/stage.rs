@@ -97,7 +97,7 @@ impl Stage {
         let mut left = clients;
         while left > 0 {
             let (token, slot) = self.accepts.pop_front().expect("an accept is armed for each free slot");
-            self.completions.push(Completion { token, result: 0 });
+            self.completions.push(Completion::new(token, 0));
             self.clients[slot as usize] = ClientEnd { sent: [hello.clone()].into(), ..ClientEnd::default() };
             self.slots.push(slot);
             left -= 1;
@@ -121,7 +121,7 @@ impl Stage {
         let client = &mut self.clients[slot as usize];
         client.left = true;
         let token = client.poll_end.take();
-        self.completions.extend(token.map(|token| Completion { token, result: poll_bits::RDHUP }));
+        self.completions.extend(token.map(|token| Completion::new(token, poll_bits::RDHUP)));
         self.wake(slot);
     }
 
@@ -137,7 +137,7 @@ impl Stage {
         self.taking = true;
         for client in &mut self.clients {
             let token = client.poll_out.take();
-            self.completions.extend(token.map(|token| Completion { token, result: poll_bits::OUT }));
+            self.completions.extend(token.map(|token| Completion::new(token, poll_bits::OUT)));
         }
         self.settle();
     }
@@ -177,7 +177,7 @@ impl Stage {
 
     fn wake(&mut self, slot: u32) {
         let token = self.clients[slot as usize].poll_in.take();
-        self.completions.extend(token.map(|token| Completion { token, result: poll_bits::IN }));
+        self.completions.extend(token.map(|token| Completion::new(token, poll_bits::IN)));
     }
 
     /// The kernel's part: carries out what the core has submitted.
@@ -188,6 +188,7 @@ impl Stage {
                     self.accepts.push_back((token, slot));
                     None
                 }
+                Op::CountWaiting { .. } => Some(-errno::EOPNOTSUPP),
                 Op::Connect { .. } | Op::Shutdown { .. } | Op::Close { .. } => Some(0),
                 Op::Poll { sock: Sock::Client(slot), interest } => self.poll(token, slot, interest),
                 Op::Recv { sock: Sock::Client(slot), block, offset, .. } => {
@@ -215,7 +216,7 @@ impl Stage {
                     Some(result(len as usize))
                 }
                 Op::Cancel { target, .. } => {
-                    self.completions.push(Completion { token: target, result: -errno::ECANCELED });
+                    self.completions.push(Completion::new(target, -errno::ECANCELED));
                     for client in &mut self.clients {
                         client.poll_in = client.poll_in.filter(|&token| token != target);
                         client.poll_out = client.poll_out.filter(|&token| token != target);
@@ -225,7 +226,7 @@ impl Stage {
                 }
                 Op::Poll { .. } => unreachable!("links wait in their receives and sends"),
             };
-            self.completions.extend(outcome.map(|result| Completion { token, result }));
+            self.completions.extend(outcome.map(|result| Completion::new(token, result)));
         }
     }
 
@@ -310,7 +311,7 @@ impl Stage {
         let count = self.to_gateway.len().min(len as usize);
         let bytes: Vec<u8> = self.to_gateway.drain(..count).collect();
         self.world.write(block, offset, &bytes);
-        self.completions.push(Completion { token, result: result(count) });
+        self.completions.push(Completion::new(token, result(count)));
     }
 }
 

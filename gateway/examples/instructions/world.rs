@@ -1,7 +1,5 @@
 //! The smallest world that a shard's core can live in: memory, and a list of what it asked for.
 
-use std::net::SocketAddr;
-
 use roost_gateway::op::{Block, Io, Op, PoolSpec, Token};
 
 /// Memory, and the ops that nobody has looked at yet.
@@ -55,13 +53,5 @@ impl Io for World {
         } else if let Ok([from, to]) = self.memory.get_disjoint_mut([from.class(), to.class()]) {
             to[target..][..len].copy_from_slice(&from[source..][..len]);
         }
-    }
-
-    fn accepted_peer(&self, _slot: u32) -> Option<SocketAddr> {
-        Some(SocketAddr::from(([127, 0, 0, 1], 40_000)))
-    }
-
-    fn waiting(&self, _: u16) -> Option<u32> {
-        None
     }
 }

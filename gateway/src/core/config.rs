@@ -45,6 +45,9 @@ pub struct CoreConfig {
     pub cap: Option<Arc<Cap>>,
     /// Listeners that the driver has.
     pub listeners: u16,
+    /// Whether it can be told how many clients wait on a listener, as with TCP; if not, as many accepts
+    /// as allowed are kept armed.
+    pub counts_waiting: bool,
     /// Accepts armed per listener, at most.
     pub accepts_max: u32,
     /// Whether accepting begins at once; otherwise with `Command::StartAccepting`.
@@ -134,6 +137,7 @@ impl CoreConfig {
             slots_max,
             cap: None,
             listeners: 1,
+            counts_waiting: false,
             accepts_max: 64,
             accepts_at_start: true,
             proxy_listeners: Vec::new(),

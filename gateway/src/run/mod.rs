@@ -244,6 +244,7 @@ fn core_config(config: &Config, shards: u16, connections_max: u32, workers: &[Wo
         slots_max,
         cap,
         listeners: u16::try_from(config.listen.len()).context("too many listeners")?,
+        counts_waiting: true,
         accepts_max: ACCEPTS_MAX,
         // Everything that can fail comes first.
         accepts_at_start: false,

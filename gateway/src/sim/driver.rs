@@ -3,7 +3,6 @@
 use std::{
     cell::RefCell,
     io,
-    net::SocketAddr,
     rc::Rc,
     sync::{
         Arc,
@@ -144,14 +143,6 @@ impl Io for FakeDriver {
     fn write(&mut self, block: Block, offset: u32, bytes: &[u8]) {
         self.blocks.write(block, offset, bytes);
     }
-
-    fn accepted_peer(&self, slot: u32) -> Option<SocketAddr> {
-        self.world.borrow().peer(slot)
-    }
-
-    fn waiting(&self, listener: u16) -> Option<u32> {
-        self.world.borrow_mut().waiting(listener)
-    }
 }
 
 impl Driver for FakeDriver {
@@ -178,7 +169,7 @@ impl Driver for FakeDriver {
             self.run_due();
             let mut world = self.world.borrow_mut();
             if self.woken.swap(false, SeqCst) {
-                completions.push(Completion { token: Token::WAKE, result: 0 });
+                completions.push(Completion::new(Token::WAKE, 0));
             }
             if world.has_posted() {
                 world.reap(&mut self.blocks, completions);

@@ -10,7 +10,7 @@ use roost_protocol::{
 
 use crate::{
     core::ShardCore,
-    op::{Block, Completion, Io, Op, PoolSpec, Sock, Token},
+    op::{Block, Completion, Io, Op, Peer, PoolSpec, Sock, Token},
     sim::memory::Memory,
 };
 
@@ -50,7 +50,12 @@ impl Hands {
             Op::Send { block, offset, len, .. } => self.memory.end_send(block, offset, len),
             _ => {}
         }
-        Completion { token, result }
+        let from = SocketAddr::from(([192, 0, 2, 1], 4_000));
+        let peer = match op {
+            Op::Accept { .. } if result >= 0 => Some(from).into(),
+            _ => Peer::default(),
+        };
+        Completion { token, result, peer }
     }
 
     /// The only worker is reached, and welcomes a new session in which it grants this window.
@@ -132,13 +137,5 @@ impl Io for Hands {
 
     fn write(&mut self, block: Block, offset: u32, bytes: &[u8]) {
         self.memory.write(block, offset, bytes);
-    }
-
-    fn accepted_peer(&self, _: u32) -> Option<SocketAddr> {
-        Some(([192, 0, 2, 1], 4_000).into())
-    }
-
-    fn waiting(&self, _: u16) -> Option<u32> {
-        None
     }
 }

@@ -261,6 +261,7 @@ fn draw_config(rng: &mut Rng, comfortable: bool) -> CoreConfig {
     let workers = (0..names).map(|i| WorkerConfig { name: format!("worker-{i}"), secret: None }).collect();
     let slots_max = rng.log_range(2, 64) as u32;
     let mut config = CoreConfig::lone(slots_max, workers);
+    config.counts_waiting = true;
     let mut gateway = [0; 16];
     rng.fill(&mut gateway);
     config.gateway = InstanceId(gateway);

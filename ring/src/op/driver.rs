@@ -71,13 +71,6 @@ pub trait Io {
         let bytes = self.block(from)[from_offset as usize..][..len as usize].to_vec();
         self.write(to, to_offset, &bytes);
     }
-
-    /// The address of the client last accepted into `slot`; none for Unix sockets.
-    fn accepted_peer(&self, slot: u32) -> Option<SocketAddr>;
-
-    /// How many clients wait on `listener` for an accept; none if that cannot be told. Others may
-    /// accept them, too.
-    fn waiting(&self, listener: u16) -> Option<u32>;
 }
 
 /// What the shard loop asks of a driver, besides [`Io`].
@@ -103,7 +96,7 @@ pub trait Driver: Io {
     fn slots_per_ring(&self) -> u32;
 
     /// Closes the listeners. No [`Op::Accept`] may be in the kernel, and none may follow; nor may
-    /// [`Io::waiting`].
+    /// [`Op::CountWaiting`].
     fn close_listeners(&mut self);
 
     /// Says where [`Op::Connect`] for this link goes from now on, at any time; a connect that is in the

@@ -4,9 +4,11 @@
 //! and never sees a frame. Both import this module and nothing of each other.
 
 mod driver;
+mod peer;
 mod token;
 
 pub use driver::{Driver, Io, LinkAddress, Wait, Waker};
+pub use peer::Peer;
 pub use token::Token;
 
 /// One socket as the core names it; which descriptor stands behind it is the driver's business.
@@ -103,6 +105,8 @@ pub mod errno {
     pub const EDESTADDRREQ: i32 = 89;
     /// Out of socket buffers.
     pub const ENOBUFS: i32 = 105;
+    /// It is not supported, or cannot be told.
+    pub const EOPNOTSUPP: i32 = 95;
     /// The socket is not connected.
     pub const ENOTCONN: i32 = 107;
     /// The peer stopped answering.
@@ -122,8 +126,8 @@ pub mod errno {
 /// One operation. All refer to client slots and links by index and to memory by block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// Wait for a client on `listener` and install it in `slot`, which must be free. Result 0.
-    /// The peer's address is then at [`Io::accepted_peer`] until the next accept into the slot.
+    /// Wait for a client on `listener` and install it in `slot`, which must be free. Result 0; the
+    /// completion has the peer's address.
     Accept {
         /// Where the connection goes.
         slot: u32,
@@ -131,6 +135,12 @@ pub enum Op {
         listener: u16,
         /// Whether a client is likely to wait already: what is cheaper then is dearer if none does.
         expected: bool,
+    },
+    /// Count the clients that wait on `listener` for an accept; others may accept them, too. Result:
+    /// how many, or `-EOPNOTSUPP` if that cannot be told. Ends in the next turn.
+    CountWaiting {
+        /// Index into the driver's listeners.
+        listener: u16,
     },
     /// One-shot poll; the result is a set of [`poll_bits`].
     Poll {
@@ -200,4 +210,17 @@ pub struct Completion {
     pub token: Token,
     /// Non-negative: success, meaning by op. Negative: an errno.
     pub result: i32,
+    /// Of an accept: where the client comes from.
+    pub peer: Peer,
+}
+
+// Two to a cache line: a turn may bring a thousand.
+const _: () = assert!(size_of::<Completion>() == 32);
+
+impl Completion {
+    /// A completion of anything but a successful accept.
+    #[inline]
+    pub fn new(token: Token, result: i32) -> Self {
+        Self { token, result, peer: Peer::default() }
+    }
 }

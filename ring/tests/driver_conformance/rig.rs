@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -66,13 +67,15 @@ pub(crate) struct Rig<'a> {
     pub(crate) driver: &'a mut dyn Driver,
     pub(crate) peers: &'a mut dyn Peers,
     done: HashMap<Token, i32>,
+    /// Where the client of each finished accept comes from.
+    from: HashMap<Token, SocketAddr>,
     pub(crate) wakes: u32,
     next: u32,
 }
 
 impl<'a> Rig<'a> {
     pub(crate) fn new(driver: &'a mut dyn Driver, peers: &'a mut dyn Peers) -> Self {
-        Self { driver, peers, done: HashMap::new(), wakes: 0, next: 0 }
+        Self { driver, peers, done: HashMap::new(), from: HashMap::new(), wakes: 0, next: 0 }
     }
 
     pub(crate) fn block(index: u32) -> Block {
@@ -90,7 +93,8 @@ impl<'a> Rig<'a> {
     pub(crate) fn turn(&mut self, wait: Wait) {
         let mut completions = Vec::new();
         self.driver.turn(wait, &mut completions).expect("a turn");
-        for Completion { token, result } in completions {
+        for Completion { token, result, peer } in completions {
+            self.from.extend(peer.address().map(|address| (token, address)));
             if token == Token::WAKE {
                 self.wakes += 1;
             } else {
@@ -117,6 +121,11 @@ impl<'a> Rig<'a> {
     pub(crate) fn run(&mut self, op: Op) -> i32 {
         let token = self.start(op);
         self.finish(token)
+    }
+
+    /// Where the client of a finished accept comes from.
+    pub(crate) fn from(&self, accept: Token) -> Option<SocketAddr> {
+        self.from.get(&accept).copied()
     }
 
     pub(crate) fn is_done(&self, token: Token) -> bool {

@@ -21,7 +21,7 @@ fn accepts_go_to_the_chosen_slots_and_know_their_peers() {
             slots.iter().map(|_| TcpStream::connect(rig.address).expect("a connection")).collect();
         let results = tokens.map(|token| rig.finish(token));
         assert_eq!(results, [0; 4]);
-        let mut peers = slots.map(|slot| rig.driver.accepted_peer(slot).expect("a peer"));
+        let mut peers = tokens.map(|token| rig.from[&token].expect("a peer"));
         for (slot, peer) in slots.into_iter().zip(peers) {
             let client = clients.iter_mut().find(|c| c.local_addr().ok() == Some(peer));
             let client = client.expect("the peer is one of the clients");
@@ -36,12 +36,12 @@ fn accepts_go_to_the_chosen_slots_and_know_their_peers() {
 }
 
 #[test]
-fn a_reused_slot_forgets_its_former_peer() {
+fn a_reused_slot_has_the_peer_of_its_last_client() {
     everywhere(|setup| {
         let mut rig = Rig::new(setup);
         for _ in 0..3 {
             let client = rig.client(7);
-            assert_eq!(rig.driver.accepted_peer(7), client.local_addr().ok());
+            assert_eq!(rig.last_peer(), client.local_addr().ok());
             assert_eq!(rig.run(Op::Close { sock: Sock::Client(7) }), 0);
         }
     });
@@ -57,7 +57,7 @@ fn peers_are_known_on_ipv6_too() {
         let address = listener.local_addr().expect("an address");
         let mut rig = Rig::with_listener(setup, listener.into(), address);
         let client = rig.client(3);
-        assert_eq!(rig.driver.accepted_peer(3), client.local_addr().ok());
+        assert_eq!(rig.last_peer(), client.local_addr().ok());
     });
 }
 
@@ -69,8 +69,10 @@ fn peers_on_unix_sockets_have_no_address() {
         let listener = std::os::unix::net::UnixListener::bind(&path).expect("a socket");
         let mut rig = Rig::with_listener(setup, listener.into(), ([127, 0, 0, 1], 0).into());
         let mut client = std::os::unix::net::UnixStream::connect(&path).expect("a connection");
-        assert_eq!(rig.run(Op::Accept { slot: 1, listener: 0, expected: false }), 0);
-        assert_eq!(rig.driver.accepted_peer(1), None);
+        let accept = rig.start(Op::Accept { slot: 1, listener: 0, expected: false });
+        assert_eq!(rig.finish(accept), 0);
+        assert_eq!(rig.from[&accept], None);
+        assert_eq!(rig.run(Op::CountWaiting { listener: 0 }), -errno::EOPNOTSUPP);
         client.write_all(b"hello").expect("sent");
         assert_eq!(rig.run(recv(Sock::Client(1), 0, true)), 5);
     });

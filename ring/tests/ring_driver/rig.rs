@@ -74,6 +74,9 @@ pub(crate) struct Rig {
     pub(crate) address: SocketAddr,
     /// Completions nobody has asked for yet, by token. A token that completes twice is an error.
     pub(crate) done: HashMap<Token, i32>,
+    /// Where the client of each finished accept comes from.
+    pub(crate) from: HashMap<Token, Option<SocketAddr>>,
+    last_peer: Option<SocketAddr>,
     pub(crate) wakes: u32,
     next: u32,
 }
@@ -104,7 +107,15 @@ impl Rig {
         while driver.slots_started() < setup.slots_max {
             driver.start_slots().expect("a further ring");
         }
-        Self { driver, address, done: HashMap::new(), wakes: 0, next: 0 }
+        Self {
+            driver,
+            address,
+            done: HashMap::new(),
+            from: HashMap::new(),
+            last_peer: None,
+            wakes: 0,
+            next: 0,
+        }
     }
 
     pub(crate) fn block(index: u32) -> Block {
@@ -122,6 +133,7 @@ impl Rig {
             Op::Shutdown { .. } => 6,
             Op::Close { .. } => 7,
             Op::Cancel { .. } => 8,
+            Op::CountWaiting { .. } => 9,
         };
         self.next += 1;
         let token = Token::new(kind, 0, self.next);
@@ -133,7 +145,11 @@ impl Rig {
     pub(crate) fn turn(&mut self, wait: Wait) -> usize {
         let mut completions = Vec::new();
         self.driver.turn(wait, &mut completions).expect("a turn");
-        for Completion { token, result } in &completions {
+        for Completion { token, result, peer } in &completions {
+            if token.kind() == 1 {
+                self.last_peer = peer.address();
+                self.from.insert(*token, self.last_peer);
+            }
             if *token == Token::WAKE {
                 self.wakes += 1;
                 continue;
@@ -169,6 +185,11 @@ impl Rig {
         stream.set_read_timeout(Some(LIMIT)).expect("a timeout");
         assert_eq!(self.run(Op::Accept { slot, listener: 0, expected: false }), 0);
         stream
+    }
+
+    /// Where the client of the last accept comes from.
+    pub(crate) fn last_peer(&self) -> Option<SocketAddr> {
+        self.last_peer
     }
 
     pub(crate) fn fill(&mut self, block: u32, bytes: &[u8]) {

@@ -12,7 +12,7 @@ use crate::{
         limits::{Admission, Ramp},
         stats::Stat,
     },
-    op::{Io, Op, Sock, errno},
+    op::{Io, Op, Peer, Sock, Token, errno},
 };
 
 /// How long accepting pauses when the system is out of descriptors or memory.
@@ -104,15 +104,30 @@ impl Connections {
         if self.accepting.is_closed() {
             return;
         }
-        let (now_ms, accepts_max) = (ctx.now_ms, ctx.cfg.accepts_max);
-        // Other shards see the same queue; whatever one of them leaves is there in the next round.
-        let share = |waiting: u32| waiting.div_ceil(u32::from(ctx.cfg.shards));
         for (listener, rounds) in (0..).zip(&mut self.accepting.rounds) {
-            if rounds.may_begin(now_ms) {
-                rounds.begin(now_ms, io.waiting(listener).map(share), accepts_max);
+            if !ctx.cfg.counts_waiting || rounds.is_blind() {
+                rounds.begin(ctx.now_ms, None, ctx.cfg.accepts_max);
+            } else if rounds.may_look(ctx.now_ms) {
+                rounds.look();
+                io.submit(count_token(listener), Op::CountWaiting { listener });
             }
         }
         self.arm_accepts(io, ctx);
+    }
+
+    /// So many clients wait on a listener: a round begins.
+    pub(super) fn on_waiting_counted(&mut self, ctx: &Context, listener: u32, result: i32) {
+        // Other shards see the same queue; whatever one of them leaves is there in the next round.
+        let share = |waiting: u32| waiting.div_ceil(u32::from(ctx.cfg.shards));
+        let waiting = u32::try_from(result).ok().map(share);
+        self.accepting.rounds[listener as usize].begin(ctx.now_ms, waiting, ctx.cfg.accepts_max);
+    }
+
+    /// The looks at listeners' queues that are under way.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn counts_in_kernel(&self) -> impl Iterator<Item = Token> {
+        let looks = (0..).zip(&self.accepting.rounds).filter(|(_, rounds)| rounds.is_looking());
+        looks.map(|(listener, _)| count_token(listener))
     }
 
     /// Arms one more accept per listener; each looks at the queue first.
@@ -168,7 +183,7 @@ impl Connections {
         ctx: &mut Context,
         up: &mut impl Upstream,
         slot: Slot,
-        result: i32,
+        (result, peer): (i32, Peer),
     ) {
         let listener = self.table.cold(slot).listener();
         if result < 0 {
@@ -191,7 +206,7 @@ impl Connections {
         ctx.stats.inc(Stat::Connections);
         self.set_state(ctx, slot, State::Handshaking);
         self.hear_first(ctx, slot);
-        let peer = io.accepted_peer(slot.get());
+        let peer = peer.address();
         if let Some(peer) = peer {
             self.table.keep_peer(slot, peer);
         }
@@ -295,6 +310,11 @@ impl Connections {
     pub(crate) fn set_accept_ramp(&mut self, per_s: u32) {
         self.accepting.set_ramp(per_s);
     }
+}
+
+/// The token of a look at a listener's queue: there is one at a time.
+const fn count_token(listener: u16) -> Token {
+    Token::new(kind::COUNT_WAITING, listener as u32, 0)
 }
 
 /// Whether whoever comes from there is believed to speak for others.

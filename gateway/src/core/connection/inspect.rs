@@ -44,11 +44,13 @@ impl Connections {
             (bit::SHUTDOWN, kind::SHUTDOWN),
             (bit::CLOSE, kind::CLOSE),
         ];
-        Slot::range(0, self.high_water()).flat_map(move |slot| {
+        let counts = self.counts_in_kernel();
+        let clients = Slot::range(0, self.high_water()).flat_map(move |slot| {
             let ops = self.hot(slot).ops();
             let set = kinds.into_iter().filter(move |(bit, _)| ops & bit != 0);
             set.map(move |(_, kind)| self.token(kind, slot))
-        })
+        });
+        counts.chain(clients)
     }
 
     /// Every slot that was ever used.

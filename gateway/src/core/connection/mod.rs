@@ -76,6 +76,8 @@ mod kind {
     /// A shutdown of the sending side.
     pub(super) const SHUTDOWN: u8 = 7;
     pub(super) const CLOSE: u8 = 8;
+    /// A look at the queue of a listener, which is the index.
+    pub(super) const COUNT_WAITING: u8 = 9;
 }
 
 /// All connections of a shard.
@@ -136,7 +138,10 @@ impl Connections {
         up: &mut impl Upstream,
         completion: Completion,
     ) {
-        let Completion { token, result } = completion;
+        let Completion { token, result, peer } = completion;
+        if token.kind() == kind::COUNT_WAITING {
+            return self.on_waiting_counted(ctx, token.index(), result);
+        }
         let slot = Slot::new(token.index());
         if slot.get() >= self.table.slots() || self.hot(slot).generation() != token.generation() {
             ctx.stats.inc(Stat::LateCompletions);
@@ -146,7 +151,7 @@ impl Connections {
         let was_there = self.table.hot_mut(slot).end_op(bit);
         assert!(was_there, "invariant op-bits: {token:?} completes an op that is not in the kernel");
         match token.kind() {
-            kind::ACCEPT => self.on_accept(io, ctx, up, slot, result),
+            kind::ACCEPT => self.on_accept(io, ctx, up, slot, (result, peer)),
             kind::POLL_IN => self.on_poll_in(io, ctx, up, slot, result),
             kind::RECV => self.on_recv(io, ctx, up, slot, result),
             kind::SEND => self.on_send(io, ctx, up, slot, result),

@@ -21,6 +21,8 @@ pub(super) struct Rounds {
     expected: bool,
     /// How many clients wait cannot be told: as many accepts as allowed are kept armed.
     blind: bool,
+    /// The listener's queue is being looked at.
+    looking: bool,
     /// When the round is over.
     ends_ms: u64,
 }
@@ -51,14 +53,32 @@ impl Rounds {
         self.due += 1;
     }
 
-    /// Whether a round may begin: the last one is over, and so are its accepts.
-    pub(super) fn may_begin(&self, now_ms: u64) -> bool {
-        self.blind || self.armed + self.due == 0 && now_ms >= self.ends_ms
+    /// Whether how many clients wait cannot be told.
+    pub(super) const fn is_blind(&self) -> bool {
+        self.blind
+    }
+
+    /// Whether the queue is being looked at.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) const fn is_looking(&self) -> bool {
+        self.looking
+    }
+
+    /// Whether the queue may be looked at for the next round: the last one is over, and so are its
+    /// accepts.
+    pub(super) const fn may_look(&self, now_ms: u64) -> bool {
+        !self.looking && self.armed + self.due == 0 && now_ms >= self.ends_ms
+    }
+
+    /// The queue is being looked at; [`Self::begin`] follows.
+    pub(super) fn look(&mut self) {
+        self.looking = true;
     }
 
     /// Begins a round, in which at most `accepts_max` are armed. `waiting`: clients in the queue that
     /// are this shard's to take; none if that cannot be told.
     pub(super) fn begin(&mut self, now_ms: u64, waiting: Option<u32>, accepts_max: u32) {
+        self.looking = false;
         self.blind = waiting.is_none();
         let waiting = waiting.unwrap_or(accepts_max);
         self.expected = waiting > 0 && !self.blind;
@@ -69,7 +89,7 @@ impl Rounds {
 
     /// When the next round may begin, if no accept waits for a client until then.
     pub(super) fn rests_until_ms(&self) -> Option<u64> {
-        (self.armed + self.due == 0).then_some(self.ends_ms)
+        (self.armed + self.due == 0 && !self.looking).then_some(self.ends_ms)
     }
 }
 
@@ -92,7 +112,9 @@ mod tests {
         /// Turns until there is nothing to do in this millisecond.
         fn settle(&mut self, now_ms: u64) {
             loop {
-                if self.rounds.may_begin(now_ms) {
+                if self.rounds.may_look(now_ms) {
+                    self.rounds.look();
+                    assert!(!self.rounds.may_look(now_ms), "one look at a time");
                     self.rounds.begin(now_ms, Some(self.waiting), MAX);
                 }
                 while self.rounds.due() > 0 {
@@ -169,8 +191,8 @@ mod tests {
     fn where_the_queue_cannot_be_seen_as_many_as_allowed_are_kept_armed() {
         let mut rounds = Rounds::default();
         for _ in 0..3 {
-            assert!(rounds.may_begin(7));
             rounds.begin(7, None, MAX);
+            assert!(rounds.is_blind());
             while rounds.due() > 0 {
                 assert!(!rounds.arm());
             }

@@ -249,10 +249,6 @@ impl World {
         self.link_addresses.insert(link, address);
     }
 
-    pub(in crate::sim) fn peer(&self, slot: u32) -> Option<SocketAddr> {
-        self.peers[slot as usize]
-    }
-
     pub(in crate::sim) fn roll(&mut self, per_mille: u32, fault: &'static str) -> bool {
         let hit = self.rng.chance(per_mille);
         if hit {
@@ -309,7 +305,7 @@ fn sock_of(op: Op) -> Option<Sock> {
         | Op::Send { sock, .. }
         | Op::Shutdown { sock }
         | Op::Close { sock } => Some(sock),
-        Op::Cancel { .. } => None,
+        Op::CountWaiting { .. } | Op::Cancel { .. } => None,
     }
 }
 

@@ -67,6 +67,10 @@ impl World {
         self.ops.get_mut(&serial).expect("just read").conn = conn;
         match op {
             Op::Accept { .. } => self.serve_accepts(),
+            Op::CountWaiting { listener } => {
+                let result = self.count_waiting(listener);
+                self.end(serial, result);
+            }
             Op::Poll { .. } => self.arm_poll(serial),
             Op::Recv { wait, .. } | Op::Send { wait, .. } => {
                 if let Some(error) = self.roll_transfer_error(wait) {

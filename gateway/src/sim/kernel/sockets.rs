@@ -64,11 +64,12 @@ impl World {
 
     /// How many clients a backlog holds; when others look, too, some of them may be gone by the time
     /// that an accept comes, or more have come.
-    pub(in crate::sim) fn waiting(&mut self, listener: u16) -> Option<u32> {
-        let waiting = self.backlogs[usize::from(listener)].len() as u32;
+    pub(super) fn count_waiting(&mut self, listener: u16) -> i32 {
+        let Some(backlog) = self.backlogs.get(usize::from(listener)) else { return -errno::EOPNOTSUPP };
+        let waiting = backlog.len() as u64;
         let other = self.roll(self.faults.backlog_shared, "shared backlog");
-        let seen = if other { self.rng.range(0, 2 * u64::from(waiting) + 4) as u32 } else { waiting };
-        (!self.faults.backlog_unknown).then_some(seen)
+        let seen = if other { self.rng.range(0, 2 * waiting + 4) } else { waiting };
+        if self.faults.backlog_unknown { -errno::EOPNOTSUPP } else { seen as i32 }
     }
 
     fn install(&mut self, slot: u32, conn: ConnId) {

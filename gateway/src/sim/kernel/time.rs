@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use super::{Event, Phase, World};
 use crate::{
-    op::{Completion, Op, poll_bits},
+    op::{Completion, Op, Peer, poll_bits},
     sim::memory::Memory,
 };
 
@@ -67,7 +67,11 @@ impl World {
                 _ => {}
             }
             self.note(|| format!("done   {:?} {result}", done.token));
-            completions.push(Completion { token: done.token, result });
+            let peer = match done.op {
+                Op::Accept { slot, .. } if result >= 0 => self.peers[slot as usize].into(),
+                _ => Peer::default(),
+            };
+            completions.push(Completion { token: done.token, result, peer });
         }
         let batch = &mut completions[from..];
         if batch.len() > 1 && self.rng.chance(self.faults.reorder) {
