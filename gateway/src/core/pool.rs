@@ -190,6 +190,7 @@ impl Pools {
     }
 
     /// Blocks that link queues have beyond their own.
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn link_tx_beyond(&self) -> u32 {
         self.link_tx_beyond
     }

@@ -25,6 +25,7 @@ mod header;
 mod hello;
 #[cfg(any(test, feature = "sim"))]
 mod inspect;
+#[cfg(any(test, feature = "sim"))]
 mod invariants;
 pub mod lifecycle;
 mod memory;

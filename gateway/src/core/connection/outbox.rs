@@ -109,6 +109,7 @@ impl Outboxes {
     }
 
     /// Segments that keep a link's receive buffer from being reused. Walks the whole outbox.
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn link_buffers(&self, handle: u32) -> usize {
         let outbox = self.outboxes.get(handle);
         let some = |at: u32| (at != 0).then_some(at);

@@ -6,13 +6,8 @@
 use roost_protocol::Reason;
 
 use super::{
-    Connections, Upstream, kind,
-    lifecycle::State,
-    memory::outbox_reserve_blocks,
-    outbox::Exhausted,
-    rank::FLOOR_BYTES,
-    reason_of,
-    record::{bit, flag},
+    Connections, Upstream, kind, lifecycle::State, memory::outbox_reserve_blocks, outbox::Exhausted,
+    rank::FLOOR_BYTES, reason_of, record::flag,
 };
 use crate::{
     core::{context::Context, index::Slot, pool::Class, span::Span, stats::Stat},
@@ -224,11 +219,6 @@ impl Connections {
         } else {
             self.close(io, ctx, up, slot, (Reason::SlowConsumer, None));
         }
-    }
-
-    /// Whether a send or the wait for room is in the kernel.
-    pub(super) fn is_sending(&self, slot: Slot) -> bool {
-        self.hot(slot).ops() & (bit::SEND | bit::POLL_OUT) != 0
     }
 }
 

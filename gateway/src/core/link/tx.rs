@@ -307,7 +307,7 @@ impl TxQueue {
 
     /// Ends the session: gives the sequenced frames that were not acknowledged, as one run of
     /// bytes, and starts counting anew.
-    pub(crate) fn salvage(&mut self, io: &impl Io, pools: &mut Pools) -> Vec<u8> {
+    pub(crate) fn take_unacked(&mut self, io: &impl Io, pools: &mut Pools) -> Vec<u8> {
         let mut bytes = Vec::new();
         let mut at = self.head;
         for &frame in &self.frames {
@@ -367,8 +367,8 @@ impl TxQueue {
     }
 }
 
-/// Splits salvaged bytes into frames.
-pub(crate) fn salvaged_frames(bytes: &[u8]) -> impl Iterator<Item = (Header, &[u8])> {
+/// The frames of a run of whole frames.
+pub(crate) fn frames_in(bytes: &[u8]) -> impl Iterator<Item = (Header, &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let (head, _) = rest.split_first_chunk::<HEADER_BYTES>()?;

@@ -82,10 +82,24 @@ impl ShardCore {
             Command::Configure(cfg) => self.configure(*cfg),
             Command::Close { connection, reason } => {
                 if let Some(slot) = self.connections.find(connection) {
-                    self.refuse(io, slot, reason);
+                    self.connections.refuse(io, &mut self.ctx, &mut self.routing, slot, reason);
                 }
             }
         }
+    }
+
+    fn configure(&mut self, mut cfg: CoreConfig) {
+        assert_eq!(cfg.listeners, self.ctx.cfg.listeners, "listeners are made at start");
+        (cfg.slots_max, cfg.cap) = (self.ctx.cfg.slots_max, self.ctx.cfg.cap.take());
+        self.connections.set_accept_ramp(cfg.accept_ramp_per_s);
+        let limits = |cfg: &CoreConfig| (cfg.messages_per_s_max, cfg.control_frames_per_s_max);
+        let changed = limits(&cfg) != limits(&self.ctx.cfg);
+        self.ctx.cfg = cfg;
+        if changed {
+            self.connections.allow_anew(&self.ctx);
+        }
+        self.routing.configure(&mut self.ctx);
+        self.configured += 1;
     }
 
     /// The shard's index.
@@ -111,19 +125,19 @@ impl ShardCore {
     /// Up to `count` connections from `from_slot` on.
     pub fn sample(&self, from_slot: u32, count: usize) -> Vec<ConnectionInfo> {
         Slot::range(from_slot, self.connections.high_water())
-            .filter(|&slot| !matches!(self.hot(slot).state(), State::Free | State::Accepting))
+            .filter(|&slot| !matches!(self.connections.hot(slot).state(), State::Free | State::Accepting))
             .take(count)
             .map(|slot| self.info(slot))
             .collect()
     }
 
     fn info(&self, slot: Slot) -> ConnectionInfo {
-        let hot = self.hot(slot);
+        let hot = self.connections.hot(slot);
         let routed = hot.has_session();
         ConnectionInfo {
             connection: self.connections.id(slot),
             state: hot.state(),
-            worker: routed.then(|| Arc::clone(&self.link(hot.worker()).stats.worker)),
+            worker: routed.then(|| Arc::clone(self.routing.worker_name(hot.worker()))),
             routing_hash: routed.then(|| self.connections.cold(slot).routing_hash()),
             session: hot.is_open().then(|| hot.session().0),
             idle_ms: self.connections.idle_ms(&self.ctx, slot),

@@ -12,7 +12,7 @@ use roost_protocol::{
 use super::{memory, pattern, read};
 use crate::{
     core::{
-        link::tx::{TxQueue, salvaged_frames},
+        link::tx::{TxQueue, frames_in},
         pool::{Class, Pools},
     },
     sim::Hands,
@@ -159,9 +159,9 @@ proptest! {
                     if let Some(len) = in_kernel.take() {
                         queue.on_sent(&mut pools, len);
                     }
-                    let salvage = queue.salvage(&hands, &mut pools);
+                    let salvage = queue.take_unacked(&hands, &mut pools);
                     let number = |payload: &[u8]| u64::from_be_bytes(*payload.first_chunk().expect("8 bytes"));
-                    let saved: Vec<u64> = salvaged_frames(&salvage).map(|(_, payload)| number(payload)).collect();
+                    let saved: Vec<u64> = frames_in(&salvage).map(|(_, payload)| number(payload)).collect();
                     prop_assert_eq!(&saved[..], &worker.numbers[worker.acknowledged..]);
                     prop_assert_eq!(pools.in_use(Class::LinkTx), 0);
                     worker = Worker { last_ack: worker.last_ack, ..Worker::default() };
