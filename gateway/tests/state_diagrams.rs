@@ -4,7 +4,7 @@
 
 use std::{env, fs, path::PathBuf};
 
-use roost_gateway::core::{connection::lifecycle, transitions::diagram};
+use roost_gateway::core::{connection::lifecycle, link, transitions::diagram};
 
 fn document() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/architecture.md")
@@ -13,7 +13,10 @@ fn document() -> PathBuf {
 /// The diagrams by the name of their marks. One test for all: two would race for the file.
 #[test]
 fn the_diagrams_are_those_of_the_tables() {
-    let diagrams = [("connection states", diagram(&lifecycle::TRANSITIONS))];
+    let diagrams = [
+        ("connection states", diagram(&lifecycle::TRANSITIONS)),
+        ("link states", diagram(&link::TRANSITIONS)),
+    ];
     for (name, expected) in diagrams {
         let (begin, end) = (format!("<!-- {name}: begin -->\n"), format!("<!-- {name}: end -->\n"));
         let text = fs::read_to_string(document()).expect("docs/architecture.md");

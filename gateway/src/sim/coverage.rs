@@ -9,7 +9,7 @@ use roost_protocol::Reason;
 
 use crate::core::{
     connection::lifecycle::TRANSITIONS,
-    link::LinkState,
+    link::{self, LinkState},
     record::{State, bit, flag},
     shard::inspect::{LinkView, SlotView},
     stats::Stat,
@@ -68,20 +68,20 @@ impl Coverage {
         let states = State::ALL.iter().filter(|&&state| self.states.contains(&(state as u8))).count();
         let seen = |&(from, to): &(State, State)| self.transitions.contains_key(&(from as u8, to as u8));
         let steps = transitions().filter(seen).count();
-        let seen = |&&(from, to): &&(LinkState, LinkState)| {
+        let seen = |&(from, to): &(LinkState, LinkState)| {
             self.link_transitions.contains_key(&(from as u8, to as u8))
         };
-        let link_transitions = LINK_TRANSITIONS.iter().filter(seen).count();
+        let link_steps = link_transitions().filter(seen).count();
         let situations = situation_names().filter(|name| self.situations.contains_key(name)).count();
         let reachable = || Reason::ALL.iter().filter(|reason| !UNREACHABLE.contains(reason));
         let reasons = reachable().filter(|reason| self.reasons.contains_key(&reason.code())).count();
         let (distinct, faults) = (self.faults.len(), self.faults.values().sum::<u64>());
         format!(
-            "reached: {states} of {} states, {steps} of {} transitions, {link_transitions} of {} link \
+            "reached: {states} of {} states, {steps} of {} transitions, {link_steps} of {} link \
              transitions, {situations} of {} situations, {reasons} of {} close reasons\ninjected: {distinct} distinct faults, {faults} in all",
             State::ALL.len(),
             transitions().count(),
-            LINK_TRANSITIONS.len(),
+            link_transitions().count(),
             situation_names().count(),
             reachable().count(),
         )
@@ -100,7 +100,7 @@ impl Coverage {
                 missing.push(format!("transition {from:?} -> {to:?}"));
             }
         }
-        for (from, to) in LINK_TRANSITIONS {
+        for (from, to) in link_transitions() {
             if !self.link_transitions.contains_key(&(from as u8, to as u8)) {
                 missing.push(format!("link transition {from:?} -> {to:?}"));
             }
@@ -137,20 +137,10 @@ fn transitions() -> impl Iterator<Item = (State, State)> {
     steps.chain(SHORTCUTS.iter().map(|&[from, _, to]| (from, to)))
 }
 
-/// The same for links.
-pub const LINK_TRANSITIONS: [(LinkState, LinkState); 11] = [
-    (LinkState::Down, LinkState::Connecting),
-    (LinkState::Connecting, LinkState::Handshaking),
-    (LinkState::Connecting, LinkState::Closing),
-    (LinkState::Handshaking, LinkState::Proving),
-    (LinkState::Handshaking, LinkState::Refusing),
-    (LinkState::Handshaking, LinkState::Closing),
-    (LinkState::Proving, LinkState::Up),
-    (LinkState::Proving, LinkState::Closing),
-    (LinkState::Refusing, LinkState::Closing),
-    (LinkState::Up, LinkState::Closing),
-    (LinkState::Closing, LinkState::Down),
-];
+/// What must be seen of links: every step of their table.
+fn link_transitions() -> impl Iterator<Item = (LinkState, LinkState)> {
+    link::TRANSITIONS.iter().map(|step| (step.from, step.to))
+}
 
 /// What a connection's state alone does not tell, and where it takes several things at once to go
 /// wrong. Each must be seen at the end of a turn.

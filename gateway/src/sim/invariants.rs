@@ -13,7 +13,7 @@ pub const INVARIANTS: &[(&str, &str)] = &[
     ("join-before-close", "a socket is closed only when none of its ops is in the kernel"),
     ("free-slot-clean", "a free slot has no op, no spill, no outbox, no socket; a used one has its socket"),
     ("generation-bumped", "a slot never serves two clients under one generation"),
-    ("lifecycle", "a connection becomes only what its table of transitions allows"),
+    ("lifecycle", "connections and links become only what their tables of transitions allow"),
     ("link-clean", "a link goes to another worker only when nothing of the last one is left"),
     ("link-buffer-let-go", "only a client's first send, in the kernel, holds a link's receive buffer"),
     ("outbox-sums", "every outbox has an owner and is on its way; its bytes are those of its segments"),

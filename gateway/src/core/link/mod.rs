@@ -53,12 +53,12 @@ use roost_protocol::{
 pub(crate) use rx::Arrival;
 use rx::Rx;
 use session::Session;
-pub use state::LinkState;
+pub use state::{LinkState, TRANSITIONS};
 use tx::TxQueue;
 pub(crate) use tx::frames_in;
 
 use crate::{
-    core::{config::WorkerConfig, event::LinkDownCause, index::LinkIndex, stats::LinkStats},
+    core::{config::WorkerConfig, event::LinkDownCause, index::LinkIndex, stats::LinkStats, transitions},
     op::{Block, Io, Op, Sock, Token},
 };
 
@@ -305,7 +305,14 @@ impl Link {
         self.failing_over = false;
     }
 
+    /// Changes the state, as [`TRANSITIONS`] allows.
     fn set_state(&mut self, state: LinkState) {
+        assert!(
+            transitions::allows(&TRANSITIONS, self.state, state),
+            "invariant lifecycle: link {} goes from {:?} to {state:?}",
+            self.index,
+            self.state
+        );
         self.state = state;
     }
 

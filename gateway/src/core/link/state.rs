@@ -1,5 +1,7 @@
 //! Where a link's TCP connection is in its life, and which of its ops are in the kernel.
 
+use crate::core::transitions::{Transition, step};
+
 /// Where a link's TCP connection is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -37,6 +39,22 @@ impl LinkState {
         matches!(self, Self::Handshaking | Self::Up | Self::Proving | Self::Refusing)
     }
 }
+
+/// What may follow what. [`super::Link`] changes its state in no other way.
+pub const TRANSITIONS: [Transition<LinkState>; 12] = [
+    step(LinkState::Down, LinkState::Connecting, "its time to be dialled has come"),
+    step(LinkState::Connecting, LinkState::Handshaking, "connected, LINK_HELLO is queued"),
+    step(LinkState::Connecting, LinkState::Closing, "the connect fails or takes too long"),
+    step(LinkState::Handshaking, LinkState::Proving, "LINK_WELCOME, LINK_PROOF is queued"),
+    step(LinkState::Handshaking, LinkState::Refusing, "a wrong proof, or broken protocol"),
+    step(LinkState::Handshaking, LinkState::Closing, "the worker refuses, ends or is late"),
+    step(LinkState::Proving, LinkState::Up, "the worker's first frame"),
+    step(LinkState::Proving, LinkState::Refusing, "broken protocol"),
+    step(LinkState::Proving, LinkState::Closing, "the worker refuses, ends or is late"),
+    step(LinkState::Refusing, LinkState::Closing, "the worker has read LINK_REFUSE, or a second is over"),
+    step(LinkState::Up, LinkState::Closing, "the connection breaks, or the worker is given up"),
+    step(LinkState::Closing, LinkState::Down, "ops are joined and the socket is closed"),
+];
 
 /// Kinds of ops on links; a token's index is the link.
 pub(super) mod kind {
