@@ -12,6 +12,10 @@ use std::{
 
 use roost_protocol::hash::mix;
 
+/// Bits that name a cell: so many a connection's record has for it.
+pub(crate) const CELL_BITS: u32 = 20;
+/// The greatest cell.
+pub(crate) const CELL_MAX: u32 = (1 << CELL_BITS) - 1;
 /// Cells per bucket: an address can be counted in any of them.
 const WAYS: usize = 4;
 /// Bits of a cell that count; the rest tell addresses apart.
@@ -48,7 +52,7 @@ pub(crate) enum Admission {
 impl PerIp {
     /// An array of `buckets` (a power of two), for at most `max` connections per address.
     pub fn new(buckets: usize, seed: u64, max: u32, loopback: bool) -> Arc<Self> {
-        assert!(buckets.is_power_of_two() && buckets * WAYS <= crate::core::record::CELL_MAX as usize);
+        assert!(buckets.is_power_of_two() && buckets * WAYS <= CELL_MAX as usize);
         let buckets = (0..buckets).map(|_| Default::default()).collect();
         Arc::new(Self { buckets, seed, max: AtomicU32::new(max), loopback })
     }

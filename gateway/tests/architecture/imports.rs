@@ -274,7 +274,7 @@ fn local_names<'a>(file: &'a SourceFile, paths: &'a [Named]) -> Vec<&'a str> {
 }
 
 /// Lower-case names are modules and crates; types and variants begin with a capital.
-fn is_module(name: &str) -> bool {
+pub(crate) fn is_module(name: &str) -> bool {
     name.chars().next().is_some_and(|c| c.is_lowercase() || c == '_')
 }
 

@@ -3,6 +3,7 @@
 //! strings nor formatting can fool them; each check is itself tried on samples that must fail.
 #![forbid(unsafe_code)]
 
+mod core_rooms;
 mod imports;
 mod policy;
 mod samples;
@@ -32,6 +33,11 @@ impl Finding {
 #[test]
 fn layers_import_only_what_they_may() {
     report(check_all(imports::check));
+}
+
+#[test]
+fn rooms_of_the_core_name_only_those_below() {
+    report(check_all(core_rooms::check));
 }
 
 #[test]
@@ -74,6 +80,7 @@ fn the_exceptions_are_still_needed() {
             stale.push(format!("{}: no such layer", layer.at));
         }
     }
+    stale.extend(core_rooms::stale(&sources));
     assert!(stale.is_empty(), "{stale:#?}");
 }
 

@@ -1,7 +1,7 @@
 //! The checks tried on samples: what they must find, and what they must not.
 
 use crate::{
-    Finding, imports,
+    Finding, core_rooms, imports,
     policy::{self, FILE_LINES_MAX},
     source::{SourceFile, Token},
     unsafety,
@@ -169,4 +169,44 @@ fn literals_and_comments_are_no_code() {
     let file = SourceFile::new("x/src/y.rs", text);
     assert!(!file.has_unsafe());
     assert_eq!(file.tokens.last(), Some(&(Token::Word("end".to_owned()), 2)));
+}
+
+#[test]
+fn a_border_within_the_core_is_held_against_imports_and_calls() {
+    let found = |path: &str, text: &str| {
+        let file = SourceFile::new(&format!("gateway/src/core/{path}"), text);
+        rules(&core_rooms::check(&file)).into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    // Two mutations of the real rooms: an import, and a call by its path.
+    assert_eq!(
+        found("link/attend.rs", "use crate::{core::{connection::Connections, context::Context}, op::Io};"),
+        ["core::link and core::connection must not know each other"]
+    );
+    assert_eq!(
+        found("connection/close.rs", "fn f() { crate::core::routing::Routing::flush(); }"),
+        ["core::connection stands below core::routing and must not name it"]
+    );
+    for (path, text) in [
+        ("link/rx.rs", "use crate::core::record::flag;"),
+        ("link/rx.rs", "use super::super::routing::Routing;"),
+        ("routing/mod.rs", "use crate::core::{ShardCore, link::Links};"),
+        ("connection/mod.rs", "fn f(links: &mut crate::core::link::Links) {}"),
+        ("pool.rs", "use crate::core::context::Context;"),
+        ("nook/mod.rs", "// nothing"),
+    ] {
+        assert_eq!(found(path, text).len(), 1, "{path}: {text}");
+    }
+    for (path, text) in [
+        (
+            "routing/moves.rs",
+            "use crate::core::{connection::Connections, link::{self, Piece}, record::flag};",
+        ),
+        ("link/rx.rs", "use super::{Link, state::kind}; use crate::core::{CoreConfig, pool::Class};"),
+        ("connection/mod.rs", "#[cfg(test)] mod tests { use crate::core::link::Links; }"),
+        ("tests/tx.rs", "use crate::core::{link::tx::TxQueue, connection::Connections};"),
+        ("mod.rs", "pub use shard::ShardCore;"),
+        ("shard/mod.rs", "use crate::core::{connection::Connections, link, routing::Routing};"),
+    ] {
+        assert_eq!(found(path, text), Vec::<String>::new(), "{path}");
+    }
 }

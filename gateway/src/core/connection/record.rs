@@ -25,7 +25,10 @@ use bytemuck::Zeroable;
 use roost_protocol::SessionRef;
 
 pub use crate::core::connection::lifecycle::State;
-use crate::core::index::WorkerIndex;
+use crate::core::{
+    index::WorkerIndex,
+    limits::{CELL_BITS, CELL_MAX},
+};
 
 /// One bit per op of a connection that is in the kernel.
 pub mod bit {
@@ -157,10 +160,6 @@ const CONTROL_BITS: u32 = 16;
 /// The most PINGs and PONGs that a connection can be allowed at once.
 pub(crate) const CONTROL_LEFT_MAX: u32 = (1 << CONTROL_BITS) - 1;
 
-/// Bits of a record that name a cell of the per-IP table.
-const CELL_BITS: u32 = 20;
-/// The greatest cell of a per-IP table.
-pub(crate) const CELL_MAX: u32 = (1 << CELL_BITS) - 1;
 /// Bits of the message allowance that stand above the cell.
 const RATE_HIGH_BITS: u32 = 6;
 /// The most messages that a connection can be allowed at once.
