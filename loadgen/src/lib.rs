@@ -13,6 +13,7 @@ pub mod client;
 pub mod exchange;
 pub mod figures;
 pub mod fleet;
+pub mod found;
 pub mod latency;
 pub mod load;
 pub mod payload;

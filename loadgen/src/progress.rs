@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, Write, stderr};
 
-use crate::{run::Point, tally::Standing};
+use crate::{found::Point, tally::Standing};
 
 /// Shows progress on standard error.
 #[derive(Debug)]

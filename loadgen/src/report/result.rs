@@ -9,8 +9,8 @@ use serde::Serialize;
 use crate::{
     figures::{Figures, proc::Process, slab},
     fleet::FleetReport,
+    found::{Found, Point, Stopped, Window},
     plan::Plan,
-    run::{Found, Point, Stopped, Window},
 };
 
 /// A run's result.

@@ -1,7 +1,7 @@
 //! Whether a run was clean, and whether the generator was its limit.
 
 use super::result::RunResult;
-use crate::{plan::Plan, run::Found};
+use crate::{found::Found, plan::Plan};
 
 /// A send lag above this at the 99th percentile means that the generator was late, in
 /// microseconds.

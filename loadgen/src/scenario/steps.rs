@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use crate::{
+    found::Window,
     load::Departure,
-    run::{Run, Waited, Window},
+    run::{Run, Waited},
     tally::Standing,
 };
 
