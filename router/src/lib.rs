@@ -3,9 +3,11 @@
 //!
 //! Layers, each importing only those above it:
 //!
+//! * [`id`]: how links and clients are named.
 //! * `session`: one link session, sans-IO: positions, windows, retained frames, acknowledgements.
 //! * `core`: all sessions of a worker and its handler, sans-IO: what a frame means.
 //! * [`server`]: sockets, tasks and timers on tokio-uring.
+//! * [`handlers`]: applications for tests and measurements.
 //!
 //! Shared with the gateway's shell: [`secret`], files with secrets, [`listen`], TCP listeners, and
 //! [`shell`], the outside of programs: log, standard output, HTTP.
@@ -27,8 +29,8 @@
 
 pub mod config;
 pub mod core;
-pub mod handler;
 pub mod handlers;
+pub mod id;
 pub mod listen;
 pub mod metrics;
 pub mod secret;
@@ -38,8 +40,8 @@ pub mod shell;
 pub mod stats;
 
 pub use config::WorkerConfig;
-pub use core::Context;
-pub use handler::{Client, Handler, LinkId, Opening, SendError};
+pub use core::{Context, Handler, Opening, SendError};
+pub use id::{Client, LinkId};
 pub use server::{Address, Listener, Shutdown, ShutdownHandle, Worker, serve, shutdown};
 pub use stats::{Stat, Stats};
 

@@ -13,7 +13,7 @@ use super::{
     registry::{Link, Registry},
 };
 use crate::{
-    handler::{Client, LinkId, SendError},
+    id::{Client, LinkId},
     stats::{Stat, Stats},
 };
 
@@ -21,6 +21,20 @@ const NO_CONNECTION: ConnectionId = ConnectionId::from_bits(0);
 /// Bytes of a MULTICAST payload before the ids.
 const COUNT_BYTES: usize = 4;
 const ID_BYTES: usize = 8;
+
+/// Why nothing was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// The connection is not open here.
+    #[error("the connection is not open")]
+    Closed,
+    /// The gateway is away and its queue is full.
+    #[error("the link is down and its queue is full")]
+    Full,
+    /// The payload is longer than the gateway's `frame_bytes_max`.
+    #[error("the payload is longer than the gateway allows")]
+    TooLong,
+}
 
 /// A handler's way to its clients, for the time of one call.
 ///

@@ -6,6 +6,7 @@
 
 mod connections;
 mod context;
+mod handler;
 mod registry;
 #[cfg(test)]
 mod tests;
@@ -20,12 +21,13 @@ use roost_protocol::{
     },
 };
 
-pub use context::Context;
+pub use context::{Context, SendError};
+pub use handler::{Handler, Opening};
 use registry::{Peer, Registry};
 
 use crate::{
     config::WorkerConfig,
-    handler::{Client, Handler, LinkId, Opening},
+    id::{Client, LinkId},
     session::{
         Disposition, Due, Position,
         handshake::{self, Handshake, Identity, Resumed},

@@ -6,7 +6,7 @@ use roost_protocol::InstanceId;
 
 use super::connections::Connections;
 use crate::{
-    handler::LinkId,
+    id::LinkId,
     session::{Barrier, Session},
 };
 

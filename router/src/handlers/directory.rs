@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::Client;
+use crate::id::Client;
 
 /// The connections of each user. Nearly all users have one: only the rest pay for a list.
 #[derive(Debug, Default)]
@@ -67,7 +67,7 @@ mod tests {
     use roost_protocol::ConnectionId;
 
     use super::*;
-    use crate::LinkId;
+    use crate::id::LinkId;
 
     fn client(index: u32) -> Client {
         Client { link: LinkId { index: 0, serial: 0 }, connection: ConnectionId::new(0, index, 1) }

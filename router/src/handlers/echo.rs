@@ -2,7 +2,10 @@
 
 use roost_protocol::{SessionRef, link::Reopen};
 
-use crate::{Client, Context, Handler, Opening};
+use crate::{
+    core::{Context, Handler, Opening},
+    id::Client,
+};
 
 /// Sends every message back to its sender.
 #[derive(Clone, Copy, Debug, Default)]

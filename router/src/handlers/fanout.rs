@@ -4,7 +4,10 @@ use std::collections::HashMap;
 
 use roost_protocol::{Reason, SessionRef, link::Reopen};
 
-use crate::{Client, Context, Handler, Opening};
+use crate::{
+    core::{Context, Handler, Opening},
+    id::Client,
+};
 
 /// First byte of a message that is to be broadcast to the connections served by this worker.
 pub const OP_BROADCAST: u8 = b'B';

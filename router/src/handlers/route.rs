@@ -6,7 +6,10 @@
 use roost_protocol::{Reason, SessionRef, edge::KEY_BYTES_MAX, hash::routing_hash, link::Reopen};
 
 use super::directory::Directory;
-use crate::{Client, Context, Handler, Opening, SendError};
+use crate::{
+    core::{Context, Handler, Opening, SendError},
+    id::Client,
+};
 
 /// Client to worker: op, id u32, key length u16, key, body.
 pub const OP_SEND: u8 = 1;

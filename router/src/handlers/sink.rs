@@ -2,7 +2,10 @@
 
 use roost_protocol::{SessionRef, link::Reopen};
 
-use crate::{Client, Context, Handler, Opening};
+use crate::{
+    core::{Context, Handler, Opening},
+    id::Client,
+};
 
 /// Swallows every message; [`crate::Stat::MessagesHandled`] counts them.
 #[derive(Clone, Copy, Debug, Default)]

@@ -8,8 +8,7 @@ use tokio_uring::buf::BoundedBuf;
 
 use super::{Server, stream::Stream, streams::StreamId};
 use crate::{
-    Handler,
-    core::{Attachment, LinkFailure},
+    core::{Attachment, Handler, LinkFailure},
     session::handshake::PAYLOAD_BYTES_MAX,
     stats::Stat,
 };

@@ -18,8 +18,8 @@ pub use shutdown::{Shutdown, ShutdownHandle, shutdown};
 
 use crate::{
     config::WorkerConfig,
-    core::{Attachment, Core},
-    handler::{Handler, LinkId},
+    core::{Attachment, Core, Handler},
+    id::LinkId,
     stats::{Stat, Stats},
 };
 use clock::Clock;

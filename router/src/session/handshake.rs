@@ -11,7 +11,7 @@ use roost_protocol::{
 };
 
 use super::Position;
-use crate::handler::LinkId;
+use crate::id::LinkId;
 
 /// The longest payload of a handshake frame, in bytes; all have fixed layouts well below.
 pub const PAYLOAD_BYTES_MAX: u32 = 256;

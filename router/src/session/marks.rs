@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::handler::LinkId;
+use crate::id::LinkId;
 
 /// A position in the gateway's stream of sequenced frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

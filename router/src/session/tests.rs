@@ -12,7 +12,7 @@ use super::{
     marks::{Barrier, Marks, Position},
     retained::{OutOfRange, Retained},
 };
-use crate::LinkId;
+use crate::id::LinkId;
 
 #[derive(Clone, Debug)]
 enum Step {

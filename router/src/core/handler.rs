@@ -1,10 +1,11 @@
-//! What an application implements, and how it names clients.
+//! What an application implements.
 
 use std::net::SocketAddr;
 
-use roost_protocol::{ConnectionId, Reason, SessionRef, link::Reopen};
+use roost_protocol::{Reason, SessionRef, link::Reopen};
 
-use crate::core::Context;
+use super::Context;
+use crate::id::Client;
 
 /// An application behind a worker. Called on the worker's thread, one frame at a time: a call
 /// that blocks holds up every link.
@@ -46,22 +47,6 @@ pub trait Handler: 'static {
     }
 }
 
-/// Names a link session of this worker; never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct LinkId {
-    pub(crate) index: u32,
-    pub(crate) serial: u32,
-}
-
-/// Names a connection: connection ids are unique within one gateway only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Client {
-    /// The session over which it is reached.
-    pub link: LinkId,
-    /// Its id there.
-    pub connection: ConnectionId,
-}
-
 /// What a client stated in HELLO, and where it came from.
 #[derive(Clone, Copy, Debug)]
 pub struct Opening<'a> {
@@ -75,18 +60,4 @@ pub struct Opening<'a> {
     pub token: &'a [u8],
     /// The index of the gateway's listener.
     pub listener: u16,
-}
-
-/// Why nothing was sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SendError {
-    /// The connection is not open here.
-    #[error("the connection is not open")]
-    Closed,
-    /// The gateway is away and its queue is full.
-    #[error("the link is down and its queue is full")]
-    Full,
-    /// The payload is longer than the gateway's `frame_bytes_max`.
-    #[error("the payload is longer than the gateway allows")]
-    TooLong,
 }
