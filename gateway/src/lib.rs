@@ -5,6 +5,7 @@ pub mod admin;
 pub mod config;
 pub mod core;
 pub mod logging;
+pub mod machine;
 pub mod metrics;
 pub mod preflight;
 pub mod run;

@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     }
     if cli.command == Some(Command::Check) {
         signals.let_go();
-        let (text, ok) = preflight::check(&loaded, problems.len(), run::rehearse);
+        let (text, ok) = preflight::check(&loaded, problems.len(), run::rehearse, run::unresolved);
         let written = say::output(&text);
         if let Err(error) = &written {
             say::last_words(format!("roost-gateway: what was checked cannot be written: {error}"));

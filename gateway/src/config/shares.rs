@@ -1,12 +1,12 @@
 //! What each shard gets of what is configured for the process.
 
 use super::Config;
-use crate::preflight;
+use crate::machine;
 
 impl Config {
     /// Threads that own connections: as configured, or one per core that this process may use.
     pub fn shard_count(&self) -> u16 {
-        self.shards.value().unwrap_or_else(|| preflight::machine::cores().min(256) as u16)
+        self.shards.value().unwrap_or_else(|| machine::cores().min(256) as u16)
     }
 
     /// One shard's part of what all have together, rounded up.

@@ -1,15 +1,13 @@
 //! The arithmetic between what a machine has and what a connection costs. Pure.
 
-use super::{
-    cost::{
-        FDS_ADMIN, FDS_BASE, FDS_EMBEDDED, FDS_PER_RING, HASH_CHAIN_MAX, KERNEL_BYTES, RESERVE_BYTES_MIN,
-        RESERVE_DIVISOR, USER_BYTES, WORKERS_SPARE,
-    },
-    machine::Machine,
+use super::cost::{
+    FDS_ADMIN, FDS_BASE, FDS_EMBEDDED, FDS_PER_RING, HASH_CHAIN_MAX, KERNEL_BYTES, RESERVE_BYTES_MIN,
+    RESERVE_DIVISOR, USER_BYTES, WORKERS_SPARE,
 };
 use crate::{
     config::{Config, FullPolicy},
     core::{CoreConfig, bounds::Bounds, stats::LINKS_MAX},
+    machine::Machine,
     ring::RING_SLOTS_MAX,
 };
 

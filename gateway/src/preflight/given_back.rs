@@ -5,7 +5,8 @@ use std::fs;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Capacity, Machine, cost::KERNEL_BYTES};
+use super::{Capacity, cost::KERNEL_BYTES};
+use crate::machine::Machine;
 
 /// What a process holds that is to end.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,9 +1,7 @@
 //! What this machine can hold, which setting limits it, and how to lift that.
 //!
-//! * [`machine`]: what the kernel says about limits and memory, read from `/proc` and `/sys`.
-//! * [`cgroup`]: what control groups leave of it.
 //! * [`cost`]: what a connection costs, as measured.
-//! * [`capacity`]: the arithmetic between the two; pure.
+//! * [`capacity`]: the arithmetic between that and what the kernel says ([`crate::machine`]); pure.
 //! * [`given_back`]: what the end of a running gateway makes free for its successor.
 //! * [`secrets`]: the files with secrets.
 //! * [`holder`]: who has an address already.
@@ -11,11 +9,9 @@
 //! * [`report`]: the lines for people: `roost-gateway check` and the banner at start.
 
 pub mod capacity;
-mod cgroup;
 pub mod cost;
 pub mod given_back;
 mod holder;
-pub mod machine;
 pub mod report;
 pub mod secrets;
 mod start;
@@ -26,11 +22,11 @@ use anyhow::{Error, Result, bail};
 
 pub use capacity::{Capacity, Demand, Limit};
 pub use given_back::GivenBack;
-pub use machine::{Machine, raise_nofile};
 use roost_router::shell::say;
 
 use crate::{
     config::{Config, Loaded},
+    machine::{self, Machine},
     ring::{self, Features, FeaturesMax},
 };
 
@@ -45,7 +41,7 @@ struct Weighed {
 impl Weighed {
     /// Raises the limits of this process, reads the machine, and tries what cannot be read.
     fn here(config: &Config, features: &Features, given_back: Option<&GivenBack>) -> Self {
-        if let Err(error) = raise_nofile() {
+        if let Err(error) = machine::raise_nofile() {
             tracing::warn!(%error, "the soft limit on open files stays below the hard one");
         }
         // Where that fails, what was tried says what is left.
@@ -142,11 +138,13 @@ pub fn banner(
 /// What `roost-gateway check` prints, and whether the gateway could start and hold what is
 /// configured. `wrong`: how much of the configuration had to be refused, and has been printed.
 ///
-/// `rehearse` makes what a start makes for so many connections, and gives it back.
+/// `rehearse` makes what a start makes for so many connections, and gives it back. `unresolved` says
+/// which workers' names have no address now.
 pub fn check(
     loaded: &Loaded,
     wrong: usize,
     rehearse: impl FnOnce(&Config, &Features, u32) -> Result<()>,
+    unresolved: impl FnOnce(&Config) -> Vec<String>,
 ) -> (String, bool) {
     let config = &loaded.config;
     let max = match config.features_max.as_ref().value() {
@@ -154,7 +152,7 @@ pub fn check(
         Some(text) => text.parse::<FeaturesMax>(),
     };
     let features = max.and_then(|max| Features::detect(max).map_err(|error| error.to_string()));
-    let mut findings = start::look(loaded);
+    let mut findings = start::look(loaded, unresolved);
     let weighed = features.as_ref().ok().map(|features| Weighed::here(config, features, None));
     if let (Ok(features), Some(Weighed { demand, capacity, .. })) = (&features, &weighed)
         && wrong == 0

@@ -238,7 +238,8 @@ mod tests {
     use super::{Addresses, Findings, Kernel, Seen, Weighed, banner, check, grouped};
     use crate::{
         config::{Environment, Loaded, Options, load},
-        preflight::{Capacity, Demand, Machine},
+        machine::Machine,
+        preflight::{Capacity, Demand},
     };
 
     fn loaded(setting: &[(&str, &str)]) -> Loaded {

@@ -14,7 +14,7 @@ use super::{
     holder::{self, Holder},
     secrets,
 };
-use crate::{config::Loaded, run};
+use crate::config::{Config, Loaded};
 
 /// What a start would meet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,8 +30,9 @@ pub(super) struct Findings {
     pub(super) beside_gateway: bool,
 }
 
-/// Looks at everything. Keys whose value had to be refused are left out.
-pub(super) fn look(loaded: &Loaded) -> Findings {
+/// Looks at everything. Keys whose value had to be refused are left out. `unresolved` says which
+/// workers' names have no address now.
+pub(super) fn look(loaded: &Loaded, unresolved: impl FnOnce(&Config) -> Vec<String>) -> Findings {
     let mut findings = Findings::default();
     let config = &loaded.config;
     if loaded.is_sound("link_secret_file") {
@@ -59,7 +60,7 @@ pub(super) fn look(loaded: &Loaded) -> Findings {
         if config.workers.is_empty() {
             findings.directory("TMPDIR", &std::env::temp_dir(), "the worker inside has its socket there");
         }
-        findings.warnings.extend(run::unresolved(config));
+        findings.warnings.extend(unresolved(config));
     }
     findings
 }

@@ -4,8 +4,8 @@ use super::{CONNECTIONS_MAX, Capacity, Demand, check_links, rings_for};
 use crate::{
     config::{Config, FullPolicy},
     core::{CoreConfig, config::WorkerConfig, pool},
+    machine::Machine,
     op::PoolSpec,
-    preflight::machine::Machine,
 };
 
 const GIB: u64 = 1 << 30;

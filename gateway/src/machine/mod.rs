@@ -1,10 +1,10 @@
-//! What the kernel says about limits and memory.
+//! What the kernel says about limits and memory, and what control groups ([`cgroup`]) leave of it.
+
+mod cgroup;
 
 use std::{fs, io, path::Path, thread};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
-use super::cgroup;
 
 /// The limits and the memory of a machine, as far as they bound connections. What could not be
 /// read is `None`, never zero.
@@ -75,7 +75,7 @@ impl Machine {
     }
 
     /// The part that stands in files, below `root`.
-    pub(super) fn from_files(root: &Path) -> Self {
+    fn from_files(root: &Path) -> Self {
         let proc = |path: &str| fs::read_to_string(root.join("proc").join(path)).ok();
         let sysctl = |path: &str| -> Option<Vec<i64>> {
             let text = proc(&format!("sys/{path}"))?;
