@@ -18,6 +18,11 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 const SAMPLE_MAX: usize = 1_000;
 const SAMPLE_DEFAULT: usize = 100;
 
+/// Runs what waits for a shard beside the server's thread.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.expect("questions to shards do not panic")
+}
+
 /// A status and a body.
 pub(super) type Answer = (StatusCode, Value);
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::{sync::Mutex, time::Instant};
 
-use super::{api::Api, routes::blocking};
+use super::api::{Api, blocking};
 
 /// How long an answer holds. A shard is woken for each, so clients of `/healthz` must not set the
 /// pace.

@@ -16,7 +16,7 @@ use roost_router::shell::{
 use tokio::{sync::Semaphore, task::yield_now};
 
 use super::{
-    api::{self, Answer, Api},
+    api::{self, Answer, Api, blocking},
     guard::Guard,
     health::Health,
 };
@@ -148,11 +148,6 @@ impl Routes {
         };
         json(answer)
     }
-}
-
-/// Runs what waits for a shard beside the server's thread.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work).await.expect("questions to shards do not panic")
 }
 
 fn json((status, value): Answer) -> Response<Full<Bytes>> {

@@ -11,7 +11,7 @@ use super::value::{
     Alternative, Auto, EmbeddedHandler, FullPolicy, ListenerSpec, LogFormat, LogLevel, NoWorkerPolicy,
     WorkerSpec,
 };
-use crate::ring;
+use crate::ring::RING_SLOTS_MAX;
 
 /// When a changed value takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +105,7 @@ keys! {
     /// (`roost-gateway check` shows the arithmetic).
     Start connections_max: Auto<u32> = Auto::Auto, in 1..=1 << 24;
     /// Slots of one ring's file table; more connections than that take more rings.
-    Start ring_slots_max: u32 = 16_384, in 64..=ring::RING_SLOTS_MAX as u64;
+    Start ring_slots_max: u32 = 16_384, in 64..=RING_SLOTS_MAX as u64;
     /// How long a shard that has hardly any time to spare lets events gather before it acts on
     /// them, at most, in microseconds: fewer, larger turns cost less, and messages wait. The less
     /// time to spare, the longer; below 60% of its core not at all. 0: never.

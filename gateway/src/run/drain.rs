@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Result, bail};
 use crossbeam_channel::Receiver;
 
-use super::signals::{LOOK, Running};
+use super::running::{LOOK, Running};
 use crate::core::{Command, stats::Stat};
 
 /// How much longer than `drain_ms` a drain may take: sockets linger, links flush.

@@ -16,6 +16,7 @@ mod drain;
 mod handover;
 mod listeners;
 mod names;
+mod running;
 mod shards;
 mod signals;
 mod succession;
@@ -49,9 +50,8 @@ use crate::{
 
 pub use caught::CaughtSignals;
 pub use names::unresolved;
+use running::{AdminSockets, Entry, Running};
 pub use shards::Fleet;
-use signals::Running;
-use succession::{AdminSockets, Entry};
 
 /// Accepts armed per shard and listener.
 const ACCEPTS_MAX: u32 = 64;

@@ -1,58 +1,21 @@
 //! A running gateway: SIGTERM and SIGINT drain, a second one hurries, SIGHUP reloads, and a
 //! successor may call.
 
-use std::{thread, time::Duration};
+use std::thread;
 
 use anyhow::{Result, bail};
 
 use super::{
-    Fleet,
-    caught::CaughtSignals,
     configured_workers, core_config,
-    handover::{HandoverServer, Predecessor, Successor},
-    listeners::Listening,
+    handover::Successor,
     named,
-    names::Names,
-    succession::{AdminSockets, Entry},
+    running::{LOOK, Running},
 };
 use crate::{
-    admin::Admin,
-    config::{Changes, Config, Environment, Options, check, load},
-    core::CoreConfig,
-    logging::LevelHandle,
-    preflight::{self, Capacity},
+    config::{Changes, Config, Environment, check, load},
+    preflight,
     ring::Features,
 };
-
-/// How often signals, successors and the progress of a drain are looked at.
-pub(super) const LOOK: Duration = Duration::from_millis(20);
-
-/// Everything that signals act on.
-pub(super) struct Running<'a> {
-    pub(super) config: Config,
-    pub(super) core: CoreConfig,
-    pub(super) connections_max: u32,
-    pub(super) fleet: &'a Fleet,
-    /// How `connections_max` was found.
-    pub(super) capacity: Capacity,
-    pub(super) names: &'a Names,
-    /// Empty when they are closed.
-    pub(super) listeners: Vec<Listening>,
-    /// Where successors call.
-    pub(super) server: Option<HandoverServer>,
-    /// How far its own start is.
-    pub(super) entry: Entry,
-    /// Whom this process succeeds, until it has let go of the listeners.
-    pub(super) predecessor: Option<Predecessor>,
-    /// Who succeeds this process, until it has let go of the listeners.
-    pub(super) successor: Option<Successor>,
-    /// None when a successor has its addresses.
-    pub(super) admin: Option<Admin>,
-    pub(super) admin_sockets: AdminSockets,
-    pub(super) options: &'a Options,
-    pub(super) log_level: &'a LevelHandle,
-    pub(super) signals: CaughtSignals,
-}
 
 impl Running<'_> {
     /// Starts to serve, and serves until the gateway has drained. A signal is looked at in every state

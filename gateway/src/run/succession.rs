@@ -2,7 +2,6 @@
 //! is served in each of them.
 
 use std::{
-    net::{SocketAddr, TcpListener},
     os::fd::{AsFd, BorrowedFd},
     time::{Duration, Instant},
 };
@@ -11,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use super::{
     handover::{Offer, Predecessor, Progress, Said, TRIAL},
-    signals::Running,
+    running::{Entry, Running},
 };
 use crate::{
     core::{Command, stats::Stat},
@@ -21,49 +20,6 @@ use crate::{
 
 /// How long a predecessor may take to say that this process may serve.
 const GO_WITHIN: Duration = Duration::from_secs(10);
-
-/// How far this process's own start is.
-#[derive(Debug)]
-pub(super) enum Entry {
-    /// A worker must be up on every shard, before the predecessor is asked to end.
-    WaitsForWorker { until: Instant },
-    /// The predecessor was told that everything is done.
-    Asks { until: Instant },
-    /// It serves.
-    Serves { since: Instant, said_alive: bool },
-}
-
-/// What is served from when this process may serve on.
-#[derive(Debug, Default)]
-pub(super) struct AdminSockets {
-    /// Its own: from when it serves.
-    pub(super) own: Vec<TcpListener>,
-    /// The predecessor's: from when that has let go of them.
-    pub(super) inherited: Vec<TcpListener>,
-}
-
-impl AdminSockets {
-    /// Those of the configured addresses: a predecessor's where it has them. Port 0 is a new port.
-    ///
-    /// # Errors
-    /// An address cannot be bound.
-    pub(super) fn open(addresses: &[SocketAddr], mut inherited: Vec<TcpListener>) -> Result<Self> {
-        let mut sockets = Self::default();
-        for address in addresses {
-            let found =
-                inherited.iter().position(|socket| socket.local_addr().is_ok_and(|is| is == *address));
-            match found {
-                Some(at) => sockets.inherited.push(inherited.remove(at)),
-                None => sockets.own.push(crate::admin::bind(address)?),
-            }
-        }
-        Ok(sockets)
-    }
-
-    fn addresses(&self) -> Vec<SocketAddr> {
-        self.own.iter().chain(&self.inherited).filter_map(|socket| socket.local_addr().ok()).collect()
-    }
-}
 
 impl Running<'_> {
     pub(super) fn serves(&self) -> bool {
