@@ -28,7 +28,7 @@ use crate::{
 /// The page with everything in it: it fetches nothing but `/metrics` and `/api/`.
 static PAGE: LazyLock<Bytes> = LazyLock::new(|| {
     let page = include_str!("../../assets/page.html");
-    Bytes::from(page.replace("/* plot.js */", include_str!("../../assets/plot.js")))
+    Bytes::from(page.replace("/* plot.js */", include_str!("../../../protocol/assets/plot.js")))
 });
 
 /// Keeps the page from loading or leaking anything, and from being framed.

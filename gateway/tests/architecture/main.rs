@@ -6,6 +6,7 @@
 mod core_rooms;
 mod imports;
 mod policy;
+mod rooms;
 mod samples;
 mod source;
 mod unsafety;
@@ -38,6 +39,22 @@ fn layers_import_only_what_they_may() {
 #[test]
 fn rooms_of_the_core_name_only_those_below() {
     report(check_all(core_rooms::check));
+}
+
+#[test]
+fn rooms_name_only_rooms_below_them() {
+    report(check_all(rooms::check));
+}
+
+#[test]
+fn no_files_name_each_other_in_a_circle() {
+    let circles = rooms::circles(&sources());
+    assert!(circles.is_empty(), "{circles:#?}");
+}
+
+#[test]
+fn no_crate_takes_files_of_a_crate_that_it_must_not_know() {
+    report(check_all(policy::check_included));
 }
 
 #[test]
@@ -81,6 +98,7 @@ fn the_exceptions_are_still_needed() {
         }
     }
     stale.extend(core_rooms::stale(&sources));
+    stale.extend(rooms::stale(&sources));
     assert!(stale.is_empty(), "{stale:#?}");
 }
 

@@ -135,6 +135,39 @@ pub(crate) fn check_output(file: &SourceFile) -> Vec<Finding> {
         .collect()
 }
 
+/// Folders whose files every crate may take in: the one of the crate that all of them know.
+pub(crate) const SHARED_FILES: &[&str] = &["protocol/"];
+
+/// Checks that files taken in by `include_str!` and its like are of the own crate, or shared.
+pub(crate) fn check_included(file: &SourceFile) -> Vec<Finding> {
+    let own = file.path.split('/').next().unwrap_or_default();
+    let mut findings = Vec::new();
+    for (index, text) in &file.strings {
+        let macro_name = index.checked_sub(3).and_then(|at| file.tokens[at].0.word());
+        if file.is_test() || !macro_name.is_some_and(|name| name.starts_with("include")) {
+            continue;
+        }
+        let mut taken: Vec<&str> = file.path.split('/').collect();
+        taken.pop();
+        for part in text.split('/') {
+            match part {
+                ".." => drop(taken.pop()),
+                "." => {}
+                part => taken.push(part),
+            }
+        }
+        let taken = taken.join("/");
+        if taken.split('/').next() != Some(own) && !SHARED_FILES.iter().any(|at| taken.starts_with(at)) {
+            findings.push(Finding::new(
+                file,
+                file.tokens[*index].1,
+                format!("{own} must not take in {taken}"),
+            ));
+        }
+    }
+    findings
+}
+
 /// Lines after which a file should have been split by concept.
 pub(crate) const FILE_LINES_MAX: usize = 500;
 /// Longer files, and why.

@@ -3,6 +3,7 @@
 use crate::{
     Finding, core_rooms, imports,
     policy::{self, FILE_LINES_MAX},
+    rooms,
     source::{SourceFile, Token},
     unsafety,
 };
@@ -135,6 +136,69 @@ fn lint_levels_are_checked() {
     assert_eq!(allow("ring/src/lib.rs", "#[allow(unsafe_code)]\nmod ring;"), 0);
     assert_eq!(allow("ring/src/lib.rs", "#[allow(unsafe_code)]\npub mod op;"), 1);
     assert_eq!(allow("gateway/src/admin/mod.rs", "#![allow(unsafe_code)]"), 1);
+}
+
+#[test]
+fn a_room_that_names_one_above_it_is_found() {
+    let found = |path: &str, text: &str| rules(&rooms::check(&SourceFile::new(path, text))).join("; ");
+    let session = "router/src/session/marks.rs";
+    assert_eq!(found(session, "use crate::id::LinkId; use super::Position;"), "");
+    assert_eq!(
+        found(session, "use crate::{id::LinkId, core::Handler};"),
+        "session stands below core and must not name it"
+    );
+    assert!(!found(session, "use super::super::server::Worker;").is_empty());
+    assert!(!found(session, "fn f() { crate::server::serve() }").is_empty());
+    assert_eq!(found(session, "use crate::LinkId;"), "crate::LinkId: name it by its room");
+    assert_eq!(found(session, "#[cfg(test)] mod tests { use crate::server::Worker; }"), "");
+    assert!(!found("loadgen/src/progress.rs", "use crate::run::Point;").is_empty());
+    assert!(!found("gateway/src/preflight/start.rs", "use crate::run;").is_empty());
+    assert_eq!(found("gateway/src/new/mod.rs", ""), "gateway/src/new has no place in HOUSES");
+    assert_eq!(found("router/src/main.rs", "use roost_router::shell;"), "");
+}
+
+#[test]
+fn a_door_lets_only_its_items_through() {
+    let found = |text: &str| rooms::check(&SourceFile::new("gateway/src/config/check.rs", text)).len();
+    assert_eq!(found("use crate::ring::FeaturesMax; use crate::ring::{RING_SLOTS_MAX};"), 0);
+    assert_eq!(found("use crate::ring::{FeaturesMax, UringDriver};"), 1);
+    assert_eq!(found("use crate::ring; fn f() -> u32 { ring::RING_SLOTS_MAX }"), 1);
+    assert_eq!(found("use roost_ring::UringDriver; use roost_protocol::edge;"), 1);
+}
+
+#[test]
+fn a_circle_of_files_is_found() {
+    let circles = |files: &[(&str, &str)]| {
+        let files: Vec<_> = files.iter().map(|(path, text)| SourceFile::new(path, text)).collect();
+        rooms::circles(&files)
+    };
+    let names = |name: &str| format!("use super::{name}::X;");
+    let two = [
+        ("router/src/core/a.rs", &*names("b")),
+        ("router/src/core/b.rs", "use crate::core::{c::Y, a::X};"),
+        ("router/src/core/c.rs", ""),
+    ];
+    assert_eq!(circles(&two), ["router/src/: core::a, core::b name each other in a circle"]);
+    let three = [two[0], ("router/src/core/b.rs", &*names("c")), ("router/src/core/c.rs", "use super::a;")];
+    assert_eq!(circles(&three), ["router/src/: core::a, core::b, core::c name each other in a circle"]);
+    assert!(
+        circles(&[two[0], ("router/src/core/b.rs", "#[cfg(test)] mod tests { use crate::core::a::X; }")])
+            .is_empty()
+    );
+    assert!(
+        circles(&[("router/src/core/mod.rs", "use a::X;"), ("router/src/core/a.rs", "use super::Core;")])
+            .is_empty()
+    );
+}
+
+#[test]
+fn a_file_of_a_stranger_is_found() {
+    let found = |path: &str, text: &str| policy::check_included(&SourceFile::new(path, text)).len();
+    let page = "const A: &str = include_str!(\"../../../gateway/assets/plot.js\");";
+    assert_eq!(found("loadgen/src/report/html.rs", page), 1);
+    assert_eq!(found("gateway/src/admin/routes.rs", page), 0);
+    assert_eq!(found("loadgen/src/report/html.rs", "include_str!(\"../../../protocol/assets/plot.js\")"), 0);
+    assert_eq!(found("loadgen/src/report/html.rs", "f(\"../../../gateway/assets/plot.js\")"), 0);
 }
 
 #[test]

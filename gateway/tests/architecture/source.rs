@@ -24,6 +24,8 @@ pub(crate) struct SourceFile {
     pub(crate) comments: Vec<CommentLine>,
     /// How many lines it has.
     pub(crate) lines: usize,
+    /// Plain string literals as written: the index of their token, and what stands between the quotes.
+    pub(crate) strings: Vec<(usize, String)>,
 }
 
 /// What one line holds besides code.
@@ -50,7 +52,13 @@ impl SourceFile {
             entry.attribute |= !entry.code && *token == Token::Mark('#');
             entry.code = true;
         }
-        Self { path: path.to_owned(), tokens: lexer.tokens, comments, lines: text.lines().count() }
+        Self {
+            path: path.to_owned(),
+            tokens: lexer.tokens,
+            comments,
+            lines: text.lines().count(),
+            strings: lexer.strings,
+        }
     }
 
     /// Whether the keyword `unsafe` stands anywhere.
@@ -100,6 +108,7 @@ struct Lexer {
     line: usize,
     tokens: Vec<Placed>,
     comments: Vec<CommentLine>,
+    strings: Vec<(usize, String)>,
 }
 
 impl Lexer {
@@ -111,6 +120,7 @@ impl Lexer {
             line: 1,
             tokens: Vec::new(),
             comments: vec![CommentLine::default(); lines],
+            strings: Vec::new(),
         }
     }
 
@@ -191,12 +201,17 @@ impl Lexer {
     }
 
     fn string(&mut self) {
+        let index = self.tokens.len();
         self.push(Token::Mark('"'));
         self.skip(1);
+        let start = self.at;
         while let Some(c) = self.peek(0) {
             match c {
                 '\\' => self.skip(2),
-                '"' => return self.skip(1),
+                '"' => {
+                    self.strings.push((index, self.chars[start..self.at].iter().collect()));
+                    return self.skip(1);
+                }
                 _ => self.skip(1),
             }
         }

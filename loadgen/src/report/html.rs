@@ -10,7 +10,7 @@ use crate::latency::Latency;
 
 const PAGE: &str = include_str!("../../assets/report.html");
 /// The plots are those of the gateway's own page.
-const PLOT: &str = include_str!("../../../gateway/assets/plot.js");
+const PLOT: &str = include_str!("../../../protocol/assets/plot.js");
 
 /// Points of a percentile curve for each factor of ten in what remains above it.
 const STEPS_PER_DECADE: u32 = 10;

@@ -188,7 +188,7 @@ class Book:
     def page(self, path):
         """A page of its own beside the JSON: bars for each measure, lines where something grows."""
         text = (peers.HERE / "page.html").read_text()
-        plot = (ROOT / "gateway" / "assets" / "plot.js").read_text()
+        plot = (ROOT / "protocol" / "assets" / "plot.js").read_text()
         columns = {key: [[column, title] for column, title, *_ in found] for key, found in COLUMNS.items()}
         data = json.dumps({**self.data, "columns": columns}).replace("</", "<\\/")
         out = path.with_suffix(".html")
