@@ -42,7 +42,9 @@ pub mod stats;
 pub use config::WorkerConfig;
 pub use core::{Context, Handler, Opening, SendError};
 pub use id::{Client, LinkId};
-pub use server::{Address, Listener, Shutdown, ShutdownHandle, Worker, serve, shutdown};
+pub use server::{
+    Address, AddressError, BindError, Listener, Shutdown, ShutdownHandle, Worker, serve, shutdown,
+};
 pub use stats::{Stat, Stats};
 
 /// The example in the README must compile.

@@ -12,7 +12,8 @@ use std::{
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Parser, ValueEnum};
 use roost_router::{
-    Address, Listener, ShutdownHandle, Stats, Worker, WorkerConfig, handlers, listen, metrics, secret,
+    Address, AddressError, BindError, Listener, ShutdownHandle, Stats, Worker, WorkerConfig, handlers,
+    listen, metrics, secret,
     shell::{http, log, say},
 };
 use signal_hook::{
@@ -25,9 +26,9 @@ use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitEx
 #[derive(Debug, Parser)]
 #[command(name = "roost-router", version)]
 struct Args {
-    /// Where to listen for gateways: HOST:PORT or unix:PATH. Repeatable.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7500")]
-    listen: Vec<Address>,
+    /// Where to listen for gateways: HOST:PORT, which is every address of HOST, or unix:PATH. Repeatable.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7500", value_parser = addresses)]
+    listen: Vec<Addresses>,
     /// What to do with messages.
     #[arg(long, value_enum, default_value = "echo")]
     handler: HandlerName,
@@ -53,6 +54,9 @@ struct Args {
     /// Silence after which a link is probed, and after twice that given up, in ms; 0: never.
     #[arg(long, value_name = "MS", default_value_t = WorkerConfig::default().keepalive_ms)]
     keepalive_ms: u64,
+    /// How long a gateway may take from connecting to a complete handshake, in ms.
+    #[arg(long, value_name = "MS", default_value_t = WorkerConfig::default().handshake_timeout_ms)]
+    handshake_timeout_ms: u64,
     /// How long to wait, after SIGTERM or SIGINT, for connections to be moved away, in ms.
     #[arg(long, value_name = "MS", default_value_t = WorkerConfig::default().drain_ms)]
     drain_ms: u64,
@@ -106,11 +110,16 @@ fn run(args: Args, signals: Signals) -> anyhow::Result<()> {
         pending_bytes_max: args.pending_bytes_max,
         session_ttl_ms: args.session_ttl_ms,
         keepalive_ms: args.keepalive_ms,
+        handshake_timeout_ms: args.handshake_timeout_ms,
         drain_ms: args.drain_ms,
         ..WorkerConfig::default()
     };
-    let (listeners, socket_files): (Vec<_>, Vec<_>) =
-        args.listen.iter().map(bind).collect::<anyhow::Result<Vec<_>>>()?.into_iter().unzip();
+    let (mut listeners, mut socket_files) = (Vec::new(), Vec::new());
+    for addresses in &args.listen {
+        let (bound, files) = bind(addresses)?;
+        listeners.extend(bound);
+        socket_files.extend(files);
+    }
     let worker = Worker::new(config);
     let stats = worker.stats();
     let _figures = args.metrics.map(|address| serve_metrics(address, stats.clone())).transpose()?;
@@ -122,7 +131,7 @@ fn run(args: Args, signals: Signals) -> anyhow::Result<()> {
         HandlerName::Route => worker.run(handlers::Route::default(), listeners, shutdown),
         HandlerName::Fanout => worker.run(handlers::Fanout::default(), listeners, shutdown),
     };
-    socket_files.iter().flatten().for_each(SocketFile::remove);
+    socket_files.iter().for_each(SocketFile::remove);
     if let Some(path) = &args.stats_file {
         std::fs::write(path, metrics::json(&stats))
             .with_context(|| format!("cannot write --stats-file {}", path.display()))?;
@@ -132,7 +141,7 @@ fn run(args: Args, signals: Signals) -> anyhow::Result<()> {
 
 fn read_secret(args: &Args) -> anyhow::Result<Option<Vec<u8>>> {
     let Some(path) = &args.link_secret_file else {
-        if let Some(address) = args.listen.iter().find(|address| !address.is_local()) {
+        if let Some(address) = args.listen.iter().flatten().find(|address| !address.is_local()) {
             bail!(
                 "--listen {address} can be reached from other hosts: give --link-secret-file, or listen on \
                  loopback or a Unix socket"
@@ -147,15 +156,29 @@ fn read_secret(args: &Args) -> anyhow::Result<Option<Vec<u8>>> {
     Ok(Some(secret.bytes))
 }
 
-fn bind(address: &Address) -> anyhow::Result<(Listener, Option<SocketFile>)> {
-    let listener = Listener::bind(address).map_err(|error| match address {
-        Address::Tcp(address) => anyhow!(listen::explain(&error, *address, "--listen")),
-        Address::Unix(_) => anyhow!("cannot listen on {address}: {error}"),
-    })?;
-    let file = SocketFile::of(address);
-    // Piped readers wait for this line; a closed pipe is theirs to explain.
-    say::announce(format!("roost-router: listening on {}\n", listener.address()?));
-    Ok((listener, file))
+/// What one `--listen` leads to.
+type Addresses = Vec<Address>;
+
+fn addresses(text: &str) -> Result<Addresses, AddressError> {
+    Address::resolve(text)
+}
+
+fn bind(addresses: &Addresses) -> anyhow::Result<(Vec<Listener>, Vec<SocketFile>)> {
+    let explain = |BindError { address, error }: &BindError| match address {
+        Address::Tcp(address) => listen::explain(error, *address, "--listen"),
+        Address::Unix(_) => format!("cannot listen on {address}: {error}"),
+    };
+    let (listeners, left_out) = Listener::bind_all(addresses).map_err(|error| anyhow!(explain(&error)))?;
+    // Before anybody hears of it: from then on the path may be another's.
+    let files = addresses.iter().filter_map(SocketFile::of).collect();
+    for error in &left_out {
+        tracing::warn!("left out: {}", explain(error));
+    }
+    for listener in &listeners {
+        // Piped readers wait for this line; a closed pipe is theirs to explain.
+        say::announce(format!("roost-router: listening on {}\n", listener.address()?));
+    }
+    Ok((listeners, files))
 }
 
 fn serve_metrics(address: SocketAddr, stats: Arc<Stats>) -> anyhow::Result<http::Server> {

@@ -254,6 +254,48 @@ fn mistakes_are_named_in_one_line() {
     fails(&["--listen", "127.0.0.1:0", "--metrics", &held], "cannot serve metrics: cannot listen on");
 }
 
+#[test]
+fn every_address_of_a_name_is_listened_on() {
+    use std::net::ToSocketAddrs;
+    let named: std::collections::BTreeSet<_> = "localhost:0".to_socket_addrs().unwrap().collect();
+    let here = named.iter().filter(|address| std::net::TcpListener::bind(address).is_ok()).count();
+    let mut worker = Process::start(&["--listen", "localhost:0"]);
+    for _ in 0..here {
+        let address = worker.line("roost-router: listening on ");
+        Link::new(Peer::new(1, 0), &address.parse().unwrap()).up();
+    }
+}
+
+/// A handshake goes on after a stop of the process that was longer than all the time it has.
+#[test]
+fn the_time_in_which_the_process_was_stopped_is_no_part_of_a_handshake() {
+    const TIMEOUT_MS: u64 = 2_000;
+    let timeout = TIMEOUT_MS.to_string();
+    let mut worker = Process::start(&["--listen", "127.0.0.1:0", "--handshake-timeout-ms", &timeout]);
+    let address = worker.line("roost-router: listening on ").parse().unwrap();
+    let mut link = Link::new(Peer::new(1, 0), &address);
+    link.dial();
+    // LINK_HELLO is answered, so the handshake is known to be under way.
+    link.turn();
+    while !link.peer.is_up() {
+        assert!(link.turn(), "the worker has hung up");
+    }
+    let proof = link.peer.fill();
+    let (first, rest) = proof.split_at(5);
+    assert!(link.write(first));
+    worker.signal(rustix::process::Signal::STOP);
+    std::thread::sleep(std::time::Duration::from_millis(TIMEOUT_MS + 1_000));
+    worker.signal(rustix::process::Signal::CONT);
+    assert!(link.write(rest));
+    let id = link.peer.id(0);
+    link.peer.open(id, b"user");
+    let deadline = Instant::now() + PATIENCE;
+    while link.peer.inbox.is_empty() {
+        assert!(link.turn(), "the worker has hung up");
+        assert!(Instant::now() < deadline, "the client is not accepted");
+    }
+}
+
 fn set_mode(path: &str, mode: u32) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
@@ -270,7 +312,9 @@ fn a_secret_that_others_may_read_is_taken_with_a_warning() {
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         assert!(line.contains("listening on"), "{line}");
-        process.kill().unwrap();
+        // It writes its log to the end, which a kill would cut off.
+        let pid = rustix::process::Pid::from_child(&process);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         let output = process.wait_with_output().unwrap();
         let log = String::from_utf8(output.stderr).unwrap();
         assert_eq!(log.contains("may read it"), is_said, "mode {mode:o}: {log}");

@@ -8,6 +8,8 @@ use std::{
     str::FromStr,
 };
 
+use rustix::io::Errno;
+
 use crate::listen;
 
 /// An address to listen on: `HOST:PORT`, or `unix:PATH`.
@@ -35,21 +37,41 @@ impl Address {
             Self::Unix(_) => true,
         }
     }
-}
 
-impl FromStr for Address {
-    type Err = AddressError;
-
-    fn from_str(text: &str) -> Result<Self, AddressError> {
+    /// Every address that `text` leads to, at least one: a name may have several. May block for as long
+    /// as the system's resolver does.
+    ///
+    /// # Errors
+    /// `text` is neither `HOST:PORT` nor `unix:PATH`, or the name has no address now.
+    pub fn resolve(text: &str) -> Result<Vec<Self>, AddressError> {
         let error = |cause: &dyn fmt::Display| AddressError { text: text.into(), cause: cause.to_string() };
         if let Some(path) = text.strip_prefix("unix:") {
             if path.is_empty() {
                 return Err(error(&"the path is empty"));
             }
-            return Ok(Self::Unix(path.into()));
+            return Ok(vec![Self::Unix(path.into())]);
         }
-        let mut resolved = text.to_socket_addrs().map_err(|cause| error(&cause))?;
-        resolved.next().map(Self::Tcp).ok_or_else(|| error(&"the name has no address"))
+        let mut found: Vec<_> =
+            text.to_socket_addrs().map_err(|cause| error(&cause))?.map(Self::Tcp).collect();
+        let mut seen = Vec::new();
+        found.retain(|address| {
+            let is_new = !seen.contains(address);
+            seen.push(address.clone());
+            is_new
+        });
+        if found.is_empty() {
+            return Err(error(&"the name has no address"));
+        }
+        Ok(found)
+    }
+}
+
+/// The first of [`Address::resolve`].
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        Self::resolve(text).map(|mut addresses| addresses.swap_remove(0))
     }
 }
 
@@ -59,6 +81,23 @@ impl fmt::Display for Address {
             Self::Tcp(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
+    }
+}
+
+/// An address that cannot be listened on.
+#[derive(Debug)]
+pub struct BindError {
+    /// Which.
+    pub address: Address,
+    /// What the kernel says.
+    pub error: io::Error,
+}
+
+impl BindError {
+    /// Whether this machine does not have the address, which its other addresses do not suffer from.
+    fn is_missing_address(&self) -> bool {
+        self.error.kind() == io::ErrorKind::AddrNotAvailable
+            || Errno::from_io_error(&self.error) == Some(Errno::AFNOSUPPORT)
     }
 }
 
@@ -79,6 +118,34 @@ impl Listener {
             Address::Unix(path) => {
                 remove_stale(path)?;
                 UnixListener::bind(path).map(Self::Unix)
+            }
+        }
+    }
+
+    /// Binds every address of one name. An address that this machine does not have (IPv6 off, an
+    /// interface that is down) is left out, with the reason, as long as another one can be bound.
+    ///
+    /// # Errors
+    /// The address that cannot be bound, and why.
+    pub fn bind_all(addresses: &[Address]) -> Result<(Vec<Self>, Vec<BindError>), BindError> {
+        let (mut listeners, mut left_out) = (Vec::new(), Vec::new());
+        for address in addresses {
+            match Self::bind(address) {
+                Ok(listener) => listeners.push(listener),
+                Err(error) => {
+                    let error = BindError { address: address.clone(), error };
+                    if !error.is_missing_address() {
+                        return Err(error);
+                    }
+                    left_out.push(error);
+                }
+            }
+        }
+        match (listeners.is_empty(), left_out.pop()) {
+            (true, Some(last)) => Err(last),
+            (_, last) => {
+                left_out.extend(last);
+                Ok((listeners, left_out))
             }
         }
     }
@@ -129,6 +196,35 @@ mod tests {
         for text in ["", "unix:", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:65536"] {
             assert!(text.parse::<Address>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn all_addresses_of_a_name_are_bound() {
+        let addresses = ["127.0.0.1:0", "127.0.0.2:0"].map(|text| text.parse().unwrap());
+        let (listeners, left_out) = Listener::bind_all(&addresses).unwrap();
+        let hosts: Vec<_> =
+            listeners.iter().map(|listener| listener.address().unwrap().to_string()).collect();
+        assert!(hosts[0].starts_with("127.0.0.1:") && hosts[1].starts_with("127.0.0.2:"), "{hosts:?}");
+        assert!(left_out.is_empty());
+    }
+
+    #[test]
+    fn an_address_that_is_not_here_is_left_out_but_not_the_last_one() {
+        let [here, elsewhere] = ["127.0.0.1:0", "192.0.2.1:0"].map(|text| text.parse::<Address>().unwrap());
+        let (listeners, left_out) = Listener::bind_all(&[elsewhere.clone(), here.clone()]).unwrap();
+        assert_eq!((listeners.len(), left_out.len()), (1, 1));
+        assert_eq!(left_out[0].address, elsewhere);
+        assert_eq!(Listener::bind_all(std::slice::from_ref(&elsewhere)).unwrap_err().address, elsewhere);
+        // An address that somebody else has is a mistake, whatever else could be bound.
+        let taken = listeners[0].address().unwrap();
+        assert_eq!(Listener::bind_all(&[here, taken.clone()]).unwrap_err().address, taken);
+    }
+
+    #[test]
+    fn a_name_leads_to_each_of_its_addresses_once() {
+        let found = Address::resolve("localhost:7500").unwrap();
+        assert!(found.iter().all(Address::is_local));
+        assert!((1..found.len()).all(|index| !found[..index].contains(&found[index])), "{found:?}");
     }
 
     #[test]

@@ -6,7 +6,11 @@ use roost_protocol::link::{self, LinkError, LinkType, Refusal, Split, handshake:
 use tokio::sync::Notify;
 use tokio_uring::buf::BoundedBuf;
 
-use super::{Server, stream::Stream, streams::StreamId};
+use super::{
+    Server,
+    stream::{HandshakeCut, Stream},
+    streams::StreamId,
+};
 use crate::{
     core::{Attachment, Handler, LinkFailure},
     session::handshake::PAYLOAD_BYTES_MAX,
@@ -60,19 +64,21 @@ pub(super) async fn serve<H: Handler>(server: Rc<Server<H>>, stream: Rc<Stream>,
         start: 0,
         read_bytes: PAYLOAD_BYTES_MAX as usize,
     };
-    let timeout = Duration::from_millis(server.handshake_timeout_ms);
-    let shaken = tokio::time::timeout(timeout, handshake(&server, &mut reader)).await;
-    server.streams.borrow_mut().shaken(id);
-    let attachment = match shaken.unwrap_or(Err(Ended::Timeout)) {
+    let handshake = handshake(&server, &mut reader).await;
+    server.streams.borrow_mut().handshake_ended(id);
+    let attachment = match handshake {
         Ok(attachment) => attachment,
         Err(ended) => {
-            let ended = if stream.crowded_out.get() { Ended::CrowdedOut } else { ended };
+            let ended = match stream.handshake_cut.get() {
+                Some(HandshakeCut::Overdue) => Ended::Timeout,
+                Some(HandshakeCut::CrowdedOut) => Ended::CrowdedOut,
+                None => ended,
+            };
             server.stats.add(Stat::LinksRefused, 1);
             tracing::warn!(peer = stream.peer, "link not established: {ended}");
             if let Ended::Link(LinkFailure::Refused(refusal)) = ended {
                 refuse(&mut reader, refusal).await;
             }
-            // Also ends a read that the timeout left in the kernel.
             stream.shut_down();
             return;
         }

@@ -13,7 +13,7 @@ use roost_protocol::{InstanceId, auth};
 use rustix::io::Errno;
 use tokio::sync::Notify;
 
-pub use address::{Address, AddressError, Listener};
+pub use address::{Address, AddressError, BindError, Listener};
 pub use shutdown::{Shutdown, ShutdownHandle, shutdown};
 
 use crate::{
@@ -236,7 +236,9 @@ async fn tick<H: Handler>(server: Rc<Server<H>>, tick_ms: u64) {
     loop {
         interval.tick().await;
         server.stats.add(Stat::Ticks, 1);
-        server.core.borrow_mut().tick(server.now_ms());
+        let now_ms = server.now_ms();
+        server.streams.borrow_mut().cut_overdue(now_ms, server.handshake_timeout_ms);
+        server.core.borrow_mut().tick(now_ms);
         server.wake_links();
     }
 }
@@ -291,7 +293,7 @@ async fn accept<H: Handler>(server: Rc<Server<H>>, listener: AsyncListener) {
         match listener.accept().await {
             Ok(stream) => {
                 let stream = Rc::new(stream);
-                let id = server.streams.borrow_mut().enter(&stream, server.handshakes_max);
+                let id = server.streams.borrow_mut().enter(&stream, server.handshakes_max, server.now_ms());
                 let server = server.clone();
                 tokio_uring::spawn(async move {
                     link::serve(server.clone(), stream, id).await;
@@ -308,7 +310,7 @@ async fn accept<H: Handler>(server: Rc<Server<H>>, listener: AsyncListener) {
 
 fn tick_ms(config: &WorkerConfig) -> u64 {
     let keepalive_ms = if config.keepalive_ms == 0 { u64::MAX } else { config.keepalive_ms };
-    (config.session_ttl_ms.min(keepalive_ms) / 4).clamp(10, TICK_MAX_MS)
+    (config.session_ttl_ms.min(keepalive_ms).min(config.handshake_timeout_ms) / 4).clamp(10, TICK_MAX_MS)
 }
 
 fn explain_no_ring(error: io::Error) -> io::Error {

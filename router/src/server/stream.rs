@@ -4,12 +4,21 @@ use std::{cell::Cell, io, net::Shutdown};
 
 use tokio_uring::{BufResult, buf::BoundedBufMut, net};
 
+/// Why the worker has ended a connection that was still in the handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HandshakeCut {
+    /// Its time is over.
+    Overdue,
+    /// It was the oldest of too many.
+    CrowdedOut,
+}
+
 /// A connected socket, and who is at its other end, for the log.
 pub(super) struct Stream {
     socket: Socket,
     pub(super) peer: String,
-    /// Ended because too many were in the handshake.
-    pub(super) crowded_out: Cell<bool>,
+    /// Why it was ended in the handshake, if it was.
+    pub(super) handshake_cut: Cell<Option<HandshakeCut>>,
 }
 
 enum Socket {
@@ -24,7 +33,11 @@ impl Stream {
         socket.set_nodelay(true)?;
         let socket = socket.into_std()?;
         socket.set_nonblocking(false)?;
-        Ok(Self { socket: Socket::Tcp(net::TcpStream::from_std(socket)), peer, crowded_out: Cell::default() })
+        Ok(Self {
+            socket: Socket::Tcp(net::TcpStream::from_std(socket)),
+            peer,
+            handshake_cut: Cell::default(),
+        })
     }
 
     /// See [`Self::from_tcp`].
@@ -32,7 +45,7 @@ impl Stream {
         let socket = socket.into_std()?;
         socket.set_nonblocking(false)?;
         let socket = Socket::Unix(net::UnixStream::from_std(socket));
-        Ok(Self { socket, peer: "unix".into(), crowded_out: Cell::default() })
+        Ok(Self { socket, peer: "unix".into(), handshake_cut: Cell::default() })
     }
 
     pub(super) async fn read<T: BoundedBufMut>(&self, buffer: T) -> BufResult<usize, T> {
@@ -55,6 +68,12 @@ impl Stream {
             Socket::Tcp(socket) => socket.shutdown(Shutdown::Write),
             Socket::Unix(socket) => socket.shutdown(Shutdown::Write),
         };
+    }
+
+    /// Ends a connection that is in the handshake, for this cause.
+    pub(super) fn cut_handshake(&self, cause: HandshakeCut) {
+        self.handshake_cut.set(Some(cause));
+        self.shut_down();
     }
 
     /// Ends both directions, so that reads and writes in the kernel come back.
