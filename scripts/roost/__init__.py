@@ -5,6 +5,7 @@
 * bench:    scripts/bench.
 * faults:   the cases of scripts/faults.
 * kernels:  scripts/kernel-matrix.
+* hold:     scripts/hold and scripts/million.
 * soak:     the troubles of scripts/soak.
 """
 
