@@ -1,5 +1,5 @@
-//! docs/simulation.md lists the invariants and the mutants: the first table is made from the code,
-//! the second from what `scripts/mutants --json` wrote, and both are compared here.
+//! docs/simulation.md lists the invariants and the mutants: the first table and what there
+//! is to reach are made from the code, the second table from what `scripts/mutants --json` wrote, and all are compared here.
 //! `ROOST_UPDATE_DOCS=1 cargo test -p roost-gateway --test simulation_doc` writes them anew.
 #![forbid(unsafe_code)]
 
@@ -9,10 +9,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use roost_gateway::sim::invariants::INVARIANTS;
+use roost_gateway::sim::{coverage::Coverage, invariants::INVARIANTS};
 
 const DOC: &str = "docs/simulation.md";
 const RESULTS: &str = "docs/results/mutants.json";
+const RESULTS_TABLE: &str = "docs/results/README.md";
 const PATCHES: &str = "gateway/mutants";
 
 fn root() -> PathBuf {
@@ -74,7 +75,21 @@ fn patches() -> BTreeMap<String, (String, String)> {
         .collect()
 }
 
-/// Both tables in one test: two that write the same file would race.
+/// What the simulation's seeds have to reach: all that there is, as a sweep of many seeds says it.
+fn everything() -> String {
+    let nothing = Coverage::default().summary();
+    let line = nothing.lines().next().expect("a line of what was reached").trim_start_matches("reached: ");
+    let full = |part: &str| match part.split_once(" of ") {
+        Some(("0", rest)) => {
+            let count = rest.split(' ').next().expect("a number");
+            format!("{count} of {rest}")
+        }
+        _ => panic!("{part:?} does not begin with `0 of`"),
+    };
+    format!("reached: {}", line.split(", ").map(full).collect::<Vec<_>>().join(", "))
+}
+
+/// All of them in one test: two that write the same file would race.
 #[test]
 fn the_tables_are_those_of_the_code_and_of_the_results() {
     let rows = INVARIANTS.iter().map(|(name, meaning)| format!("| `{name}` | {meaning} |\n"));
@@ -100,6 +115,13 @@ fn the_tables_are_those_of_the_code_and_of_the_results() {
     }
     assert_eq!(tried, patches(), "{RESULTS} is not about the patches in {PATCHES}: run scripts/mutants");
     compare("mutants", &table);
+    compare("coverage", &format!("```\n{}\n```\n", everything()));
+
+    // Prose and the table of results name numbers, too.
+    let count = format!("all {} mutants", tried.len());
+    assert!(text(DOC).to_lowercase().contains(&count), "{DOC} does not say `{count}`");
+    let count = format!("{} of {} mutants", tried.len(), tried.len());
+    assert!(text(RESULTS_TABLE).contains(&count), "{RESULTS_TABLE} does not say `{count}`");
 }
 
 #[test]
