@@ -16,9 +16,18 @@ const BACKLOG: i32 = 1_024;
 /// # Errors
 /// What the kernel says; [`explain`] has the remedy.
 pub fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = bound(address)?;
-    listen(&socket, BACKLOG)?;
-    Ok(socket.into())
+    let socket = bound(address)?.into();
+    start(&socket)?;
+    Ok(socket)
+}
+
+/// Lets clients connect to a socket of [`bound`].
+///
+/// # Errors
+/// Somebody else listens on its address since: two sockets can be bound to it for as long as neither
+/// listens.
+pub fn start(socket: &TcpListener) -> io::Result<()> {
+    Ok(listen(socket, BACKLOG)?)
 }
 
 /// A socket that has `address` and does not listen yet.

@@ -21,7 +21,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use roost_router::{listen, shell::http::Server};
+use roost_router::{listen as net, shell::http::Server};
 
 use self::{guard::Guard, routes::Routes};
 use crate::{
@@ -44,7 +44,8 @@ impl Admin {
     /// # Errors
     /// An address cannot be bound, or the token cannot be read.
     pub fn start(config: &Config, shards: Vec<ShardHandle>) -> Result<Self> {
-        let listeners = config.admin_listen.iter().map(bind).collect::<Result<_>>()?;
+        let listeners: Vec<_> = config.admin_listen.iter().map(bind).collect::<Result<_>>()?;
+        listeners.iter().try_for_each(listen)?;
         let mut admin = Self::prepare(config, shards)?;
         admin.serve(listeners)?;
         Ok(admin)
@@ -94,14 +95,25 @@ impl Admin {
     }
 }
 
-/// Listens on an address.
+/// A socket that has an address; nobody can connect before [`listen`].
 ///
 /// # Errors
 /// It cannot be bound.
 pub fn bind(address: &SocketAddr) -> Result<TcpListener> {
-    listen::tcp(*address).map_err(|error| {
-        anyhow!("cannot serve metrics: {}", listen::explain(&error, *address, "--admin-listen"))
-    })
+    net::bound(*address).map(TcpListener::from).map_err(|error| refusal(&error, *address))
+}
+
+/// Lets scrapers connect to a socket of [`bind`].
+///
+/// # Errors
+/// Somebody else listens on its address since.
+pub fn listen(socket: &TcpListener) -> Result<()> {
+    let address = socket.local_addr()?;
+    net::start(socket).map_err(|error| refusal(&error, address))
+}
+
+fn refusal(error: &std::io::Error, address: SocketAddr) -> anyhow::Error {
+    anyhow!("cannot serve metrics: {}", net::explain(error, address, "--admin-listen"))
 }
 
 fn read_token(config: &Config) -> Result<Option<Vec<u8>>> {

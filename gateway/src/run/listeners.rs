@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use listenfd::ListenFd;
 use roost_router::listen as net;
 use rustix::net::{SocketType, getsockname, listen, sockopt};
@@ -26,7 +26,7 @@ use crate::config::{Config, ListenerSpec};
 const LET_GO: Duration = Duration::from_secs(10);
 const LET_GO_PAUSE: Duration = Duration::from_millis(10);
 
-/// A listening socket.
+/// A socket where clients connect, from [`Listening::start`] on.
 #[derive(Debug)]
 pub(super) struct Listening {
     pub(super) socket: OwnedFd,
@@ -35,8 +35,9 @@ pub(super) struct Listening {
     pub(super) offered: OfferedListener,
 }
 
-/// The listening sockets in the order of `listen`: a predecessor's, the service manager's, or our
-/// own. Those that a predecessor has and `listen` does not name stay with it.
+/// The sockets in the order of `listen`: a predecessor's, the service manager's, or our own, where
+/// nobody can connect before [`Listening::start`]. Those that a predecessor has and `listen` does not
+/// name stay with it.
 pub(super) fn open(
     config: &Config,
     inherited: Option<Vec<(OwnedFd, OfferedListener)>>,
@@ -90,6 +91,20 @@ impl Listening {
             );
         }
         Ok(Self { socket, address, offered })
+    }
+
+    /// Lets clients connect, where they cannot yet. A start that is refused before has kept nobody waiting.
+    ///
+    /// # Errors
+    /// Somebody else listens on its address since: two sockets can be bound to it for as long as neither
+    /// listens.
+    pub(super) fn start(&self, config: &Config) -> Result<()> {
+        if sockopt::socket_acceptconn(&self.socket)? {
+            return Ok(());
+        }
+        let backlog = i32::try_from(config.listen_backlog).unwrap_or(i32::MAX);
+        let started = listen(&self.socket, backlog).map_err(io::Error::from);
+        started.map_err(|error| anyhow!(net::explain(&error, self.address, "--listen")))
     }
 }
 
@@ -211,7 +226,6 @@ fn bind_when_free(spec: &ListenerSpec, config: &Config, signals: &mut CaughtSign
 fn bind_one(spec: &ListenerSpec, config: &Config) -> io::Result<Listening> {
     let socket = net::bound(spec.address)?;
     set_inherited(&socket, config)?;
-    listen(&socket, i32::try_from(config.listen_backlog).unwrap_or(i32::MAX))?;
     let address = SocketAddr::try_from(getsockname(&socket)?)?;
     Ok(Listening { socket, address, offered: OfferedListener { proxy: spec.proxy, kept_by_manager: false } })
 }
@@ -263,8 +277,23 @@ mod tests {
         for bytes in [131_072, 16_384, 0] {
             let listening = open(&config(bytes), None, &mut signals()).unwrap();
             let [listener] = <[Listening; 1]>::try_from(listening).unwrap();
+            let early = TcpStream::connect(listener.address).unwrap_err();
+            assert_eq!(early.kind(), io::ErrorKind::ConnectionRefused);
+            listener.start(&Config::default()).unwrap();
             assert_eq!(accepted(listener.socket), (true, bytes));
         }
+    }
+
+    #[test]
+    fn of_two_that_start_at_one_address_the_later_is_refused_with_a_line() {
+        let config = Config::default();
+        let open = |port| bind_one(&ListenerSpec::local(port), &config).unwrap();
+        let one = open(0);
+        let two = open(one.address.port());
+        two.start(&config).unwrap();
+        two.start(&config).unwrap();
+        let line = one.start(&config).unwrap_err().to_string();
+        assert!(line.starts_with("cannot listen on") && line.contains("ss -ltnp"), "{line}");
     }
 
     #[test]

@@ -46,6 +46,7 @@ impl Running<'_> {
             Entry::WaitsForWorker { until } => {
                 let until = *until;
                 if self.fleet.every_shard_has(Stat::LinksUp) {
+                    self.listen()?;
                     self.say_banner(features).context("the banner cannot be written to standard output")?;
                     self.predecessor.as_mut().map(Predecessor::ready);
                     self.entry = Entry::Asks { until: now + GO_WITHIN };
@@ -73,6 +74,7 @@ impl Running<'_> {
 
     /// There is no predecessor: serves at once.
     fn open(&mut self, features: &Features) -> Result<()> {
+        self.listen()?;
         if let Err(error) = self.say_banner(features) {
             tracing::warn!(%error, "the banner cannot be written to standard output");
         }
@@ -104,6 +106,12 @@ impl Running<'_> {
         let main = sd_notify::NotifyState::MainPid(std::process::id());
         drop(sd_notify::notify(&[main, sd_notify::NotifyState::Ready]));
         Ok(())
+    }
+
+    /// From here on clients can connect: whatever this start could have failed at is done.
+    fn listen(&self) -> Result<()> {
+        self.listeners.iter().try_for_each(|listener| listener.start(&self.config))?;
+        self.admin_sockets.own.iter().try_for_each(crate::admin::listen)
     }
 
     fn say_banner(&self, features: &Features) -> std::io::Result<()> {

@@ -1,6 +1,14 @@
 //! Starts that cannot work: one line with cause and remedy, and a non-zero exit.
 
-use std::{net::TcpListener, process::Command};
+use std::{
+    net::{SocketAddr, TcpListener},
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    thread,
+    time::Duration,
+};
+
+use socket2::{Domain, Socket, Type};
 
 use crate::support::{Gateway, command, get, output};
 
@@ -22,6 +30,40 @@ fn a_port_in_use_is_named() {
     let mut gateway = Command::new(env!("CARGO_BIN_EXE_roost-gateway"));
     gateway.args(["--listen", &address, "--admin-listen", "127.0.0.1:0"]);
     refusal(gateway, &["cannot listen on", &address, "in use"]);
+}
+
+/// Clients of a process that then ends would have been lost, and a balancer misled.
+#[test]
+fn a_start_that_is_refused_was_never_reachable() {
+    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let (clients, admin) = (free(), free());
+    let over = AtomicBool::new(false);
+    let knock = |address: &str| {
+        let to: SocketAddr = address.parse().unwrap();
+        let mut reached = 0;
+        while !over.load(SeqCst) {
+            // From another address: a socket of the same one could meet itself at a port without a listener.
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).unwrap();
+            reached += u32::from(socket.connect(&to.into()).is_ok());
+            thread::sleep(Duration::from_millis(1));
+        }
+        reached
+    };
+    thread::scope(|scope| {
+        let knocking = [&clients, &admin].map(|address| scope.spawn(|| knock(address)));
+        for _ in 0..3 {
+            // The socket for successors is the last that is made: shards and links are there by then.
+            let mut gateway = Command::new(env!("CARGO_BIN_EXE_roost-gateway"));
+            gateway.args(["--listen", &clients, "--admin-listen", &admin, "--shards", "2"]);
+            gateway.args(["--connections-max", "100", "--handover-socket", "/nonexistent/roost/handover"]);
+            let line = refusal(gateway, &["/nonexistent/roost"]);
+            assert!(!line.contains("cannot listen on"), "{line}");
+        }
+        over.store(true, SeqCst);
+        let reached = knocking.map(|knocking| knocking.join().unwrap());
+        assert_eq!(reached, [0, 0], "connections to a gateway that never served");
+    });
 }
 
 #[test]
