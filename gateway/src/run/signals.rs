@@ -88,6 +88,9 @@ impl Running<'_> {
         for change in &changes.live {
             tracing::info!("SIGHUP: {change}");
         }
+        if changes.live.is_empty() && changes.at_start.is_empty() {
+            tracing::info!("SIGHUP: no key has changed; the files that keys name were read again");
+        }
         self.log_level.set(changes.config.log_level);
         self.config = changes.config;
     }

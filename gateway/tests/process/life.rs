@@ -115,6 +115,8 @@ fn sighup_changes_what_can_change_and_names_the_rest() {
     let mut gateway = Gateway::start(&["--config", file.path().to_str().unwrap()]);
     let mut client = gateway.welcome("a");
     client.echo(b"one");
+    gateway.signal(SIGHUP);
+    gateway.wait_for_line("no key has changed");
     std::fs::write(file.path(), "messages_per_s_max = 5\nlisten_backlog = 17\n").unwrap();
     gateway.signal(SIGHUP);
     gateway.wait_for_line("listen_backlog 65535 -> 17 waits for a restart");
