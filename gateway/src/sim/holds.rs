@@ -18,6 +18,8 @@ struct Past {
 #[derive(Debug, Default)]
 pub(super) struct Holds {
     pasts: Vec<Past>,
+    /// The links at the end of the last turn.
+    before: Vec<LinkView>,
     reloads: bool,
 }
 
@@ -28,21 +30,15 @@ impl Holds {
         self.reloads = true;
     }
 
-    /// Looks at all links at the end of a turn: as they were at the end of the last one, and as they
-    /// are now. `pauses_ms` are the first and the longest.
-    pub(super) fn look(
-        &mut self,
-        before: &[Option<LinkView>],
-        links: &[LinkView],
-        now_ms: u64,
-        pauses_ms: (u32, u32),
-    ) {
+    /// Looks at all links at the end of each turn, of one without completions, too: a session may be
+    /// given up by a deadline alone. `pauses_ms` are the first and the longest.
+    pub(super) fn look(&mut self, links: Vec<LinkView>, now_ms: u64, pauses_ms: (u32, u32)) {
         if std::mem::take(&mut self.reloads) {
             self.pasts.clear();
         }
         self.pasts.resize(links.len(), Past::default());
         for (index, view) in links.iter().enumerate() {
-            let Some(last) = before.get(index).copied().flatten() else { continue };
+            let Some(last) = self.before.get(index) else { continue };
             let past = &mut self.pasts[index];
             if view.retired || last.retired || view.worker_hash != last.worker_hash {
                 *past = Past::default();
@@ -60,9 +56,11 @@ impl Holds {
             }
             let dials = last.state == LinkState::Down && view.state == LinkState::Connecting;
             let serves = |view: &LinkView| view.state == LinkState::Up && view.routable;
-            let others_serve = links.iter().zip(before).enumerate().any(|(other, (now, then))| {
-                other != index && serves(now) && then.as_ref().is_some_and(serves)
-            });
+            let others_serve = links
+                .iter()
+                .zip(&self.before)
+                .enumerate()
+                .any(|(other, (now, then))| other != index && serves(now) && serves(then));
             let early = now_ms < past.last_ms + u64::from(pauses_ms.0 / 2);
             assert!(
                 !(dials && others_serve && past.times >= TIMES && early),
@@ -72,5 +70,6 @@ impl Holds {
                 now_ms - past.last_ms
             );
         }
+        self.before = links;
     }
 }

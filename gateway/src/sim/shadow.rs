@@ -37,8 +37,8 @@ pub struct Shadow {
     holds: Holds,
     /// The last socket in each slot, and the generation of its connection.
     sockets: BTreeMap<u32, (ConnId, u32)>,
-    /// Who waits for a receive buffer, and the slots that have received since.
-    waiting: BTreeMap<(u32, u32), BTreeSet<u32>>,
+    /// Who waits for a receive buffer, at which place, and the slots that have received since.
+    waiting: BTreeMap<(u32, u64), BTreeSet<u32>>,
     messages_forwarded: u64,
     ops_submitted: u64,
     completions: u64,
@@ -63,6 +63,7 @@ impl Shadow {
             world.now_us() / 1_000,
             core.now_ms()
         );
+        self.holds.look(core.link_views().collect(), world.now_us() / 1_000, core.link_hold_ms());
         if before == (self.ops_submitted, self.completions) {
             // Nothing came in and nothing went out: what held still holds, and is looked at again
             // when it matters.
@@ -71,7 +72,6 @@ impl Shadow {
         core.check_invariants();
         self.check_ops(core, world);
         self.check_slots(core, world);
-        self.check_holds(core, world);
         self.check_links(core);
         self.check_buffers(core);
         self.check_polls(core, world);
@@ -147,11 +147,6 @@ impl Shadow {
                 self.sockets.insert(at, (socket, generation));
             }
         }
-    }
-
-    fn check_holds(&mut self, core: &ShardCore, world: &World) {
-        let links: Vec<LinkView> = core.link_views().collect();
-        self.holds.look(&self.links, &links, world.now_us() / 1_000, core.link_hold_ms());
     }
 
     fn check_links(&mut self, core: &ShardCore) {

@@ -70,17 +70,6 @@ impl Connections {
         })
     }
 
-    /// Who waits for a receive buffer, first come first: slots and generations.
-    pub(crate) fn buffer_waiters(&self) -> Vec<(u32, u32)> {
-        let waits = |&(slot, generation): &(Slot, u32)| {
-            let hot = self.hot(slot);
-            hot.generation() == generation
-                && hot.has(flag::RX_WAIT)
-                && !self.turns.holds_rest(slot, generation)
-        };
-        self.turns.waiters().filter(waits).map(|(slot, generation)| (slot.get(), generation)).collect()
-    }
-
     /// Receive blocks whose frames wait for a later turn.
     pub(crate) fn blocks_postponed(&self) -> usize {
         self.turns.blocks()

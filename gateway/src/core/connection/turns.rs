@@ -20,10 +20,22 @@ use crate::{
 /// are passed over.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
-    /// For a receive buffer: slot and generation.
-    buffers: VecDeque<(Slot, u32)>,
+    /// For a receive buffer.
+    buffers: VecDeque<Waiter>,
+    /// How many have been taken from that queue so far: a place's number is this and its index.
+    taken: u64,
     /// With whole frames that have arrived.
     rests: VecDeque<Rest>,
+}
+
+/// Who waits for a receive buffer.
+#[derive(Clone, Copy, Debug)]
+struct Waiter {
+    slot: Slot,
+    generation: u32,
+    /// It is sent away, and waits for its end only. What it waited for before is not its place any
+    /// more: it would be served twice while others wait.
+    ends: bool,
 }
 
 /// What is left of a receive, or of a spill, after as many frames as are handled at a stretch.
@@ -41,19 +53,14 @@ impl Turns {
     /// Whether a connection stands here.
     #[cfg(any(test, feature = "sim"))]
     pub(super) fn holds(&self, slot: Slot, generation: u32) -> bool {
-        self.buffers.contains(&(slot, generation)) || self.holds_rest(slot, generation)
+        let waits = |waiter: &Waiter| (waiter.slot, waiter.generation) == (slot, generation);
+        self.buffers.iter().any(waits) || self.holds_rest(slot, generation)
     }
 
     /// Whether a connection waits with frames that have arrived.
     #[cfg(any(test, feature = "sim"))]
     pub(super) fn holds_rest(&self, slot: Slot, generation: u32) -> bool {
         self.rests.iter().any(|rest| (rest.slot, rest.generation) == (slot, generation))
-    }
-
-    /// Entries for a receive buffer, first come first.
-    #[cfg(any(test, feature = "sim"))]
-    pub(super) fn waiters(&self) -> impl Iterator<Item = (Slot, u32)> {
-        self.buffers.iter().copied()
     }
 
     /// Receive blocks that unhandled frames stand in.
@@ -101,7 +108,23 @@ impl Connections {
     fn await_buffer(&mut self, ctx: &Context, slot: Slot) {
         ctx.stats.inc(Stat::RxPoolWaits);
         self.set_flag(slot, flag::RX_WAIT);
-        self.turns.buffers.push_back(self.entry(slot));
+        let hot = self.hot(slot);
+        self.turns.buffers.push_back(Waiter { slot, generation: hot.generation(), ends: !hot.reads() });
+    }
+
+    fn still_waits(&self, waiter: &Waiter) -> bool {
+        let hot = self.hot(waiter.slot);
+        hot.generation() == waiter.generation && hot.has(flag::RX_WAIT) && hot.reads() != waiter.ends
+    }
+
+    /// Who waits for a receive buffer, first come first: slots, and the numbers of their places.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn buffer_waiters(&self) -> Vec<(u32, u64)> {
+        let waits = |(_, waiter): &(u64, &Waiter)| {
+            self.still_waits(waiter) && !self.turns.holds_rest(waiter.slot, waiter.generation)
+        };
+        let places = (self.turns.taken..).zip(&self.turns.buffers);
+        places.filter(waits).map(|(place, waiter)| (waiter.slot.get(), place)).collect()
     }
 
     /// The connection has had its share of the turn: it goes on in a later one.
@@ -119,10 +142,11 @@ impl Connections {
             self.run_rest(io, ctx, up, rest);
         }
         while ctx.pools.available(Class::Rx) > 0 {
-            let Some((slot, generation)) = self.turns.buffers.pop_front() else { break };
-            if self.hot(slot).generation() == generation && self.hot(slot).has(flag::RX_WAIT) {
-                self.clear_flag(slot, flag::RX_WAIT);
-                self.receive(io, ctx, up, slot);
+            let Some(waiter) = self.turns.buffers.pop_front() else { break };
+            self.turns.taken += 1;
+            if self.still_waits(&waiter) {
+                self.clear_flag(waiter.slot, flag::RX_WAIT);
+                self.receive(io, ctx, up, waiter.slot);
             }
         }
         // Those that wait for a buffer are woken by the completions of the receives in the kernel.

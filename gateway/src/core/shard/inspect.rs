@@ -48,8 +48,8 @@ impl ShardCore {
         &self.ctx.cfg.bounds
     }
 
-    /// Who waits for a receive buffer, first come first: slots and generations.
-    pub fn buffer_waiters(&self) -> Vec<(u32, u32)> {
+    /// Who waits for a receive buffer, first come first: slots, and the numbers of their places.
+    pub fn buffer_waiters(&self) -> Vec<(u32, u64)> {
         self.connections.buffer_waiters()
     }
 

@@ -208,6 +208,22 @@ fn whoever_waits_for_a_receive_buffer_goes_before_one_that_has_just_had_it() {
 }
 
 #[test]
+fn one_that_is_sent_away_while_it_waits_has_one_place() {
+    let mut rig = Rig::new(CoreConfig { rx_blocks: 1, ..config() }, 3);
+    rig.flood = Some(frames(FrameType::Pong, b"", CoreConfig::RX_BLOCK_BYTES as usize / 4));
+    rig.floods[..2].fill(true);
+    rig.unread[2] = frames(FrameType::Ping, b"", 1);
+    let places = |rig: &Rig| rig.core.buffer_waiters().iter().filter(|waiter| waiter.0 == 2).count();
+    rig.turns_until("it waits for the buffer", 50, |rig| places(rig) == 1);
+    let connection = rig.core.slot_views().nth(2).expect("a client").connection;
+    let close = Command::Close { connection, reason: Reason::AdminClosed };
+    rig.core.on_command(&mut rig.hands, close);
+    assert_eq!((rig.state(2), places(&rig)), (State::Draining, 0));
+    rig.turns_until("it waits for the buffer, for its end", 20, |rig| places(rig) > 0);
+    assert_eq!(places(&rig), 1, "it would be read twice while others wait");
+}
+
+#[test]
 fn a_receive_full_of_small_frames_is_handled_a_part_at_a_stretch_and_in_order() {
     let mut rig = Rig::new(CoreConfig { accepts_max: 1, ..config() }, 1);
     let at_a_stretch = u64::from(rig.core.bounds().client_frames);
