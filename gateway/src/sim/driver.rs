@@ -18,10 +18,6 @@ use crate::{
 /// Events that one turn may run without the time going on; more is a livelock of the simulation.
 const EVENTS_PER_TURN_MAX: u32 = 1_000_000;
 
-/// What a turn takes at least, in microseconds, so that a loop that never waits still sees time
-/// go on.
-const TURN_US: u64 = 5;
-
 /// The simulated clients and workers. They act when they are woken.
 pub trait Actors {
     /// It is this actor's turn: something arrived for it, or the time it asked for has come.
@@ -36,8 +32,8 @@ impl Actors for NoActors {
     fn wake(&mut self, _: &mut World, _: u32) {}
 }
 
-/// A [`Driver`] whose kernel and network are simulated. Time passes only within
-/// [`Driver::turn`].
+/// A [`Driver`] whose kernel and network are simulated. Time passes within [`Driver::turn`], and with
+/// each op that is submitted ([`Faults::op_us`](crate::sim::faults::Faults::op_us)).
 pub struct FakeDriver {
     world: Rc<RefCell<World>>,
     actors: Rc<RefCell<dyn Actors>>,
@@ -124,6 +120,8 @@ impl Io for FakeDriver {
         let mut world = self.world.borrow_mut();
         let serial = world.submit(token, op);
         self.queue.push(serial);
+        let done_us = world.now_us() + world.faults.op_us;
+        world.advance_to(done_us);
         let per_mille = world.faults.flush_early;
         let early = world.roll(per_mille, "early flush");
         drop(world);
@@ -151,7 +149,7 @@ impl Driver for FakeDriver {
         let micros = |time: std::time::Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let (deadline_us, gather_until_us) = {
             let mut world = self.world.borrow_mut();
-            let mut now_us = world.now_us() + TURN_US;
+            let mut now_us = world.now_us() + world.faults.turn_us;
             if let Some(jump_us) = world.roll_jump() {
                 now_us += jump_us;
             }

@@ -3,6 +3,10 @@
 
 use crate::sim::rng::Rng;
 
+/// What a turn takes at least, in microseconds, so that a loop that never waits still sees time
+/// go on.
+const TURN_US: u64 = 5;
+
 /// Probabilities per mille unless a unit says otherwise.
 #[derive(Clone, Debug)]
 pub struct Faults {
@@ -48,6 +52,10 @@ pub struct Faults {
     pub jump_per_million: u32,
     /// See `jump_per_million`.
     pub jump_us: u64,
+    /// What a turn takes, in microseconds, whatever it does.
+    pub turn_us: u64,
+    /// What each op takes that a turn submits, in microseconds.
+    pub op_us: u64,
     /// Starting the next ring fails.
     pub start_slots_error: u32,
     /// Slots are released in order only: a close waits for every older request on a client socket
@@ -80,6 +88,8 @@ impl Faults {
             flush_early: 0,
             jump_per_million: 0,
             jump_us: 0,
+            turn_us: TURN_US,
+            op_us: 0,
             start_slots_error: 0,
             ordered_release: false,
         }
@@ -116,6 +126,15 @@ impl Faults {
             shutdown_delay_us: rng.log_range(1, 50_000),
             reap_max: rng.log_range(1, 256),
             jump_us: rng.log_range(1_000, 40_000_000),
+            turn_us: TURN_US,
+            op_us: 0,
         }
+    }
+
+    /// What follows when the troubles end: nothing surprises any more, but a slow machine stays slow, and
+    /// an old kernel old.
+    pub const fn calmed(&self) -> Self {
+        let Self { turn_us, op_us, ordered_release, .. } = *self;
+        Self { turn_us, op_us, ordered_release, ..Self::calm() }
     }
 }

@@ -19,7 +19,6 @@ use crate::{
         client::Ended,
         coverage::Coverage,
         driver::{Actors, FakeDriver},
-        faults::Faults,
         invariants,
         kernel::{Dial, Endpoint, World},
         rng::Rng,
@@ -336,8 +335,7 @@ impl Run {
         self.handle.send(configure(calm, 1));
         let mut world = self.world.borrow_mut();
         world.note(|| "calm".into());
-        let ordered_release = world.faults.ordered_release;
-        world.faults = Faults { ordered_release, ..Faults::calm() };
+        world.faults = world.faults.calmed();
         self.cast.borrow_mut().calm_down(&mut world);
     }
 

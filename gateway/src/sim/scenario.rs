@@ -1,9 +1,12 @@
 //! What a seed means: configuration, clients, workers, chaos and faults of one run.
 
+mod classes;
+
 use std::net::SocketAddr;
 
 use roost_protocol::{InstanceId, Reason};
 
+use self::classes::{Drawn, starve};
 use crate::{
     core::{
         CoreConfig,
@@ -77,47 +80,33 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// Draws the run of a seed.
+    /// Draws the run of a seed. Each class of runs draws from a stream of its own, so that a new class
+    /// leaves the others' seeds as they were.
     pub fn draw(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
         let comfortable = rng.chance(400);
         let mut faults = Faults::swarm(&mut rng);
         let mut config = draw_config(&mut rng, comfortable);
-        let mut calm_at_us = rng.log_range(300_000, 30_000_000);
+        let calm_at_us = rng.log_range(300_000, 30_000_000);
         if comfortable {
             // What would excuse a lost client must not happen.
             (faults.accept_drops, faults.accept_error) = (0, faults.accept_error.min(50));
             faults.ordered_release = false;
         }
         let crowd = rng.chance(10);
+        // What the classes below may change is drawn before what follows from it.
+        let mut drawn = Drawn { seed, comfortable, calm_at_us, latency_max_us: 50_000, link_down: None };
         if crowd {
-            // More clients that speak at once than there are receive buffers.
-            config.slots_max = 4 * CoreConfig::RX_BLOCKS + 64;
-            (faults.completion_late, faults.completion_delay_us, faults.reap_max) = (1_000, 20_000, 256);
-            calm_at_us = calm_at_us.min(1_000_000);
+            drawn.crowd(&mut config, &mut faults);
         }
-        // A stream of its own, so that all other seeds stay as they were.
         let mut starving = Rng::new(!seed);
-        if starving.chance(250) {
-            // Hardly a receive buffer for all, and each held for as long as its completion is late.
-            config.rx_blocks = starving.log_range(1, 4) as u32;
-            faults.completion_late = faults.completion_late.max(300);
-            faults.completion_delay_us = faults.completion_delay_us.max(starving.log_range(500, 20_000));
-            faults.shutdown_delay_us = faults.shutdown_delay_us.max(20_000);
+        let starves = starving.chance(250);
+        if starves {
+            starve(&mut starving, &mut config, &mut faults);
         }
-        // A stream of its own, too.
-        let mut limits = Rng::new(seed.rotate_left(48) ^ !0);
-        if !comfortable && limits.chance(200) {
-            config.control_frames_per_s_max = limits.log_range(1, 20) as u32;
-        }
+        drawn.limits(&mut config);
         config.bounds = draw_bounds(&mut Rng::new(seed.rotate_left(16) ^ !0));
-        let mut tight = Rng::new(seed.rotate_left(48) ^ !0);
-        if tight.chance(400) {
-            // Link queues share next to nothing: whatever is admitted by a sum that ought to hold, or
-            // taken from slack, shows.
-            config.link_shared_percent = tight.pick(&[0, 0, 1, 10]);
-            config.link_tx_block_bytes = tight.log_range(512, 4_096) as u32;
-        }
+        drawn.tight_queues(&mut config);
         let mut manners = Manners {
             frame_bytes_max: config.frame_bytes_max,
             think_us: (rng.log_range(50, 5_000), rng.log_range(10_000, 1_000_000)),
@@ -132,54 +121,22 @@ impl Scenario {
         }
         let mut habits: Vec<Habits> =
             config.workers.iter().map(|_| draw_habits(&mut rng, comfortable, &secret)).collect();
-        let mut asks = draw_asks(&mut rng, comfortable, calm_at_us);
-        if config.rx_blocks < CoreConfig::RX_BLOCKS && starving.chance(500) {
+        let mut asks = draw_asks(&mut rng, comfortable, drawn.calm_at_us);
+        if starves && starving.chance(500) {
             // Sent away while they speak, and while others hold the buffers.
-            asks.push((starving.below(calm_at_us), Ask::Drain(starving.below(1_000) as u32)));
+            let at_us = starving.below(drawn.calm_at_us);
+            asks.push((at_us, Ask::Drain(starving.below(1_000) as u32)));
             asks.sort_by_key(|&(at, _)| at);
         }
         let small = |rng: &mut Rng| (rng.log_range(64, 4_096), rng.log_range(4_096, 262_144));
         let slots_per_ring = rng.log_range(2, 64).min(u64::from(config.slots_max)) as u32;
         let mut chaos = draw_chaos(&mut rng);
-        chaos.mutes = Rng::new(seed.rotate_left(24) ^ !0).pick(&[0, 0, 50, 300]);
-        let mut odd = Rng::new(seed.rotate_left(17) ^ 0x5eed);
-        if odd.chance(250) {
-            chaos.oddities = odd.log_range(20, 300) as u32;
-            config.link_hold_ms = (odd.log_range(20, 500) as u32, odd.log_range(500, 20_000) as u32);
-        }
-        let mut hoarding = Rng::new(seed.rotate_left(56) ^ !0);
-        if !comfortable && hoarding.chance(150) {
-            // Incomplete frames of several clients do not fit the pool, and some hold more than others.
-            config.frame_bytes_max = hoarding.log_range(4_096, 8_192) as u32;
-            config.spill_bytes_total = hoarding.log_range(6_144, 24_576);
-            manners.frame_bytes_max = config.frame_bytes_max;
-            manners.message_bytes_max = config.frame_bytes_max;
-        }
-        let mut leaving = Rng::new(seed.rotate_left(40) ^ !0);
-        if leaving.chance(100) {
-            // Workers let connections go, and die before they have acknowledged what they had handled.
-            (chaos.drains, chaos.kills, chaos.cuts) = (500, 500, 0);
-            habits.iter_mut().for_each(|habits| habits.acknowledges = 20);
-            manners.think_us = (50, 20_000);
-            calm_at_us = calm_at_us.max(5_000_000);
-        }
-        let mut latency_max_us = 50_000;
-        let mut stopping = Rng::new(seed.rotate_left(32) ^ !0);
-        let stopped_full = stopping.chance(100);
-        if stopped_full {
-            // Workers are stopped (SIGSTOP) until they are given up, and with more to read than
-            // their sockets take: the kernel still sends what the session retains. No probe may
-            // find the link dead before that.
-            config.link_failover_ms = stopping.log_range(200, 1_000) as u32;
-            config.link_keepalive_ms = 0;
-            manners.think_us = (50, 20_000);
-            calm_at_us = calm_at_us.max(5_000_000);
-            // And nothing else may break it first.
-            chaos = Chaos { pauses: 500, absence_us: (1_500_000, 5_000_000), ..Chaos::none(chaos.pace_us) };
-            // Nor may a single frame take so long, 64 bytes a round trip, that its worker is given
-            // up meanwhile, again and again.
-            latency_max_us = 300;
-        }
+        drawn.odd_workers(&mut config, &mut chaos);
+        drawn.hoarders(&mut config, &mut manners);
+        drawn.leavers(&mut chaos, &mut habits, &mut manners);
+        drawn.stopped_workers(&mut config, &mut chaos, &mut manners);
+        drawn.slow_turns(&config, &mut faults);
+        let Drawn { calm_at_us, latency_max_us, link_down, .. } = drawn;
         Self {
             seed,
             comfortable,
@@ -190,10 +147,7 @@ impl Scenario {
             calm_at_us,
             asks,
             client_buffers: [small(&mut rng), small(&mut rng)],
-            link_buffers: [
-                small(&mut rng),
-                if stopped_full { (64, stopping.log_range(65, 512)) } else { small(&mut rng) },
-            ],
+            link_buffers: [small(&mut rng), link_down.unwrap_or_else(|| small(&mut rng))],
             latency_us: (rng.log_range(1, 50), rng.log_range(50, 50_000).min(latency_max_us)),
             backlog_max: if crowd { 512 } else { rng.log_range(1, 64) as usize },
             manners,
