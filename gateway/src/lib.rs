@@ -4,12 +4,12 @@
 pub mod admin;
 pub mod config;
 pub mod core;
+pub mod event_loop;
 pub mod logging;
 pub mod machine;
 pub mod metrics;
 pub mod preflight;
 pub mod run;
-pub mod shard;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 

@@ -20,8 +20,8 @@ use roost_gateway::{
         record::State,
         stats::{ShardStats, Stat},
     },
+    event_loop::{Request, ShardHandle, channel},
     op::Waker,
-    shard::{Request, ShardHandle, channel},
 };
 use roost_protocol::{ConnectionId, Reason};
 

@@ -9,8 +9,8 @@ use roost_gateway::{
         CoreConfig, pool,
         stats::{ShardStats, Stat},
     },
+    event_loop::{Clock, Shard, channel},
     op::{Block, Completion, Driver, Io, LinkAddress, Op, Token, Wait, Waker},
-    shard::{Clock, Shard, channel},
     sim::{FakeDriver, Faults, NoActors, Rng, World},
 };
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     core::{Command, ConnectionInfo},
-    shard::{Request, ShardHandle},
+    event_loop::{Request, ShardHandle},
 };
 
 /// How long a shard may take to answer. Its turns are bounded, so a longer silence is a fault.

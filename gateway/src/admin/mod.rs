@@ -26,9 +26,9 @@ use roost_router::{listen as net, shell::http::Server};
 use self::{guard::Guard, routes::Routes};
 use crate::{
     config::Config,
+    event_loop::ShardHandle,
     metrics::{Metrics, Readiness},
     preflight::secrets,
-    shard::ShardHandle,
 };
 
 /// The running admin side; it ends when this is dropped.

@@ -21,8 +21,8 @@ use super::{
     health::Health,
 };
 use crate::{
+    event_loop::ShardHandle,
     metrics::{Metrics, Readiness},
-    shard::ShardHandle,
 };
 
 /// The page with everything in it: it fetches nothing but `/metrics` and `/api/`.

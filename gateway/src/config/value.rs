@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 use roost_protocol::edge;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::{op::LinkAddress, shard::Target};
+use crate::{event_loop::Target, op::LinkAddress};
 
 /// A value, or `"auto"`: the gateway finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -41,11 +41,11 @@ use crate::{
         config::{NoWorkerPolicy, WorkerConfig},
         limits::{Cap, PerIp},
     },
+    event_loop::Target,
     logging::LevelHandle,
     op::LinkAddress,
     preflight,
     ring::{Features, FeaturesMax},
-    shard::Target,
 };
 
 pub use caught::CaughtSignals;

@@ -20,8 +20,8 @@ use anyhow::{Context, Result};
 
 use crate::{
     config::Config,
+    event_loop::{LookUp, Request, ShardHandle, Target},
     op::LinkAddress,
-    shard::{LookUp, Request, ShardHandle, Target},
 };
 
 /// Least time between two lookups of a name, however often its links fail.
@@ -327,8 +327,8 @@ mod tests {
     use crate::{
         config::Config,
         core::stats::ShardStats,
+        event_loop::{Request, ShardHandle, channel},
         op::{LinkAddress, Waker},
-        shard::{Request, ShardHandle, channel},
     };
 
     fn host(name: &str) -> Arc<str> {

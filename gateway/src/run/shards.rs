@@ -21,9 +21,9 @@ use crate::{
         Command, CoreConfig, Entropy, pool,
         stats::{LINKS_MAX, ShardStats, Stat},
     },
+    event_loop::{Dials, LookUp, MonotonicClock, Request, Shard, ShardHandle, Target, channel},
     op::Driver,
     ring::{self, Features, UringDriver},
-    shard::{Dials, LookUp, MonotonicClock, Request, Shard, ShardHandle, Target, channel},
 };
 
 /// All shards of the process.

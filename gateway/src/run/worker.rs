@@ -9,8 +9,8 @@ use super::{PrivateDir, Worker};
 use crate::{
     config::{Config, EmbeddedHandler},
     core::config::WorkerConfig,
+    event_loop::Target,
     op::LinkAddress,
-    shard::Target,
 };
 
 /// The worker's thread and its socket's directory.

@@ -12,8 +12,8 @@ use roost_protocol::Reason;
 
 use crate::{
     core::{Command, CoreConfig, link::LinkState, pool, shard::inspect::LinkView, stats::ShardStats},
+    event_loop::{Clock, Request, Shard, ShardHandle, Target, channel},
     op::{Block, Driver, LinkAddress},
-    shard::{Clock, Request, Shard, ShardHandle, Target, channel},
     sim::{
         cast::{Cast, worker_actors},
         client::Ended,

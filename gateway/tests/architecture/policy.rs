@@ -56,9 +56,9 @@ pub(crate) const LAYERS: &[Layer] = &[
         pure: false,
     },
     Layer {
-        at: "gateway/src/shard/",
+        at: "gateway/src/event_loop/",
         crates: &["std", "bytes", "crossbeam_channel", "rustix", "roost_protocol", "tracing"],
-        modules: &["op", "core", "ring", "shard"],
+        modules: &["op", "core", "ring", "event_loop"],
         pure: false,
     },
 ];

@@ -62,7 +62,7 @@ pub(crate) const HOUSES: &[House] = &[
         guests: &["op", "ring"],
         rooms: &[
             "core",
-            "shard",
+            "event_loop",
             "sim",
             "machine",
             "config",
@@ -78,9 +78,9 @@ pub(crate) const HOUSES: &[House] = &[
 /// Rooms that may name only these items of another room: (path prefix, other room, items).
 pub(crate) const DOORS: &[(&str, &str, &[&str])] = &[
     ("gateway/src/config/", "ring", &["FeaturesMax", "RING_SLOTS_MAX"]),
-    ("gateway/src/config/", "shard", &["Target"]),
+    ("gateway/src/config/", "event_loop", &["Target"]),
     ("gateway/src/config/", "op", &["LinkAddress"]),
-    ("gateway/src/admin/", "shard", &["Request", "ShardHandle"]),
+    ("gateway/src/admin/", "event_loop", &["Request", "ShardHandle"]),
 ];
 
 /// Checks that a file names only rooms below its own, each by its name, and only what a door lets through.
