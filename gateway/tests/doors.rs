@@ -78,7 +78,7 @@ fn nobody_is_accepted_before_the_shell_says_so() {
     let mut bed = Bed::new(CoreConfig { accepts_at_start: false, ..CoreConfig::lone(256, Vec::new()) });
     bed.core.begin_turn(5_000);
     bed.core.end_turn(&mut bed.hands);
-    bed.command(Command::Nudge);
+    bed.command(Command::Rescan);
     assert_eq!(bed.accepts(), 0);
     bed.command(Command::StartAccepting);
     assert!(bed.accepts() > 0);
@@ -116,7 +116,7 @@ fn when_accepting_has_ended_no_accept_is_left_and_none_follows() {
     }
     for now_ms in [0, 10, 10_000] {
         bed.core.begin_turn(now_ms);
-        bed.command(Command::Nudge);
+        bed.command(Command::Rescan);
         bed.command(Command::StartAccepting);
         assert_eq!((bed.core.accepts_armed(), bed.accepts()), (0, 0));
     }

@@ -108,11 +108,11 @@ pub enum LinkDownCause {
     /// It is given up again and again: see [`Event::HeldDown`].
     HeldDown,
     /// The session is given up: the same protocol error came twice at the same place.
-    Hopeless,
+    Poisoned,
     /// The session is given up: the worker lives, and has not let a connection go that it was to.
     MovesOverdue,
     /// The configuration does not name the worker any more.
-    Retired,
+    Removed,
     /// The configuration has another address for the worker.
     Moved,
 }

@@ -76,7 +76,7 @@ fn said(
     let address = dials.shown(worker);
     let (worker, shard, text) = (core.worker_name(worker), core.shard(), cause_text(core, cause));
     match cause {
-        LinkDownCause::Left | LinkDownCause::Retired | LinkDownCause::Moved => {
+        LinkDownCause::Left | LinkDownCause::Removed | LinkDownCause::Moved => {
             tracing::info!(worker, shard, address, cause = text, failures, "{what}");
         }
         LinkDownCause::Protocol(_)
@@ -116,9 +116,9 @@ fn cause_text(core: &ShardCore, cause: LinkDownCause) -> String {
         ),
         LinkDownCause::WrongResume => "the worker resumes a session that this gateway does not have".into(),
         LinkDownCause::HeldDown => "the worker is given up again and again".into(),
-        LinkDownCause::Hopeless => "the worker made the same error twice at the same place".into(),
+        LinkDownCause::Poisoned => "the worker made the same error twice at the same place".into(),
         LinkDownCause::MovesOverdue => "the worker lives, and does not answer CLOSED(moved)".into(),
-        LinkDownCause::Retired => "the configuration does not name the worker any more".into(),
+        LinkDownCause::Removed => "the configuration does not name the worker any more".into(),
         LinkDownCause::Moved => "the configuration has another address for the worker".into(),
     }
 }

@@ -91,7 +91,7 @@ impl Running<'_> {
         let inherited = std::mem::take(&mut self.admin_sockets.inherited);
         self.admin.as_mut().map(|admin| admin.serve(inherited)).transpose()?;
         // A wake-up that was meant for an accept of the predecessor may be lost.
-        self.fleet.command(&Command::Nudge);
+        self.fleet.command(&Command::Rescan);
         tracing::info!("the predecessor has let go: this process serves alone");
         Ok(())
     }
@@ -168,7 +168,7 @@ impl Running<'_> {
                 tracing::error!("the hand-over failed: {why}; this process goes on");
                 self.successor = None;
                 // It may have taken a wake-up with it.
-                self.fleet.command(&Command::Nudge);
+                self.fleet.command(&Command::Rescan);
                 false
             }
         }

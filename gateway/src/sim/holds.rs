@@ -40,7 +40,7 @@ impl Holds {
         for (index, view) in links.iter().enumerate() {
             let Some(last) = self.before.get(index) else { continue };
             let past = &mut self.pasts[index];
-            if view.retired || last.retired || view.worker_hash != last.worker_hash {
+            if view.removed || last.removed || view.worker_hash != last.worker_hash {
                 *past = Past::default();
                 continue;
             }

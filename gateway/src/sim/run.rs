@@ -287,7 +287,7 @@ impl Run {
                     let connection = known[self.rng.index(known.len())].connection;
                     Request::Command(Command::Close { connection, reason: Reason::AdminClosed })
                 }
-                Ask::Nudge => Request::Command(Command::Nudge),
+                Ask::Rescan => Request::Command(Command::Rescan),
                 Ask::Configure => {
                     let config = self.other_config();
                     self.shadow.reloads();

@@ -31,7 +31,7 @@ pub enum Ask {
     /// List connections.
     Sample,
     /// Look at the listeners once more.
-    Nudge,
+    Rescan,
     /// Change limits and workers.
     Configure,
     /// Stop accepting and close the listeners.
@@ -321,7 +321,7 @@ fn draw_chaos(rng: &mut Rng) -> Chaos {
 fn draw_asks(rng: &mut Rng, comfortable: bool, calm_at_us: u64) -> Vec<(u64, Ask)> {
     let mut drawn = Vec::new();
     for _ in 0..rng.below(5) {
-        let asks = [Ask::Sample, Ask::Nudge, Ask::Configure, Ask::Configure, Ask::Close];
+        let asks = [Ask::Sample, Ask::Rescan, Ask::Configure, Ask::Configure, Ask::Close];
         let ask = rng.pick(&asks[..if comfortable { 4 } else { 5 }]);
         drawn.push((rng.below(calm_at_us), ask));
     }

@@ -32,9 +32,9 @@ impl Links {
             // Fencing: what a worker that was only stopped says later must not be heard. And
             // the kernel may still be sending from what the session retains: join first.
             let cause = match () {
-                () if link.poisoned => LinkDownCause::Hopeless,
+                () if link.poisoned => LinkDownCause::Poisoned,
                 () if link.moves_overdue => LinkDownCause::MovesOverdue,
-                () if link.yields && link.retired => LinkDownCause::Retired,
+                () if link.makes_way && link.removed => LinkDownCause::Removed,
                 () => LinkDownCause::Silent(link.silent_ms(ctx.now_ms)),
             };
             link.break_off(io, ctx, cause);
@@ -56,7 +56,7 @@ impl Links {
         bump(&link.stats.failovers, 1);
         ctx.events.push(Event::Failover { worker, connections: link.connections });
         // To lose an idle worker costs nobody anything; and one that makes room is not at fault.
-        let at_fault = (link.connections > 0 || link.tx.lag_frames() > 0) && !link.yields;
+        let at_fault = (link.connections > 0 || link.tx.lag_frames() > 0) && !link.makes_way;
         let lasted_ms = ctx.now_ms - link.began_at_ms;
         if at_fault
             && let Some(pause_ms) = link.hold.given_up(ctx.now_ms, lasted_ms, ctx.cfg.link_hold_ms)
@@ -66,7 +66,7 @@ impl Links {
         }
         link.session = None;
         (link.error_position, link.poisoned, link.overrun) = (None, false, false);
-        (link.lost, link.yields, link.moves_overdue) = (false, false, false);
+        (link.session_lost, link.makes_way, link.moves_overdue) = (false, false, false);
         link.moves.clear();
         link.failing_over = true;
         let mut unacked = link.tx.take_unacked(io, &mut ctx.pools);
@@ -85,7 +85,7 @@ impl Links {
         let held = self[index].state == LinkState::Down && self.is_held(index, ctx.now_ms);
         let link = &mut self[index];
         if link.is_done() {
-            link.break_off(io, ctx, LinkDownCause::Retired);
+            link.break_off(io, ctx, LinkDownCause::Removed);
             if link.state == LinkState::Down && link.session.take().is_some() {
                 // Named again, the worker gets a new session, which counts anew.
                 link.tx.take_unacked(io, &mut ctx.pools);
@@ -143,13 +143,13 @@ impl Link {
             || self.overrun
             || self.moves_overdue
             // While the handshake lasts, the worker's new session may replace the lost one.
-            || self.lost && self.state != LinkState::Proving
-            || self.yields && self.retired && self.tx.lag_frames() == 0
+            || self.session_lost && self.state != LinkState::Proving
+            || self.makes_way && self.removed && self.tx.lag_frames() == 0
     }
 
     /// Whether the worker is no longer named, has no connections, and has all that was for it.
     fn is_done(&self) -> bool {
-        self.retired && self.connections == 0 && self.tx.lag_frames() == 0 && self.resend.is_empty()
+        self.removed && self.connections == 0 && self.tx.lag_frames() == 0 && self.resend.is_empty()
     }
 
     /// Who is not read is not silent: frames may wait for a broadcast to end, for a block, for their turn.
@@ -195,8 +195,8 @@ impl Link {
     /// When something of the TCP connection is due, whatever becomes of the session.
     fn due_ms(&self, cfg: &CoreConfig) -> u64 {
         match self.state {
-            // What was of one that is retired has gone elsewhere, or will.
-            LinkState::Down if self.retired && self.session.is_none() => u64::MAX,
+            // What was of one that is removed has gone elsewhere, or will.
+            LinkState::Down if self.removed && self.session.is_none() => u64::MAX,
             LinkState::Down if self.addresses == 0 => u64::MAX,
             LinkState::Down => self.retry_at_ms,
             LinkState::Connecting => self.since_ms + self.connect_ms_max(cfg.handshake_timeout_ms),

@@ -74,7 +74,7 @@ impl Link {
             self.retry_at_ms = self.retry_at_ms.min(ctx.now_ms + within_ms);
             self.backoff_ms = 0;
         } else if redial == Redial::Now {
-            self.moved = true;
+            self.readdressed = true;
             self.break_off(io, ctx, LinkDownCause::Moved);
         }
     }
@@ -161,7 +161,7 @@ impl Link {
     fn arrange_redial(&mut self, ctx: &mut Context) {
         let jitter = ctx.random_below(1000);
         let (first, longest) = ctx.cfg.link_redial_ms;
-        if std::mem::take(&mut self.moved) {
+        if std::mem::take(&mut self.readdressed) {
             // What the last address had to wait for is not the next one's fault.
             (self.retry_at_ms, self.backoff_ms, self.tries) = (ctx.now_ms, 0, 0);
             return;

@@ -84,7 +84,8 @@ impl Links {
             }
         };
         if welcome.resumed {
-            let expected = link.session.filter(|session| session.worker == welcome.worker && !link.lost);
+            let expected =
+                link.session.filter(|session| session.worker == welcome.worker && !link.session_lost);
             if expected.is_none() || !link.tx.may_resume(welcome.received_position) {
                 // Whatever session the worker means, this one it cannot go on with.
                 link.poisoned = link.session.is_some();
@@ -93,9 +94,9 @@ impl Links {
         }
         if let Some(other) = self.other_link_to(index, welcome.worker) {
             // The worker has one session per shard: LINK_PROOF here would end that of the other link.
-            if self[other].retired {
+            if self[other].removed {
                 // The worker has got another name; the old one makes room once all is settled.
-                self[other].yields = true;
+                self[other].makes_way = true;
             } else {
                 self[index].hold.given_up(ctx.now_ms, 0, ctx.cfg.link_hold_ms);
             }
@@ -103,7 +104,7 @@ impl Links {
             return self[index].refuse(io, ctx, Refusal::AlreadyLinked, cause);
         }
         if !welcome.resumed && self[index].session.is_some() {
-            self[index].lost = true;
+            self[index].session_lost = true;
             if self[index].hold.is_next_held() && self.others_serve(index) {
                 // Not once more: the others take what it had.
                 return self[index].break_off(io, ctx, LinkDownCause::HeldDown);
@@ -143,7 +144,7 @@ impl Link {
         }
         let mut nonce = [0; NONCE_BYTES];
         ctx.fill_random(&mut nonce);
-        let known = self.session.filter(|_| !self.lost);
+        let known = self.session.filter(|_| !self.session_lost);
         let hello = LinkHello {
             shard: u16::from(ctx.cfg.shard),
             shards: ctx.cfg.shards,
@@ -212,7 +213,7 @@ impl Link {
         let window_bytes = self.take_window_bytes(ctx);
         self.session = Some(Session::new(worker, window_bytes));
         self.began_at_ms = ctx.now_ms;
-        (self.draining, self.lost) = (false, false);
+        (self.draining, self.session_lost) = (false, false);
         ctx.stats.inc(Stat::LinkSessionsStarted);
     }
 

@@ -16,7 +16,7 @@ pub struct LinkView {
     /// The worker has left; the next new one may have the link.
     pub vacant: bool,
     /// The configuration names the worker no more.
-    pub retired: bool,
+    pub removed: bool,
     /// Connections can be routed to it.
     pub routable: bool,
     /// Where its TCP connection is in its life.
@@ -25,7 +25,7 @@ pub struct LinkView {
     pub is_sending: bool,
     /// The worker of its session.
     pub session: Option<InstanceId>,
-    /// The worker has been silent too long, or is hopeless: its session is to be given up.
+    /// The worker has been silent too long, or its session is poisoned: it is to be given up.
     pub is_gone: bool,
     /// A failed session's connections are being moved.
     pub failing_over: bool,
@@ -71,7 +71,7 @@ impl Link {
         LinkView {
             worker_hash: self.worker_hash,
             vacant: self.vacant,
-            retired: self.retired,
+            removed: self.removed,
             routable: self.is_routable(),
             state: self.state,
             is_sending: self.ops & op_bit::SEND != 0,

@@ -86,8 +86,8 @@ pub(crate) struct Link {
     /// It did on an earlier TCP connection, and does no longer if it has not said so by then.
     undrains_at_ms: Option<u64>,
     /// The configuration no longer names the worker: its connections go elsewhere, then the link.
-    retired: bool,
-    /// Nothing of a retired worker is left: the next new one may have its place.
+    removed: bool,
+    /// Nothing of a removed worker is left: the next new one may have its place.
     vacant: bool,
     /// The connections of a session that ended are being given to other workers.
     failing_over: bool,
@@ -118,7 +118,7 @@ pub(crate) struct Link {
     /// It was not up when its last TCP connection went.
     failed: bool,
     /// It has a new address: the next dial is due as soon as it is down.
-    moved: bool,
+    readdressed: bool,
     /// When the worker was last heard, or the session began to miss it.
     heard_at_ms: u64,
     /// Where in the session the worker last broke the protocol.
@@ -137,10 +137,10 @@ pub(crate) struct Link {
     /// What LINK_WELCOME said on this connection, until the session has begun or goes on.
     welcome: Option<LinkWelcome>,
     /// The worker has said that it does not have the session any more.
-    lost: bool,
-    /// The worker is retired, and another name that leads to the same process waits for this link to
+    session_lost: bool,
+    /// The worker is removed, and another name that leads to the same process waits for this link to
     /// end: nothing more is given to it.
-    yields: bool,
+    makes_way: bool,
     /// When this TCP connection was dialled, or refused: what its deadlines count from.
     since_ms: u64,
     /// When the link came up last.
@@ -163,7 +163,7 @@ impl Link {
             session: None,
             draining: false,
             undrains_at_ms: None,
-            retired: false,
+            removed: false,
             vacant: false,
             failing_over: false,
             tx,
@@ -181,7 +181,7 @@ impl Link {
             addresses: 1,
             tries: 0,
             failed: false,
-            moved: false,
+            readdressed: false,
             heard_at_ms: 0,
             error_position: None,
             poisoned: false,
@@ -190,8 +190,8 @@ impl Link {
             reported: VecDeque::new(),
             failures: 0,
             welcome: None,
-            lost: false,
-            yields: false,
+            session_lost: false,
+            makes_way: false,
             since_ms: 0,
             up_at_ms: 0,
             began_at_ms: 0,
@@ -232,7 +232,7 @@ impl Link {
 
     /// Whether the worker wants to be left, or should be.
     pub(crate) fn is_leaving(&self) -> bool {
-        self.draining || self.retired
+        self.draining || self.removed
     }
 
     /// Whether frames can be queued for the session.
@@ -250,11 +250,11 @@ impl Link {
 
     /// Whether the queue is within the window: what failed sessions left may go there.
     pub(crate) fn has_room(&self) -> bool {
-        let makes_way = self.yields && self.retired;
+        let leaves = self.makes_way && self.removed;
         self.session.is_some_and(|session| self.tx.retained_bytes() < u64::from(session.window_bytes))
             && !self.failing_over
             && !self.overrun
-            && !makes_way
+            && !leaves
     }
 
     /// Whether frames of failed sessions wait for room here.

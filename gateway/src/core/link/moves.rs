@@ -29,7 +29,7 @@ impl Moves {
 
     #[cfg(any(test, feature = "sim"))]
     pub(super) fn contains(&self, connection: ConnectionId) -> bool {
-        self.0.iter().any(|awaited| awaited.connection == connection)
+        self.0.iter().any(|entry| entry.connection == connection)
     }
 
     pub(super) fn clear(&mut self) {
@@ -53,7 +53,7 @@ impl Moves {
 
     /// The worker has answered for this connection.
     pub(super) fn answered(&mut self, connection: ConnectionId, now_ms: u64) {
-        match self.0.iter().position(|awaited| awaited.connection.slot() == connection.slot()) {
+        match self.0.iter().position(|entry| entry.connection.slot() == connection.slot()) {
             Some(0) => {
                 self.0.pop_front();
                 self.touch(now_ms);

@@ -18,7 +18,7 @@ impl Links {
     pub(crate) fn configure(&mut self, ctx: &mut Context) {
         let named = std::mem::take(&mut ctx.cfg.workers);
         for link in &mut self.links {
-            link.retired = link.vacant || !named.iter().any(|worker| worker.name == **link.name());
+            link.removed = link.vacant || !named.iter().any(|worker| worker.name == **link.name());
         }
         let mut left_out = 0;
         for worker in &named {
@@ -53,13 +53,13 @@ impl Links {
         true
     }
 
-    /// Whether nothing is left here of a worker that is retired, and others may say so too: see
+    /// Whether nothing is left here of a worker that is removed, and others may say so too: see
     /// [`Self::vacate`].
     pub(crate) fn may_vacate(&self, index: LinkIndex) -> bool {
         self[index].is_left() && !self[index].vacant
     }
 
-    /// Lets a retired worker's link go when nothing of the worker is left; at the end of a turn, when
+    /// Lets a removed worker's link go when nothing of the worker is left; at the end of a turn, when
     /// all that happened on it has been said.
     pub(crate) fn vacate(&mut self, ctx: &Context, index: LinkIndex) {
         self[index].vacant = true;
@@ -75,7 +75,7 @@ impl Links {
 impl Link {
     /// Whether the worker is no longer named, and nothing that it was given or has said is left.
     pub(super) fn is_left(&self) -> bool {
-        self.retired
+        self.removed
             && self.state == LinkState::Down
             && self.ops == 0
             && self.session.is_none()

@@ -21,7 +21,7 @@ pub enum Command {
     /// Look at the listeners once more. A wake-up that was meant for an accept which another
     /// process was just taking back is lost, and with it a client would wait in the queue until
     /// the next one comes.
-    Nudge,
+    Rescan,
     /// Send GOAWAY to everybody, evenly over this time, and at once to whoever comes. A listener
     /// that nobody serves lets clients connect and wait: accepting goes on until
     /// [`Self::StopAccepting`], after which the shell closes the listeners.
@@ -78,7 +78,7 @@ impl ShardCore {
             Command::StartAccepting => self.connections.start_accepting(),
             Command::StopAccepting => self.connections.stop_accepting(io),
             Command::Drain { over_ms, to } => self.connections.begin_drain(&self.ctx, over_ms, to),
-            Command::Nudge => self.connections.look_again(io, &self.ctx),
+            Command::Rescan => self.connections.look_again(io, &self.ctx),
             Command::Configure(cfg) => self.configure(*cfg),
             Command::Close { connection, reason } => {
                 if let Some(slot) = self.connections.find(connection) {

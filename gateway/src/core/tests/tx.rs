@@ -35,7 +35,7 @@ enum Action {
     /// TCP breaks; the worker states a position, per mille between acknowledged and handled.
     Break(usize),
     /// The session ends.
-    Salvage,
+    EndSession,
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -47,7 +47,7 @@ fn action() -> impl Strategy<Value = Action> {
         8 => Just(Action::Complete),
         4 => per_mille.clone().prop_map(Action::Acknowledge),
         2 => per_mille.prop_map(Action::Break),
-        1 => Just(Action::Salvage),
+        1 => Just(Action::EndSession),
     ]
 }
 
@@ -155,13 +155,13 @@ proptest! {
                     worker.outstanding.clear();
                     (worker.received, worker.acknowledged) = (stated, stated);
                 }
-                Action::Salvage => {
+                Action::EndSession => {
                     if let Some(len) = in_kernel.take() {
                         queue.on_sent(&mut pools, len);
                     }
-                    let salvage = queue.take_unacked(&hands, &mut pools);
+                    let unacked = queue.take_unacked(&hands, &mut pools);
                     let number = |payload: &[u8]| u64::from_be_bytes(*payload.first_chunk().expect("8 bytes"));
-                    let saved: Vec<u64> = frames_in(&salvage).map(|(_, payload)| number(payload)).collect();
+                    let saved: Vec<u64> = frames_in(&unacked).map(|(_, payload)| number(payload)).collect();
                     prop_assert_eq!(&saved[..], &worker.numbers[worker.acknowledged..]);
                     prop_assert_eq!(pools.in_use(Class::LinkTx), 0);
                     worker = Worker { last_ack: worker.last_ack, ..Worker::default() };
