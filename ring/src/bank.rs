@@ -47,6 +47,21 @@ const BANK_WOKE: u8 = Token::DRIVER_KIND + 2;
 /// being static, no read in the kernel can outlive it.
 static EVENTFD_SINK: AtomicU64 = AtomicU64::new(0);
 
+/// What the rings of a driver have done and take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Rings started.
+    pub rings: u32,
+    /// Calls of io_uring_enter(2); only grows.
+    pub enters: u64,
+    /// Times that ops found a submission queue full; only grows.
+    pub full_queues: u64,
+    /// Submits before which the kernel kept completions for which their queue had no room; only grows.
+    pub overflows: u64,
+    /// Bytes of queues that are shared with the kernel.
+    pub queue_bytes: u64,
+}
+
 /// The rings of one driver.
 pub(super) struct Bank {
     features: Features,
@@ -123,6 +138,19 @@ impl Bank {
         self.rings.len() as u32
     }
 
+    /// What the rings have done and take.
+    pub(super) fn counts(&self) -> Counts {
+        let mut counts = Counts { rings: self.rings(), ..Counts::default() };
+        for BankRing { ring, .. } in &self.rings {
+            let of_ring = ring.counts();
+            counts.enters += of_ring.enters;
+            counts.full_queues += of_ring.full;
+            counts.overflows += of_ring.overflows;
+            counts.queue_bytes += ring.queue_bytes();
+        }
+        counts
+    }
+
     pub(super) fn waker(&self) -> Waker {
         let eventfd = Arc::clone(&self.waker);
         Waker::new(move || {
@@ -144,6 +172,16 @@ impl Bank {
     pub(super) unsafe fn push(&mut self, ring: u32, entry: squeue::Entry) {
         // SAFETY: passed on to the caller.
         unsafe { self.rings[ring as usize].ring.push(entry) };
+        self.make_ready(ring);
+    }
+
+    /// Queues entries that are linked.
+    ///
+    /// # Safety
+    /// As [`Ring::push_linked`].
+    pub(super) unsafe fn push_linked(&mut self, ring: u32, entries: &[squeue::Entry]) {
+        // SAFETY: passed on to the caller.
+        unsafe { self.rings[ring as usize].ring.push_linked(entries) };
         self.make_ready(ring);
     }
 

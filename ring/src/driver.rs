@@ -13,8 +13,9 @@ use io_uring::{cqueue, squeue};
 use super::{
     Error, Features,
     accept::{self, Accepts},
-    bank::Bank,
-    in_flight::{Held, InFlight, Record},
+    bank::{Bank, Counts},
+    connect::Connects,
+    in_flight::{Held, InFlight, Record, STEP_KIND},
     links::Links,
     memory::Memory,
     ring::{Sizes, nofile},
@@ -30,8 +31,7 @@ use crate::op::{
 /// take no file table above 2^15.
 pub const RING_SLOTS_MAX: u32 = 1 << 14;
 
-/// `user_data` kind of completions that nobody waits for. Those below it belong to `in_flight` and
-/// `bank`.
+/// `user_data` kind of completions that nobody waits for. The others belong to `in_flight` and `bank`.
 pub(super) const IGNORED: u8 = Token::DRIVER_KIND + 3;
 
 /// What a driver is made with.
@@ -85,10 +85,10 @@ pub struct UringDriver {
     /// when no such op is left. `Drop` (see `teardown`) sees to both.
     pub(super) state: ManuallyDrop<State>,
     /// Completions of ops that could not be given to the kernel.
-    refused: Vec<Completion>,
+    pub(super) refused: Vec<Completion>,
     listeners: Vec<OwnedFd>,
     accepts_wait_first: bool,
-    layout: Layout,
+    pub(super) layout: Layout,
     _stays_on_its_thread: PhantomData<*const ()>,
 }
 
@@ -106,6 +106,7 @@ pub(super) struct State {
     pub(super) in_flight: InFlight,
     pub(super) memory: Memory,
     pub(super) accepts: Accepts,
+    pub(super) connects: Connects,
     pub(super) sockets: Sockets,
     pub(super) links: Links,
 }
@@ -121,6 +122,7 @@ impl UringDriver {
             in_flight: InFlight::new(),
             memory: Memory::new(&config.pools).map_err(Error::system("map the buffer pools"))?,
             accepts: Accepts::new(config.slots_max).map_err(Error::system("map the accepts' addresses"))?,
+            connects: Connects::default(),
             sockets: Sockets::new(features.direct(), config.slots_max),
             links: Links::default(),
         };
@@ -133,6 +135,11 @@ impl UringDriver {
             layout,
             _stays_on_its_thread: PhantomData,
         })
+    }
+
+    /// What the rings have done and take.
+    pub fn counts(&self) -> Counts {
+        self.bank.counts()
     }
 
     fn descriptor(&self, sock: Sock) -> (u32, Descriptor) {
@@ -155,7 +162,7 @@ impl UringDriver {
     /// # Safety
     /// What `held` names must keep the memory in `entry` valid until then.
     #[inline(always)]
-    unsafe fn push_held(&mut self, ring: u32, token: Token, held: Held, entry: squeue::Entry) {
+    pub(super) unsafe fn push_held(&mut self, ring: u32, token: Token, held: Held, entry: squeue::Entry) {
         let user_data = self.state.in_flight.insert(Record { token, ring, held });
         // SAFETY: passed on to the caller.
         unsafe { self.bank.push(ring, entry.user_data(user_data)) };
@@ -215,7 +222,7 @@ impl UringDriver {
         };
         let entry = sqe::connect(descriptor, target.as_ptr().cast(), target.addr_len());
         // SAFETY: the link keeps its target where it is until the completion ends the connect.
-        unsafe { self.push_held(0, token, Held::Connect(link), entry) };
+        unsafe { self.push_held(0, token, Held::ConnectLink(link), entry) };
     }
 
     fn submit_shutdown(&mut self, token: Token, sock: Sock) {
@@ -266,7 +273,7 @@ impl Layout {
     }
 
     /// The ring of a client's slot, and which of its entries the slot is.
-    fn locate(&self, slot: u32) -> (u32, u32) {
+    pub(super) fn locate(&self, slot: u32) -> (u32, u32) {
         if slot < self.slots_per_ring {
             return (0, slot);
         }
@@ -295,11 +302,21 @@ impl State {
         if token.kind() == IGNORED {
             return;
         }
+        if token.kind() == STEP_KIND {
+            self.in_flight.note_step(entry.user_data(), result);
+            return;
+        }
         let record = self.in_flight.remove(entry.user_data());
         let mut peer = Peer::default();
         match record.held {
             Held::Block(block) => self.memory.end(block),
-            Held::Connect(link) => result = self.links.end_connect(link, result),
+            Held::ConnectLink(link) => result = self.links.end_connect(link, result),
+            Held::Connect { cell, failed } => {
+                self.connects.end(cell);
+                if result == -libc::ECANCELED && failed != 0 {
+                    result = failed;
+                }
+            }
             Held::Accept { cell, slot } => {
                 peer = self.accepts.finish(cell, result >= 0).into();
                 result = self.sockets.accepted(slot, result);

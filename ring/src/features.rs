@@ -127,6 +127,7 @@ const RELEASE: (&str, &str) = (
     "direct slots released one by one",
     "clients take no file descriptor; a closed one is released although others stay parked",
 );
+const CONNECTS: &str = "clients that connect take no file descriptor";
 const WAIT_FIRST: (&str, &str) =
     ("IORING_ACCEPT_POLL_FIRST", "an accept waits for a client before it makes a socket for one");
 
@@ -177,6 +178,25 @@ impl Features {
         Ok(Self { tier, banks, accepts_wait_first, findings })
     }
 
+    /// As [`Self::detect`], for a program whose slots connect by themselves
+    /// ([`super::UringDriver::connect`]): clients are direct descriptors only where that works on them.
+    ///
+    /// # Errors
+    /// As [`Self::detect`].
+    pub fn detect_to_connect(max: FeaturesMax) -> Result<Self, Error> {
+        let mut features = Self::detect(max)?;
+        if features.direct() {
+            for (name, is_there) in trial::direct_connect_steps() {
+                let state = if is_there { State::Used } else { State::Missing };
+                features.findings.push(Finding { tier: Tier::Direct, name, why: CONNECTS, state });
+                if !is_there {
+                    features.tier = Tier::Deferred;
+                }
+            }
+        }
+        Ok(features)
+    }
+
     /// The tier in use.
     pub fn tier(&self) -> Tier {
         self.tier
@@ -200,6 +220,11 @@ impl Features {
     /// An accept can wait for a client before it tries.
     pub(super) fn accepts_wait_first(&self) -> bool {
         self.accepts_wait_first
+    }
+
+    /// The first feature that is not in use, and kept the tier from being higher, if any.
+    pub fn lacks(&self) -> Option<&Finding> {
+        self.findings.iter().find(|finding| finding.state != State::Used)
     }
 
     /// Every feature that was looked for, in order of tiers.
@@ -296,7 +321,7 @@ impl fmt::Display for Features {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let clients = if self.direct() { "direct descriptors" } else { "plain file descriptors" };
         write!(f, "io_uring tier {}, clients on {clients}", self.tier)?;
-        match self.findings.iter().find(|finding| finding.state != State::Used) {
+        match self.lacks() {
             Some(finding) => write!(f, " ({}: {})", finding.name, finding.state),
             None => Ok(()),
         }

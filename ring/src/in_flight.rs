@@ -9,6 +9,8 @@ use crate::op::{Block, Token};
 
 /// `user_data` of records: this kind in the top byte, the index below.
 const RECORD_KIND: u8 = Token::DRIVER_KIND;
+/// `user_data` of the steps before a record's op, that are linked to it.
+pub(super) const STEP_KIND: u8 = Token::DRIVER_KIND + 4;
 
 /// What an op in the kernel holds on to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +20,9 @@ pub(super) enum Held {
     /// A cell of [`super::accept::Accepts`], and the slot that the client goes to.
     Accept { cell: u32, slot: u32 },
     /// The target address of a link.
-    Connect(u16),
+    ConnectLink(u16),
+    /// A cell of [`super::connect::Connects`], and what the step said that failed before, or 0.
+    Connect { cell: u32, failed: i32 },
 }
 
 /// One op in the kernel.
@@ -71,6 +75,19 @@ impl InFlight {
         record
     }
 
+    /// A step that is linked to a record's op has completed. The steps after a failure are cancelled,
+    /// and the first failure is the cause.
+    pub(super) fn note_step(&mut self, user_data: u64, result: i32) {
+        let index = Token::from_bits(user_data).generation() as usize;
+        let record = self.records.get_mut(index).and_then(Option::as_mut);
+        if let Some(Record { held: Held::Connect { failed, .. }, .. }) = record
+            && *failed == 0
+            && result < 0
+        {
+            *failed = result;
+        }
+    }
+
     /// The `user_data` under which the op of this token runs.
     ///
     /// Looks through the records only if an op of that kind ever had one: polls, which are
@@ -106,6 +123,11 @@ fn kind_bit(token: Token) -> (usize, u64) {
     (usize::from(token.kind() >> 6), 1 << (token.kind() & 63))
 }
 
+/// The `user_data` for a step that is linked to the op with this one.
+pub(super) fn step_of(user_data: u64) -> u64 {
+    Token::new(STEP_KIND, 0, Token::from_bits(user_data).generation()).to_bits()
+}
+
 fn user_data(index: u32) -> u64 {
     Token::new(RECORD_KIND, 0, index).to_bits()
 }
@@ -115,7 +137,7 @@ mod tests {
     use super::*;
 
     fn record(kind: u8) -> Record {
-        Record { token: Token::new(kind, 7, 1), ring: 3, held: Held::Connect(9) }
+        Record { token: Token::new(kind, 7, 1), ring: 3, held: Held::ConnectLink(9) }
     }
 
     #[test]
@@ -123,9 +145,23 @@ mod tests {
         let mut in_flight = InFlight::new();
         let user_data = in_flight.insert(record(1));
         assert!(!in_flight.is_empty());
-        assert_eq!(in_flight.remove(user_data).held, Held::Connect(9));
+        assert_eq!(in_flight.remove(user_data).held, Held::ConnectLink(9));
         assert!(in_flight.is_empty());
         assert_eq!(in_flight.insert(record(1)), user_data, "records are used again");
+    }
+
+    #[test]
+    fn the_first_step_that_fails_is_the_cause() {
+        let mut in_flight = InFlight::new();
+        let held = Held::Connect { cell: 5, failed: 0 };
+        let user_data = in_flight.insert(Record { held, ..record(1) });
+        let step = step_of(user_data);
+        for result in [0, -libc::EADDRINUSE, -libc::ECANCELED] {
+            in_flight.note_step(step, result);
+        }
+        assert_eq!(in_flight.remove(user_data).held, Held::Connect { cell: 5, failed: -libc::EADDRINUSE });
+        // Nobody is left to tell.
+        in_flight.note_step(step, -libc::ECANCELED);
     }
 
     #[test]

@@ -26,6 +26,7 @@
 //! | `accept` | addresses of accepted clients |
 //! | `sockets` | which descriptor stands behind a client's slot |
 //! | `links` | sockets towards workers |
+//! | `connect` | sockets that a client's slot connects itself |
 //! | `teardown` | giving everything back when a driver is dropped |
 
 #![deny(unsafe_code)]
@@ -35,6 +36,8 @@ mod accept;
 #[allow(unsafe_code)]
 mod bank;
 mod busy_poll;
+#[allow(unsafe_code)]
+mod connect;
 #[allow(unsafe_code)]
 mod driver;
 mod error;
@@ -55,6 +58,7 @@ mod teardown;
 #[allow(unsafe_code)]
 mod trial;
 
+pub use bank::Counts;
 pub use driver::{Config, RING_SLOTS_MAX, UringDriver};
 pub use error::Error;
 pub use features::{Features, FeaturesMax, Finding, State, Tier};

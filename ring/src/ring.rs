@@ -30,10 +30,29 @@ pub(super) struct Ring {
     uring: IoUring,
     /// Entries that found the submission queue full and the kernel unwilling. Empty but for
     /// moments of memory pressure or of a completion queue that overflowed.
-    backlog: VecDeque<squeue::Entry>,
+    backlog: VecDeque<Waiting>,
     /// NO_IOWAIT where there is (6.15): a gateway that waits for clients is idle, and should not
     /// show as waiting for a disk.
     wait_flags: EnterFlags,
+    counts: Counts,
+}
+
+/// What a ring has seen; only grows.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Counts {
+    /// Calls of io_uring_enter(2).
+    pub(super) enters: u64,
+    /// Times that entries found the submission queue full.
+    pub(super) full: u64,
+    /// Submits before which completions waited in the kernel for room in the completion queue.
+    pub(super) overflows: u64,
+}
+
+/// An entry that waits for the submission queue.
+struct Waiting {
+    entry: squeue::Entry,
+    /// How many entries, itself and those behind it, have to reach the kernel in one call.
+    together: usize,
 }
 
 /// The flags of [`super::Tier::Deferred`].
@@ -67,7 +86,7 @@ impl Ring {
             true => EnterFlags::NO_IOWAIT,
             false => EnterFlags::empty(),
         };
-        Ok(Self { uring, backlog: VecDeque::new(), wait_flags })
+        Ok(Self { uring, backlog: VecDeque::new(), wait_flags, counts: Counts::default() })
     }
 
     /// Has the kernel signal `eventfd` when this ring has something to reap.
@@ -106,12 +125,37 @@ impl Ring {
         }
         // SAFETY: passed on to the caller.
         if !self.backlog.is_empty() || unsafe { self.uring.submission().push(&entry) }.is_err() {
-            self.backlog.push_back(entry);
+            self.backlog.push_back(Waiting { entry, together: 1 });
         }
+    }
+
+    /// Queues entries of which each is linked to the next (IOSQE_IO_LINK), at most as many as the
+    /// submission queue has. A chain ends with the call that submits it, so they stay together.
+    ///
+    /// # Safety
+    /// As [`Self::push`], for each.
+    pub(super) unsafe fn push_linked(&mut self, entries: &[squeue::Entry]) {
+        if !self.backlog.is_empty() || self.room() < entries.len() {
+            self.make_room();
+        }
+        // SAFETY: passed on to the caller.
+        if self.backlog.is_empty() && unsafe { self.uring.submission().push_multiple(entries) }.is_ok() {
+            return;
+        }
+        let together = (1..=entries.len()).rev();
+        let waiting = entries.iter().cloned().zip(together);
+        self.backlog.extend(waiting.map(|(entry, together)| Waiting { entry, together }));
+    }
+
+    /// Entries that the submission queue has room for.
+    fn room(&mut self) -> usize {
+        let queue = self.uring.submission();
+        queue.capacity() - queue.len()
     }
 
     #[cold]
     fn make_room(&mut self) {
+        self.counts.full += 1;
         // Errors show again, and are dealt with, when the turn submits.
         let _ = self.submit();
     }
@@ -126,7 +170,9 @@ impl Ring {
             if queued == 0 && !queue.taskrun() && !queue.cq_overflow() {
                 return Ok(());
             }
+            self.counts.overflows += u64::from(queue.cq_overflow());
             drop(queue);
+            self.counts.enters += 1;
             let submitted = tolerate(self.uring.submit())?;
             // Without SUBMIT_ALL the kernel stops behind an entry that fails: go on after it.
             // No progress is left for the next turn, which reaps first.
@@ -143,6 +189,7 @@ impl Ring {
         if !self.backlog.is_empty() {
             return self.submit().map(|()| true);
         }
+        self.counts.enters += 1;
         let timeout = Timespec::from(timeout);
         let args = SubmitArgs::new().timespec(&timeout);
         match self.uring.submitter().submit_with_args_and_flags(completions, &args, self.wait_flags) {
@@ -180,14 +227,26 @@ impl Ring {
         self.uring.submission().len() + self.backlog.len()
     }
 
+    pub(super) fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Bytes that are shared with the kernel.
+    pub(super) fn queue_bytes(&self) -> u64 {
+        // An entry of each queue, and the index of one (io_uring(7)).
+        let params = self.uring.params();
+        u64::from(params.sq_entries()) * (64 + 4) + u64::from(params.cq_entries()) * 16
+    }
+
     fn refill(&mut self) {
         if self.backlog.is_empty() {
             return;
         }
         let mut queue = self.uring.submission();
-        while let Some(entry) = self.backlog.front() {
+        while let Some(Waiting { entry, together }) = self.backlog.front() {
+            let has_room = queue.capacity() - queue.len() >= *together;
             // SAFETY: whoever called `push` with this entry promised it.
-            if unsafe { queue.push(entry) }.is_err() {
+            if !has_room || unsafe { queue.push(entry) }.is_err() {
                 break;
             }
             self.backlog.pop_front();

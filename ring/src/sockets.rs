@@ -50,6 +50,11 @@ impl Sockets {
         }
     }
 
+    /// Notes the plain descriptor of a socket that was made for `slot`. Panics if the slot has one.
+    pub(super) fn put(&mut self, slot: u32, fd: i32) {
+        self.accepted(slot, fd);
+    }
+
     /// All plain descriptors, which are the caller's to close.
     pub(super) fn take_all(&mut self, slots: u32) -> impl Iterator<Item = i32> {
         let column = match self {

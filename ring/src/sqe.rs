@@ -1,11 +1,14 @@
 //! Ops as submission entries. Building one touches no memory but the entry's own.
 
 use io_uring::{
-    opcode::{Accept, AsyncCancel, Close, Connect, PollAdd, Read, Recv, Send, Shutdown},
+    opcode::{
+        Accept, AsyncCancel, Bind, Close, Connect, PollAdd, Read, Recv, Send, SetSockOpt, Shutdown, Socket,
+    },
     squeue::Entry,
     types::{DestinationSlot, Fd, Fixed},
 };
-use libc::{sockaddr, socklen_t};
+use libc::{c_int, linger, sockaddr, socklen_t};
+use rustix::net::AddressFamily;
 
 use crate::op::Interest;
 
@@ -14,8 +17,13 @@ const ACCEPT_POLL_FIRST: u16 = 1 << 2;
 /// Where `ioprio` is in an entry, behind opcode and flags, in units of its size.
 const IOPRIO: usize = 1;
 
-/// An entry that refers to no memory, so that any may be given to the kernel at any time. Made in
-/// this module only.
+/// The value of an option that is switched on.
+pub(super) static ONE: c_int = 1;
+/// Of SO_LINGER: a close resets the connection (socket(7)).
+static LINGER_NOT: linger = linger { l_onoff: 1, l_linger: 0 };
+
+/// An entry that refers to no memory but statics, so that any may be given to the kernel at any time.
+/// Made in this module only.
 pub(super) struct Bare(Entry);
 
 impl Bare {
@@ -96,13 +104,14 @@ pub(super) fn accept(
 ) -> Entry {
     let entry = Accept::new(Fd(listener), address, address_len);
     let entry = match slot {
-        Some(slot) => {
-            let slot = DestinationSlot::try_from_slot_target(slot).expect("a slot within a table");
-            entry.file_index(Some(slot)).build()
-        }
+        Some(slot) => entry.file_index(Some(destination(slot))).build(),
         None => entry.flags(libc::SOCK_CLOEXEC).build(),
     };
     if wait_first { with_ioprio(entry, ACCEPT_POLL_FIRST) } else { entry }
+}
+
+fn destination(slot: u32) -> DestinationSlot {
+    DestinationSlot::try_from_slot_target(slot).expect("a slot within a table")
 }
 
 /// Sets `ioprio`, where accepts and receives have flags of their own. The library's builders set it
@@ -117,6 +126,31 @@ fn with_ioprio(mut entry: Entry, ioprio: u16) -> Entry {
 
 pub(super) fn connect(descriptor: Descriptor, address: *const sockaddr, len: socklen_t) -> Entry {
     on!(descriptor, |fd| Connect::new(fd, address, len).build())
+}
+
+/// Makes a TCP socket in `slot` of the ring's table (since 5.19).
+pub(super) fn socket(family: AddressFamily, slot: u32) -> Bare {
+    let socket = Socket::new(c_int::from(family.as_raw()), libc::SOCK_STREAM, 0);
+    Bare(socket.file_index(Some(destination(slot))).build())
+}
+
+/// Has a bind to port 0 leave the choice of the port to the connect (ip(7); setsockopt since 6.7).
+pub(super) fn bind_without_port(descriptor: Descriptor) -> Bare {
+    let (level, option) = (libc::IPPROTO_IP as u32, libc::IP_BIND_ADDRESS_NO_PORT as u32);
+    let (value, len) = ((&raw const ONE).cast(), size_of_val(&ONE) as u32);
+    Bare(on!(descriptor, |fd| SetSockOpt::new(fd, level, option, value, len).build()))
+}
+
+/// Has the close that follows reset the connection.
+pub(super) fn linger_not(descriptor: Descriptor) -> Bare {
+    let (level, option) = (libc::SOL_SOCKET as u32, libc::SO_LINGER as u32);
+    let (value, len) = ((&raw const LINGER_NOT).cast(), size_of_val(&LINGER_NOT) as u32);
+    Bare(on!(descriptor, |fd| SetSockOpt::new(fd, level, option, value, len).build()))
+}
+
+/// Since 6.11.
+pub(super) fn bind(descriptor: Descriptor, address: *const sockaddr, len: socklen_t) -> Entry {
+    on!(descriptor, |fd| Bind::new(fd, address, len).build())
 }
 
 /// Shuts down the sending side.

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::{Ipv4Addr, SocketAddr},
     os::fd::{AsRawFd, OwnedFd},
     ptr,
     time::Duration,
@@ -14,12 +15,15 @@ use io_uring::{
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
     net::{
-        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, getsockname, listen,
-        socket_with, socketpair,
+        AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, bind, connect, getsockname,
+        listen, socket_with, socketpair,
     },
 };
 
-use super::{ring, sqe};
+use super::{
+    ring,
+    sqe::{self, Descriptor},
+};
 
 /// How long to wait for what happens at once where it happens at all: before the system call that
 /// causes it has returned.
@@ -152,6 +156,39 @@ fn try_accept() -> io::Result<bool> {
     let deadline = types::Timespec::from(DEADLINE);
     ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&deadline))?;
     Ok(ring.completion().next().is_some_and(|entry| entry.result() == 0))
+}
+
+/// The steps by which a socket in a direct slot comes to its connect, and whether each works. After
+/// one that does not, the others are not tried.
+pub(super) fn direct_connect_steps() -> [(&'static str, bool); 3] {
+    let mut steps =
+        [("SOCKET into a slot", false), ("SETSOCKOPT on a slot", false), ("BIND on a slot", false)];
+    let worked = try_connect_steps().unwrap_or(0);
+    steps[..worked].iter_mut().for_each(|(_, works)| *works = true);
+    steps
+}
+
+/// How many of the steps work.
+fn try_connect_steps() -> io::Result<usize> {
+    let loopback = SocketAddrAny::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+    let slot = Descriptor::Direct(0);
+    let entries = [
+        sqe::socket(AddressFamily::INET, 0).with(0),
+        sqe::bind_without_port(slot).with(0),
+        sqe::bind(slot, loopback.as_ptr().cast(), loopback.addr_len()),
+    ];
+    let mut ring = build(&ring::deferred_builder())?;
+    ring.submitter().register_files_sparse(1)?;
+    for (worked, entry) in entries.iter().enumerate() {
+        // SAFETY: the address outlives the ring's use of it: a bind never waits, so its completion is
+        // reaped below, or the kernel has not taken it.
+        unsafe { ring.submission().push(entry).map_err(io::Error::other)? };
+        ring.submit_and_wait(1)?;
+        if ring.completion().next().is_none_or(|entry| entry.result() < 0) {
+            return Ok(worked);
+        }
+    }
+    Ok(entries.len())
 }
 
 fn pair() -> io::Result<(OwnedFd, OwnedFd)> {

@@ -42,6 +42,7 @@ pub(crate) const LAYERS: &[Layer] = &[
             "accept",
             "bank",
             "busy_poll",
+            "connect",
             "driver",
             "fit",
             "in_flight",
@@ -100,6 +101,7 @@ pub(crate) const IMPURE_NAMES: &[&str] = &[
 pub(crate) const UNSAFE_PLACES: &[&str] = &[
     "ring/src/accept.rs",
     "ring/src/bank.rs",
+    "ring/src/connect.rs",
     "ring/src/driver.rs",
     "ring/src/memory.rs",
     "ring/src/ring.rs",

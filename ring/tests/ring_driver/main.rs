@@ -3,6 +3,7 @@
 
 mod bank;
 mod cancel;
+mod connect;
 #[path = "../figures/mod.rs"]
 mod figures;
 mod gather;
