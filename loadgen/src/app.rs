@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
+use roost_ring::{Features, FeaturesMax};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
@@ -18,10 +19,9 @@ use crate::{
     plan::{Plan, Scenario},
     preflight::{self, Limit},
     report::{self, hlog, html, result::RunResult, table, verdict},
-    ring::Features,
     run::Run,
     say, scenario,
-    socket::{SocketNetwork, Sources},
+    socket::{Descriptors, SocketNetwork, Sources},
     transport::Network,
     tun::{TunConfig, TunNetwork},
 };
@@ -143,15 +143,19 @@ fn clients(plan: &Plan, args: &RunArgs, nofile: u64) -> anyhow::Result<Option<Cl
     let machine = preflight::Machine::read(nofile);
     match plan.transport {
         TransportKind::Socket => {
-            let mut features = Features::probe()?;
-            if args.plain_descriptors {
-                features = features.plain("--plain-descriptors says so");
-            }
+            let features = match args.plain_descriptors {
+                true => Features::detect(FeaturesMax::Deferred)?,
+                false => Features::detect_to_connect(FeaturesMax::Direct)?,
+            };
+            let descriptors = match args.plain_descriptors {
+                true => Descriptors::Plain { because: "--plain-descriptors says so".to_owned() },
+                false => Descriptors::of(&features),
+            };
             let sources = plan.source.map(|cidr| Sources::spread(cidr, u64::from(plan.connections)));
             if !fits(
                 plan,
                 args,
-                &preflight::socket_limits(plan, &features, sources.as_ref(), &machine),
+                &preflight::socket_limits(plan, &descriptors, sources.as_ref(), &machine),
                 &machine,
             )? {
                 return Ok(None);

@@ -158,7 +158,7 @@ pub struct BareAcceptArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub connections: u32,
     /// Sockets of one ring at most.
-    #[arg(long, value_name = "N", default_value_t = crate::ring::SLOTS_PER_RING, value_parser = clap::value_parser!(u32).range(1..=i64::from(crate::ring::SLOTS_PER_RING)))]
+    #[arg(long, value_name = "N", default_value_t = roost_ring::RING_SLOTS_MAX, value_parser = clap::value_parser!(u32).range(1..=i64::from(roost_ring::RING_SLOTS_MAX)))]
     pub ring_slots_max: u32,
 }
 
@@ -298,7 +298,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub preflight: bool,
     /// Sockets of one ring at most.
-    #[arg(long, value_name = "N", default_value_t = crate::ring::SLOTS_PER_RING, value_parser = clap::value_parser!(u32).range(1..=i64::from(crate::ring::SLOTS_PER_RING)))]
+    #[arg(long, value_name = "N", default_value_t = roost_ring::RING_SLOTS_MAX, value_parser = clap::value_parser!(u32).range(1..=i64::from(roost_ring::RING_SLOTS_MAX)))]
     pub ring_slots_max: u32,
     /// Hold sockets as file descriptors, as kernels without usable direct descriptors must.
     #[arg(long)]

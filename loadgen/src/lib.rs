@@ -1,6 +1,6 @@
 //! Load generator for roost: many simulated clients, every reply checked, honest figures.
 //!
-//! * [`transport`]: the seam; behind it [`socket`] (on [`ring`]), which is kernel sockets, and
+//! * [`transport`]: the seam; behind it [`socket`], which is kernel sockets over `roost-ring`, and
 //!   [`tun`], which is TCP in user space.
 //! * [`client`], [`exchange`], [`payload`], [`schedule`], [`latency`], [`tally`]: what clients say and when,
 //!   and what is counted. Pure: no socket, no clock.
@@ -22,8 +22,6 @@ pub mod preflight;
 pub mod progress;
 pub mod report;
 pub mod restart;
-#[allow(unsafe_code)]
-pub mod ring;
 pub mod run;
 pub mod say;
 pub mod scenario;

@@ -38,7 +38,6 @@ pub(crate) const HOUSES: &[House] = &[
             "exchange",
             "client",
             "transport",
-            "ring",
             "socket",
             "tun",
             "figures",

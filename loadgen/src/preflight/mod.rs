@@ -9,8 +9,7 @@ pub use limits::{Machine, PortRange, memory_free};
 use crate::{
     cli::TransportKind,
     plan::Plan,
-    ring::{Descriptors, Features},
-    socket::Sources,
+    socket::{Descriptors, Sources},
 };
 
 /// One limit and what it allows.
@@ -35,12 +34,12 @@ const OTHER_DESCRIPTORS: u64 = 64;
 /// The limits of a run with kernel sockets.
 pub fn socket_limits(
     plan: &Plan,
-    features: &Features,
+    held: &Descriptors,
     sources: Option<&Sources>,
     machine: &Machine,
 ) -> Vec<Limit> {
     let mut limits =
-        vec![descriptors(features, machine), ports(sources, machine), memory(plan, ends(plan), machine)];
+        vec![descriptors(held, machine), ports(sources, machine), memory(plan, ends(plan), machine)];
     limits.extend(file_max(plan, machine));
     limits
 }
@@ -51,25 +50,24 @@ pub fn tun_limits(plan: &Plan, machine: &Machine) -> Vec<Limit> {
     vec![memory(plan, 1, machine)]
 }
 
-fn descriptors(features: &Features, machine: &Machine) -> Limit {
+fn descriptors(held: &Descriptors, machine: &Machine) -> Limit {
     let nofile = machine.nofile;
-    match features.descriptors {
+    match held {
         Descriptors::Direct => Limit {
             name: "RLIMIT_NOFILE".to_owned(),
             clients: Some(
                 nofile.saturating_sub(OTHER_DESCRIPTORS) / 2
-                    * u64::from(crate::ring::SLOTS_PER_RING.min(nofile as u32)),
+                    * u64::from(roost_ring::RING_SLOTS_MAX.min(nofile as u32)),
             ),
             because: format!(
                 "{nofile} descriptors, 2 per ring of up to 16,384 sockets, which take none themselves"
             ),
         },
-        Descriptors::Plain => Limit {
+        Descriptors::Plain { because } => Limit {
             name: "RLIMIT_NOFILE".to_owned(),
             clients: Some(nofile.saturating_sub(OTHER_DESCRIPTORS)),
             because: format!(
-                "{nofile} descriptors, one per socket, because {}; raise it with `ulimit -n`",
-                features.plain_because.as_deref().unwrap_or("the kernel has no usable direct descriptors")
+                "{nofile} descriptors, one per socket, because {because}; raise it with `ulimit -n`"
             ),
         },
     }

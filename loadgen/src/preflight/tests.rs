@@ -32,10 +32,6 @@ fn plan(connections: u32, target: &str) -> Plan {
     }
 }
 
-fn features(descriptors: Descriptors) -> Features {
-    Features { defer_taskrun: true, descriptors, plain_because: Some("it is old".into()) }
-}
-
 const MACHINE: Machine = Machine {
     nofile: 20_000,
     ports: PortRange { first: 32_768, last: 60_999 },
@@ -46,6 +42,10 @@ const MACHINE: Machine = Machine {
     ehash_entries: Some(1 << 18),
 };
 
+fn plain() -> Descriptors {
+    Descriptors::Plain { because: "it is old".to_owned() }
+}
+
 fn refused(
     connections: u32,
     target: &str,
@@ -54,7 +54,7 @@ fn refused(
 ) -> Option<String> {
     let plan = plan(connections, target);
     let sources = sources.map(|cidr| Sources::spread(cidr.parse().unwrap(), u64::from(connections)));
-    refusal(&plan, &socket_limits(&plan, &features(descriptors), sources.as_ref(), &MACHINE))
+    refusal(&plan, &socket_limits(&plan, &descriptors, sources.as_ref(), &MACHINE))
 }
 
 #[test]
@@ -71,9 +71,9 @@ fn one_address_has_28232_ports() {
 
 #[test]
 fn plain_descriptors_are_capped_by_nofile_and_it_says_why() {
-    let why = refused(19_937, "127.0.0.1:1", Descriptors::Plain, Some("127.0.0.0/8")).unwrap();
+    let why = refused(19_937, "127.0.0.1:1", plain(), Some("127.0.0.0/8")).unwrap();
     assert!(why.contains("RLIMIT_NOFILE") && why.contains("it is old"), "{why}");
-    assert_eq!(refused(19_936, "127.0.0.1:1", Descriptors::Plain, Some("127.0.0.0/8")), None);
+    assert_eq!(refused(19_936, "127.0.0.1:1", plain(), Some("127.0.0.0/8")), None);
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn both_ends_on_one_machine_need_twice_the_memory_and_files() {
 #[test]
 fn what_slows_a_run_down_is_noted() {
     let plan = plan(1_100_000, "127.0.0.1:1");
-    let text = render(&plan, &socket_limits(&plan, &features(Descriptors::Direct), None, &MACHINE), &MACHINE);
+    let text = render(&plan, &socket_limits(&plan, &Descriptors::Direct, None, &MACHINE), &MACHINE);
     assert!(
         text.contains("somaxconn = 512") && text.contains("262144 buckets") && text.contains("280000 pages"),
         "{text}"

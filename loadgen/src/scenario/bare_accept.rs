@@ -3,7 +3,6 @@
 
 use std::{
     net::TcpListener,
-    os::fd::AsFd,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -12,12 +11,12 @@ use std::{
 };
 
 use anyhow::Context;
+use roost_ring::{Features, FeaturesMax};
 
 use crate::{
     cli::BareAcceptArgs,
-    ring::{Bank, BankConfig, Descriptors, Features, Kind},
     say,
-    socket::SocketNetwork,
+    socket::{Kind, SocketNetwork, Sockets, SocketsConfig},
 };
 
 /// Accepts in the kernel at a time.
@@ -29,32 +28,29 @@ const BACKLOG: i32 = 65_535;
 /// # Errors
 /// What keeps it from accepting.
 pub fn run(args: &BareAcceptArgs, nofile: u64, stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
-    let features = Features::probe()?;
+    let features = Features::detect(FeaturesMax::Direct)?;
     let listener = TcpListener::bind(args.listen).with_context(|| format!("--listen {}", args.listen))?;
     rustix::net::listen(&listener, BACKLOG)?;
-    let held = match features.descriptors {
-        Descriptors::Direct => "direct descriptors",
-        Descriptors::Plain => "plain descriptors",
-    };
+    let held = if features.direct() { "direct descriptors" } else { "plain descriptors" };
     say::line(format_args!("listening on {} ({held})", listener.local_addr()?))?;
-    let config = BankConfig {
+    let config = SocketsConfig {
         slots: args.connections,
         slots_per_ring: args.ring_slots_max.min(SocketNetwork::ring_slots_for(nofile)),
         target: args.listen,
-        recv_blocks: 1,
-        recv_block_bytes: 64,
+        listener: Some(listener.into()),
+        receive_blocks: 0,
     };
-    let mut bank = Bank::new(&features, config).context("setting up the first ring")?;
+    let mut sockets = Sockets::open(&features, config).context("setting up the first ring")?;
     let (mut begun, mut accepted, mut failed) = (0, 0_u32, 0_u32);
     let mut completions = Vec::new();
     let (mut said, mut said_at) = (0, Instant::now());
     while !stop.load(Relaxed) {
         while begun < args.connections && begun - accepted - failed < IN_FLIGHT_MAX {
             // One ring at a time: whatever connects goes to the slot whose turn it is.
-            bank.accept(begun, listener.as_fd());
+            sockets.accept(begun);
             begun += 1;
         }
-        bank.turn(Duration::from_millis(100), &mut completions)?;
+        sockets.turn(Duration::from_millis(100), &mut completions)?;
         for completion in completions.drain(..).filter(|completion| completion.kind == Kind::Accept) {
             if completion.result < 0 {
                 failed += 1;

@@ -1,17 +1,41 @@
 //! Clients as kernel sockets over io_uring.
 
+mod outgoing;
+mod sockets;
 mod source;
 mod transport;
 
 use std::net::SocketAddr;
 
+use roost_ring::{Features, RING_SLOTS_MAX};
+pub(crate) use sockets::{Kind, Sockets, SocketsConfig};
 pub use source::{Cidr, Sources};
 pub use transport::SocketTransport;
 
-use crate::{
-    ring::{Descriptors, Features, SLOTS_PER_RING},
-    transport::{Network, Share, Transport},
-};
+use crate::transport::{Network, Share, Transport};
+
+/// How client sockets are held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Descriptors {
+    /// In the rings' own tables: no fd number, so RLIMIT_NOFILE caps only one table's size.
+    Direct,
+    /// As file descriptors, one each.
+    Plain {
+        /// Why not [`Self::Direct`].
+        because: String,
+    },
+}
+
+impl Descriptors {
+    /// How sockets are held with these features.
+    pub fn of(features: &Features) -> Self {
+        match features.lacks() {
+            _ if features.direct() => Self::Direct,
+            Some(lack) => Self::Plain { because: format!("{}: {}", lack.name, lack.state) },
+            None => Self::Plain { because: "the kernel has no usable direct descriptors".to_owned() },
+        }
+    }
+}
 
 /// Kernel sockets that connect from a range of source addresses.
 #[derive(Clone, Debug)]
@@ -29,7 +53,7 @@ pub struct SocketNetwork {
 impl SocketNetwork {
     /// Slots per ring that RLIMIT_NOFILE allows: a ring's file table may not be larger.
     pub fn ring_slots_for(nofile: u64) -> u32 {
-        u32::try_from(nofile).unwrap_or(u32::MAX).min(SLOTS_PER_RING)
+        u32::try_from(nofile).unwrap_or(u32::MAX).min(RING_SLOTS_MAX)
     }
 }
 
@@ -39,9 +63,10 @@ impl Network for SocketNetwork {
     }
 
     fn description(&self) -> String {
-        let held = match self.features.descriptors {
-            Descriptors::Direct => "io_uring direct descriptors",
-            Descriptors::Plain => "plain file descriptors on io_uring",
+        let held = if self.features.direct() {
+            "io_uring direct descriptors"
+        } else {
+            "plain file descriptors on io_uring"
         };
         let from = match &self.sources {
             Some(sources) => format!("{} source addresses from {}", sources.addresses(), sources.cidr()),

@@ -7,18 +7,20 @@ use std::{
 
 use anyhow::Context;
 
-use super::SocketNetwork;
-use crate::{
-    ring::{Bank, BankConfig, Completion, Kind},
-    transport::{Close, Counts, Ended, Event, Events, Share, Transport},
+use roost_ring::op::{Interest, poll_bits};
+
+use super::{
+    SocketNetwork,
+    sockets::{Completion, Kind, RECEIVE_BYTES, Sockets, SocketsConfig},
 };
+use crate::transport::{Close, Counts, Ended, Event, Events, Share, Transport};
 
 /// Clients of one share over the rings of one thread.
 ///
 /// An idle client is parked on a one-shot poll: an armed receive would pin 600 bytes more of
 /// kernel memory. A wake-up leads to receives that do not wait, into a small shared pool.
 pub struct SocketTransport {
-    bank: Bank,
+    sockets: Sockets,
     sources: Option<super::Sources>,
     first_client: u32,
     /// Per client: what it has in the kernel and where it stands; the bits below.
@@ -67,23 +69,22 @@ const RESET: u16 = 1 << 10;
 /// Ops in the kernel that a close has to wait for.
 const OPS: u16 = CONNECT | POLL | RECV | SEND;
 
-/// Receives under way at a time, and their size.
-const RECV_BLOCKS: u32 = 256;
-const RECV_BLOCK_BYTES: u32 = 4096;
+/// Receives under way at a time.
+const RECEIVE_BLOCKS: u32 = 256;
 
 impl SocketTransport {
     /// Opens the share's rings.
     pub(super) fn open(network: &SocketNetwork, share: Share) -> anyhow::Result<Self> {
-        let config = BankConfig {
+        let config = SocketsConfig {
             slots: share.clients,
             slots_per_ring: network.ring_slots_max,
             target: network.target,
-            recv_blocks: RECV_BLOCKS,
-            recv_block_bytes: RECV_BLOCK_BYTES,
+            listener: None,
+            receive_blocks: RECEIVE_BLOCKS,
         };
-        let bank = Bank::new(&network.features, config).context("setting up the first ring")?;
+        let sockets = Sockets::open(&network.features, config).context("setting up the first ring")?;
         Ok(Self {
-            bank,
+            sockets,
             sources: network.sources,
             first_client: share.first_client,
             states: vec![0; share.clients as usize],
@@ -113,10 +114,10 @@ impl SocketTransport {
         match kind {
             Kind::Connect => self.on_connect(client, result, events),
             Kind::Poll => self.on_poll(client, result),
-            Kind::Recv => self.on_recv(completion, events),
+            Kind::Receive => self.on_receive(completion, events),
             Kind::Send => self.on_send(client, result, completion.send_bytes),
             Kind::Close => self.on_close(client, events),
-            Kind::Accept | Kind::Aside | Kind::Setup => unreachable!("not asked for here"),
+            Kind::Accept | Kind::Cancel => unreachable!("not asked for here"),
         }
     }
 
@@ -139,7 +140,7 @@ impl SocketTransport {
             self.settle(client);
         } else if result < 0
             || (self.has(client, PAUSED)
-                && result & i32::from(libc::POLLERR | libc::POLLHUP | libc::POLLRDHUP) == 0)
+                && result & (poll_bits::ERR | poll_bits::HUP | poll_bits::RDHUP) == 0)
         {
             // Cancelled in order to wait for something else, or woke for bytes while paused.
             self.park(client);
@@ -148,12 +149,12 @@ impl SocketTransport {
         }
     }
 
-    fn on_recv(&mut self, completion: &Completion, events: &mut Events) {
+    fn on_receive(&mut self, completion: &Completion, events: &mut Events) {
         let Completion { slot: client, result, .. } = *completion;
         self.receiving -= 1;
         self.clear(client, RECV);
         let closing = self.has(client, CLOSING);
-        self.bank.take_received(completion, |bytes| {
+        self.sockets.take_received(completion, |bytes| {
             if !closing && !bytes.is_empty() {
                 events.push(Event::Bytes { client, bytes });
             }
@@ -164,7 +165,7 @@ impl SocketTransport {
             self.take_down(client, Ending::Closed(Ended::PeerFin));
         } else if result > 0 {
             // A full block suggests that there is more.
-            if result.unsigned_abs() == self.bank.recv_block_bytes() && !self.has(client, PAUSED) {
+            if result.unsigned_abs() == RECEIVE_BYTES && !self.has(client, PAUSED) {
                 self.receive(client);
             } else {
                 self.park(client);
@@ -185,9 +186,13 @@ impl SocketTransport {
             self.drop_backlog(client);
         }
         if !self.has(client, MUTE | RESET)
-            && let Some(backlog) = self.backlogs.remove(&client)
+            && let Some(backlog) = self.backlogs.get_mut(&client)
         {
-            self.bank.send(client, &backlog);
+            let taken = self.sockets.send(client, backlog);
+            backlog.drain(..taken);
+            if backlog.is_empty() {
+                self.backlogs.remove(&client);
+            }
             self.set(client, SEND);
         }
         if self.has(client, CLOSING) {
@@ -212,14 +217,14 @@ impl SocketTransport {
 
     /// Waits for the next thing of interest on an open client.
     fn park(&mut self, client: u32) {
-        let bits = if self.has(client, PAUSED) { libc::POLLRDHUP } else { libc::POLLIN };
-        self.bank.poll(client, bits);
+        let interest = if self.has(client, PAUSED) { Interest::Ended } else { Interest::Readable };
+        self.sockets.poll(client, interest);
         self.set(client, POLL);
     }
 
     fn receive(&mut self, client: u32) {
         self.set(client, RECV);
-        if self.bank.recv(client) {
+        if self.sockets.receive(client) {
             self.receiving += 1;
         } else {
             self.hungry.push_back(client);
@@ -228,7 +233,7 @@ impl SocketTransport {
 
     fn feed_hungry(&mut self) {
         while let Some(&client) = self.hungry.front() {
-            if !self.bank.recv(client) {
+            if !self.sockets.receive(client) {
                 break;
             }
             self.receiving += 1;
@@ -256,20 +261,20 @@ impl SocketTransport {
         let state = self.states[client as usize];
         if state & CANCELLED == 0 && state & (POLL | SEND) != 0 {
             if state & POLL != 0 {
-                self.bank.cancel(client, Kind::Poll);
+                self.sockets.cancel(client, Kind::Poll);
                 self.set(client, CANCELLED);
             }
             // A send in good standing is allowed to finish.
             if state & SEND != 0 && state & MUTE != 0 {
-                self.bank.cancel(client, Kind::Send);
+                self.sockets.cancel(client, Kind::Send);
                 self.set(client, CANCELLED);
             }
         }
         if state & (OPS | CLOSE) == 0 {
             if state & RESET != 0 {
-                self.bank.linger_none(client);
+                self.sockets.reset_on_close(client);
             }
-            self.bank.close(client);
+            self.sockets.close(client);
             self.set(client, CLOSE);
         }
     }
@@ -283,7 +288,7 @@ impl SocketTransport {
     fn turn(&mut self, wait: Duration, events: &mut Events) -> anyhow::Result<()> {
         self.feed_hungry();
         let mut completions = std::mem::take(&mut self.completions);
-        self.bank.turn(wait, &mut completions).context("io_uring")?;
+        self.sockets.turn(wait, &mut completions).context("io_uring")?;
         for completion in completions.drain(..) {
             self.on_completion(&completion, events);
         }
@@ -298,7 +303,7 @@ impl Transport for SocketTransport {
         self.set(client, CONNECT);
         self.counts.connecting += 1;
         let source = self.sources.map(|sources| sources.of(self.first_client + client));
-        self.bank.connect(client, source);
+        self.sockets.connect(client, source);
     }
 
     fn send(&mut self, client: u32, bytes: &[u8]) {
@@ -309,7 +314,10 @@ impl Transport for SocketTransport {
         if self.has(client, SEND) {
             self.backlogs.entry(client).or_default().extend_from_slice(bytes);
         } else {
-            self.bank.send(client, bytes);
+            let taken = self.sockets.send(client, bytes);
+            if taken < bytes.len() {
+                self.backlogs.entry(client).or_default().extend_from_slice(&bytes[taken..]);
+            }
             self.set(client, SEND);
         }
     }
@@ -330,7 +338,7 @@ impl Transport for SocketTransport {
         }
         self.states[client as usize] ^= PAUSED;
         if self.has(client, POLL) && !self.has(client, CANCELLED) {
-            self.bank.cancel(client, Kind::Poll);
+            self.sockets.cancel(client, Kind::Poll);
             self.set(client, CANCELLED);
         }
     }
@@ -349,13 +357,12 @@ impl Transport for SocketTransport {
     }
 
     fn counts(&self) -> Counts {
-        let bank = self.bank.counts();
+        let sockets = self.sockets.counts();
         let details = vec![
-            ("rings", bank.rings),
-            ("ring_ops", bank.ops),
-            ("ring_enters", bank.enters),
-            ("ring_waits", bank.waits),
-            ("short_sends", bank.short_sends),
+            ("rings", sockets.rings),
+            ("ring_ops", sockets.ops),
+            ("ring_enters", sockets.enters),
+            ("short_sends", sockets.short_sends),
         ];
         Counts { details, ..self.counts.clone() }
     }
@@ -366,6 +373,6 @@ impl Transport for SocketTransport {
             + self.backlogs.values().map(Vec::capacity).sum::<usize>()
             + self.endings.capacity() * size_of::<(u32, Ending)>()
             + self.completions.capacity() * size_of::<Completion>();
-        tables as u64 + self.bank.user_bytes()
+        tables as u64 + self.sockets.user_bytes()
     }
 }

@@ -37,6 +37,16 @@ impl Block {
         Self((class as u32) << 28 | index)
     }
 
+    /// The handle as a number, for a token to carry.
+    pub const fn to_bits(self) -> u32 {
+        self.0
+    }
+
+    /// The handle with this number. Any number is one.
+    pub const fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+
     /// The class, an index into the driver's pool specification.
     pub const fn class(self) -> usize {
         (self.0 >> 28) as usize
