@@ -51,8 +51,9 @@ pub enum Error {
 }
 
 impl Error {
-    /// Explains a failed io_uring_setup(2).
-    pub(super) fn from_setup(reply: io::Error) -> Self {
+    /// Explains why a ring could not be made: what io_uring_setup(2) or another call of the set-up
+    /// replied, and what `kernel.io_uring_disabled` says now.
+    pub fn refused(reply: io::Error) -> Self {
         let sysctl = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok();
         explain(reply, sysctl.as_deref().map(str::trim))
     }

@@ -235,15 +235,15 @@ impl Features {
 
 /// Checks everything that has no substitute.
 fn base() -> Result<Vec<Finding>, Error> {
-    let mut ring = trial::build(&IoUring::builder()).map_err(Error::from_setup)?;
+    let mut ring = trial::build(&IoUring::builder()).map_err(Error::refused)?;
     let mut probe = Probe::new();
     ring.submitter().register_probe(&mut probe).map_err(|error| match error.raw_os_error() {
         Some(libc::EINVAL) => {
             Error::Missing { feature: "IORING_REGISTER_PROBE", why: "ask which operations there are" }
         }
-        _ => Error::from_setup(error),
+        _ => Error::refused(error),
     })?;
-    trial::round_trip(&mut ring).map_err(Error::from_setup)?;
+    trial::round_trip(&mut ring).map_err(Error::refused)?;
     let bits = BITS.iter().map(|bit| (bit.name, bit.why, (bit.is_set)(ring.params())));
     let operations = OPERATIONS.iter().map(|op| (op.name, op.why, probe.is_supported(op.code)));
     require(bits.chain(operations))

@@ -1,10 +1,10 @@
-//! The blocks: one lazily mapped region per class, and who is using which block.
+//! The blocks: one lazily mapped region per class.
 
 use std::{io, ptr::NonNull, slice};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
-use crate::op::{Block, PoolSpec};
+use crate::op::{Block, BlockUsers, Misuse, PoolSpec};
 
 /// Zeroed memory at an address that never changes, backed by pages only where touched.
 pub(super) struct Region {
@@ -51,9 +51,6 @@ impl Drop for Region {
 struct Class {
     spec: PoolSpec,
     region: Region,
-    /// Per block: sends in the kernel, or [`RECEIVING`]. Zeroed pages, so untouched ones cost
-    /// nothing.
-    users: Vec<u32>,
 }
 
 /// How far apart blocks of this size begin.
@@ -65,59 +62,55 @@ fn stride(block_bytes: u32) -> usize {
     block_bytes as usize + CACHE_LINE_BYTES
 }
 
-/// A block that the kernel receives into belongs to it alone.
-const RECEIVING: u32 = u32::MAX;
-
 /// All blocks of one driver.
 ///
-/// The bytes of a block are either the kernel's to write (one receive), shared by the kernel and
-/// readers (any number of sends), or ours. `users` tracks which, and every access checks it; that
-/// check is what makes the references handed out here sound.
+/// `users` tracks which op in the kernel has which block, and every access asks it first. That check
+/// is what makes the references handed out here sound.
 pub(super) struct Memory {
     classes: Vec<Class>,
+    users: BlockUsers,
+}
+
+/// What the core may do with a block. Panics if it may not: blocks are the core's own, and no input
+/// names one.
+#[inline]
+#[track_caller]
+fn demand(result: Result<(), Misuse>) {
+    if let Err(misuse) = result {
+        panic!("a block is misused: {misuse}");
+    }
 }
 
 impl Memory {
     pub(super) fn new(specs: &[PoolSpec]) -> io::Result<Self> {
         let class = |spec: &PoolSpec| {
-            assert!(spec.blocks <= Block::INDEX_MAX + 1);
             let region = Region::map(stride(spec.block_bytes) * spec.blocks as usize)?;
-            Ok(Class { spec: *spec, region, users: vec![0; spec.blocks as usize] })
+            Ok(Class { spec: *spec, region })
         };
-        Ok(Self { classes: specs.iter().map(class).collect::<io::Result<_>>()? })
+        let users = BlockUsers::new(specs);
+        Ok(Self { classes: specs.iter().map(class).collect::<io::Result<_>>()?, users })
     }
 
     /// Gives part of a block to the kernel to write to. Panics if the block is in use.
     pub(super) fn start_receive(&mut self, block: Block, offset: u32, len: u32) -> *mut u8 {
-        let class = &mut self.classes[block.class()];
-        let users = &mut class.users[block.index() as usize];
-        assert!(*users == 0, "a receive into a block that the kernel is using");
-        *users = RECEIVING;
-        class.range(block, offset, len).as_ptr()
+        demand(self.users.start_receive(block, offset, len));
+        self.classes[block.class()].range(block, offset, len).as_ptr()
     }
 
     /// Lets the kernel read part of a block. Panics if it is receiving into it.
     pub(super) fn start_send(&mut self, block: Block, offset: u32, len: u32) -> *const u8 {
-        let class = &mut self.classes[block.class()];
-        let users = &mut class.users[block.index() as usize];
-        assert!(*users < RECEIVING - 1, "a send from a block that the kernel is writing to");
-        *users += 1;
-        class.range(block, offset, len).as_ptr()
+        demand(self.users.start_send(block, offset, len));
+        self.classes[block.class()].range(block, offset, len).as_ptr()
     }
 
     /// A receive or send from the block has completed.
     pub(super) fn end(&mut self, block: Block) {
-        let users = &mut self.classes[block.class()].users[block.index() as usize];
-        *users = match *users {
-            0 => unreachable!("more completions than ops on a block"),
-            RECEIVING => 0,
-            sends => sends - 1,
-        };
+        demand(self.users.end(block));
     }
 
     pub(super) fn bytes(&self, block: Block) -> &[u8] {
+        demand(self.users.check_read(block));
         let class = &self.classes[block.class()];
-        assert!(class.users[block.index() as usize] != RECEIVING, "read while the kernel is receiving");
         let base = class.range(block, 0, class.spec.block_bytes);
         // SAFETY: in bounds by `range`, zero-initialised by the mapping. Nobody writes while the
         // reference lives: no receive is in the kernel, and starting one or writing needs
@@ -126,8 +119,8 @@ impl Memory {
     }
 
     pub(super) fn bytes_mut(&mut self, block: Block) -> &mut [u8] {
+        demand(self.users.check_write(block));
         let class = &mut self.classes[block.class()];
-        assert!(class.users[block.index() as usize] == 0, "written while the kernel is using it");
         let base = class.range(block, 0, class.spec.block_bytes);
         // SAFETY: in bounds by `range`, initialised. Nothing of the block is in the kernel, and
         // `&mut self` excludes every other reference of ours.
@@ -135,10 +128,9 @@ impl Memory {
     }
 
     pub(super) fn write(&mut self, block: Block, offset: u32, bytes: &[u8]) {
-        let class = &mut self.classes[block.class()];
-        assert!(class.users[block.index() as usize] != RECEIVING, "written while the kernel is receiving");
         let len = u32::try_from(bytes.len()).expect("a write within a block");
-        let target = class.range(block, offset, len);
+        demand(self.users.check_write_part(block, offset, len));
+        let target = self.classes[block.class()].range(block, offset, len);
         // SAFETY: in bounds by `range`; `bytes` cannot overlap it, because `&mut self` excludes
         // references into blocks. The kernel may be sending other bytes of the block: raw copies
         // form no reference to those. Should the caller break its promise not to touch bytes in
@@ -150,10 +142,8 @@ impl Memory {
     /// Copies between blocks, or within one; under the rules of [`Self::bytes`] for `from` and of
     /// [`Self::write`] for `to`.
     pub(super) fn copy(&mut self, from: Block, from_offset: u32, len: u32, to: Block, to_offset: u32) {
-        for block in [from, to] {
-            let users = self.classes[block.class()].users[block.index() as usize];
-            assert!(users != RECEIVING, "copied while the kernel is receiving");
-        }
+        demand(self.users.check_read_part(from, from_offset, len));
+        demand(self.users.check_write_part(to, to_offset, len));
         let source = self.classes[from.class()].range(from, from_offset, len);
         let target = self.classes[to.class()].range(to, to_offset, len);
         // SAFETY: both in bounds by `range` and initialised by their mappings; the copy allows for
@@ -164,11 +154,11 @@ impl Memory {
 }
 
 impl Class {
-    /// The address of part of a block. Panics if it does not lie within.
+    /// The address of part of a block that exists, which [`BlockUsers`] has checked; within the region in
+    /// any case.
     fn range(&self, block: Block, offset: u32, len: u32) -> NonNull<u8> {
         let block_bytes = self.spec.block_bytes;
-        assert!(block.index() < self.spec.blocks);
-        assert!(len <= block_bytes && offset <= block_bytes - len, "outside the block");
+        debug_assert!(block.index() < self.spec.blocks && offset + len <= block_bytes);
         self.region.at(block.index() as usize * stride(block_bytes) + offset as usize, len as usize)
     }
 }
@@ -220,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "copied while the kernel is receiving")]
+    #[should_panic(expected = "read while the kernel is receiving")]
     fn nothing_is_copied_from_where_the_kernel_receives() {
         let mut memory = memory();
         memory.start_receive(BLOCK, 0, 8);

@@ -71,7 +71,7 @@ impl Ring {
         let mut builder = if features.deferred() { deferred_builder() } else { IoUring::builder() };
         // A forked child must not share the queues.
         builder.setup_clamp().setup_cqsize(sizes.cq_entries.max(sizes.sq_entries)).dontfork();
-        let uring = builder.build(sizes.sq_entries).map_err(Error::from_setup)?;
+        let uring = builder.build(sizes.sq_entries).map_err(Error::refused)?;
         if sizes.files > 0 {
             uring.submitter().register_files_sparse(sizes.files).map_err(|reply| {
                 match (reply.raw_os_error(), nofile()) {

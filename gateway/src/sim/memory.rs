@@ -1,13 +1,14 @@
 //! The blocks, with the same rules as the ring driver's and fewer mercies.
 //!
-//! Like the real memory it panics when a block is touched that the kernel is using. Beyond that
+//! Like the real memory it asks [`BlockUsers`], and panics when a block is touched that the kernel is
+//! using. Beyond that
 //! it checks that a write overlaps no send in flight, fills what a receive did not write with
 //! poison, and can poison blocks that nobody holds, so that whoever reads a block too late sends
 //! bytes that no client or worker ever wrote.
 
 use std::collections::BTreeMap;
 
-use crate::op::{Block, PoolSpec};
+use crate::op::{Block, BlockUsers, Misuse, PoolSpec};
 
 /// What stands where nobody should read.
 const POISON: u8 = 0xdb;
@@ -16,6 +17,7 @@ const POISON: u8 = 0xdb;
 #[derive(Debug)]
 pub struct Memory {
     classes: Vec<Class>,
+    users: BlockUsers,
 }
 
 #[derive(Debug)]
@@ -27,17 +29,23 @@ struct Class {
 #[derive(Debug)]
 struct Bytes {
     bytes: Box<[u8]>,
-    /// The receive that the kernel has armed into the block.
-    receiving: bool,
     /// Ranges of the sends in the kernel: offset and length.
     sending: Vec<(u32, u32)>,
+}
+
+/// What the core may do with a block; the rules are those of every driver.
+#[track_caller]
+fn demand(result: Result<(), Misuse>) {
+    if let Err(misuse) = result {
+        panic!("invariant buffer-in-one-place: {misuse}");
+    }
 }
 
 impl Memory {
     /// Memory of these classes.
     pub fn new(specs: &[PoolSpec]) -> Self {
         let class = |spec: &PoolSpec| Class { spec: *spec, blocks: BTreeMap::new() };
-        Self { classes: specs.iter().map(class).collect() }
+        Self { classes: specs.iter().map(class).collect(), users: BlockUsers::new(specs) }
     }
 
     fn entry(&mut self, block: Block) -> &mut Bytes {
@@ -45,42 +53,27 @@ impl Memory {
         assert!(block.index() < class.spec.blocks, "{block:?} does not exist");
         class.blocks.entry(block.index()).or_insert_with(|| Bytes {
             bytes: vec![POISON; class.spec.block_bytes as usize].into(),
-            receiving: false,
             sending: Vec::new(),
         })
     }
 
-    fn range(&mut self, block: Block, offset: u32, len: u32) -> &mut Bytes {
-        let block_bytes = self.classes[block.class()].spec.block_bytes;
-        assert!(len <= block_bytes && offset <= block_bytes - len, "outside the block");
-        self.entry(block)
-    }
-
     pub(super) fn start_receive(&mut self, block: Block, offset: u32, len: u32) {
-        let entry = self.range(block, offset, len);
-        let unused = !entry.receiving && entry.sending.is_empty();
-        assert!(unused, "invariant buffer-in-one-place: a receive into a block that the kernel is using");
-        entry.receiving = true;
-        entry.bytes[offset as usize..][..len as usize].fill(POISON);
+        demand(self.users.start_receive(block, offset, len));
+        self.entry(block).bytes[offset as usize..][..len as usize].fill(POISON);
     }
 
     pub(super) fn start_send(&mut self, block: Block, offset: u32, len: u32) {
-        let entry = self.range(block, offset, len);
-        assert!(
-            !entry.receiving,
-            "invariant buffer-in-one-place: a send from a block that the kernel is writing to"
-        );
-        entry.sending.push((offset, len));
+        demand(self.users.start_send(block, offset, len));
+        self.entry(block).sending.push((offset, len));
     }
 
     /// The kernel writes what a receive got.
     pub(super) fn received(&mut self, block: Block, offset: u32, bytes: &[u8]) {
-        let entry = self.entry(block);
         assert!(
-            entry.receiving,
+            self.users.is_receiving(block),
             "invariant buffer-in-one-place: the kernel writes only where a receive is armed"
         );
-        entry.bytes[offset as usize..][..bytes.len()].copy_from_slice(bytes);
+        self.entry(block).bytes[offset as usize..][..bytes.len()].copy_from_slice(bytes);
     }
 
     /// The kernel reads what a send gives.
@@ -89,34 +82,32 @@ impl Memory {
     }
 
     pub(super) fn end_receive(&mut self, block: Block) {
-        let entry = self.entry(block);
-        assert!(std::mem::take(&mut entry.receiving), "a receive ends once");
+        assert!(self.users.is_receiving(block), "a receive ends once");
+        demand(self.users.end(block));
     }
 
     pub(super) fn end_send(&mut self, block: Block, offset: u32, len: u32) {
         let entry = self.entry(block);
         let index = entry.sending.iter().position(|&range| range == (offset, len)).expect("a send ends once");
         entry.sending.swap_remove(index);
+        demand(self.users.end(block));
     }
 
     pub(super) fn bytes(&self, block: Block) -> &[u8] {
-        let class = &self.classes[block.class()];
-        let entry = class.blocks.get(&block.index()).expect("a block is written before it is read");
-        assert!(!entry.receiving, "invariant buffer-in-one-place: read while the kernel is receiving");
-        &entry.bytes
+        demand(self.users.check_read(block));
+        let blocks = &self.classes[block.class()].blocks;
+        &blocks.get(&block.index()).expect("a block is written before it is read").bytes
     }
 
     pub(super) fn bytes_mut(&mut self, block: Block) -> &mut [u8] {
-        let entry = self.entry(block);
-        let unused = !entry.receiving && entry.sending.is_empty();
-        assert!(unused, "invariant buffer-in-one-place: written while the kernel is using it");
-        &mut entry.bytes
+        demand(self.users.check_write(block));
+        &mut self.entry(block).bytes
     }
 
     pub(super) fn write(&mut self, block: Block, offset: u32, bytes: &[u8]) {
         let len = u32::try_from(bytes.len()).expect("a write within a block");
-        let entry = self.range(block, offset, len);
-        assert!(!entry.receiving, "invariant buffer-in-one-place: written while the kernel is receiving");
+        demand(self.users.check_write_part(block, offset, len));
+        let entry = self.entry(block);
         let overlaps = |&(from, many): &(u32, u32)| offset < from + many && from < offset + len;
         assert!(
             !entry.sending.iter().any(overlaps),
@@ -128,11 +119,11 @@ impl Memory {
     /// Poisons blocks that nobody holds. Panics if the kernel is using one.
     pub fn poison(&mut self, free: &[Block]) {
         for &block in free {
-            let entry = self.entry(block);
             assert!(
-                !entry.receiving && entry.sending.is_empty(),
+                !self.users.is_used(block),
                 "invariant buffer-in-one-place: {block:?} is free and in the kernel"
             );
+            let entry = self.entry(block);
             // The first bytes are enough to be noticed, and cheap after every turn.
             let front = entry.bytes.len().min(64);
             entry.bytes[..front].fill(POISON);

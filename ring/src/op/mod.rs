@@ -6,10 +6,12 @@
 mod driver;
 mod peer;
 mod token;
+mod users;
 
 pub use driver::{Driver, Io, LinkAddress, Wait, Waker};
 pub use peer::Peer;
 pub use token::Token;
+pub use users::{BlockUsers, Misuse};
 
 /// One socket as the core names it; which descriptor stands behind it is the driver's business.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
