@@ -10,7 +10,6 @@ mod streams;
 use std::{cell::RefCell, collections::HashMap, io, rc::Rc, sync::Arc, time::Duration};
 
 use roost_protocol::{InstanceId, auth};
-use rustix::io::Errno;
 use tokio::sync::Notify;
 
 pub use address::{Address, AddressError, BindError, Listener};
@@ -66,8 +65,8 @@ impl Worker {
         }
         let mut instance = [0; 16];
         getrandom::fill(&mut instance)?;
-        let runtime =
-            tokio_uring::Runtime::new(tokio_uring::builder().entries(256)).map_err(explain_no_ring)?;
+        let runtime = tokio_uring::Runtime::new(tokio_uring::builder().entries(256))
+            .map_err(roost_ring::Error::refused)?;
         let core = Core::new(self.config.clone(), InstanceId(instance), handler, self.stats.clone());
         let server = Rc::new(Server {
             core: RefCell::new(core),
@@ -311,20 +310,4 @@ async fn accept<H: Handler>(server: Rc<Server<H>>, listener: AsyncListener) {
 fn tick_ms(config: &WorkerConfig) -> u64 {
     let keepalive_ms = if config.keepalive_ms == 0 { u64::MAX } else { config.keepalive_ms };
     (config.session_ttl_ms.min(keepalive_ms).min(config.handshake_timeout_ms) / 4).clamp(10, TICK_MAX_MS)
-}
-
-fn explain_no_ring(error: io::Error) -> io::Error {
-    let remedy = match Errno::from_io_error(&error) {
-        Some(Errno::NOSYS) => "the kernel has no io_uring, or a seccomp filter hides it",
-        Some(Errno::PERM) => {
-            "io_uring is forbidden: see sysctl kernel.io_uring_disabled, and the seccomp profile of the \
-             container"
-        }
-        Some(Errno::NOMEM) => {
-            "no memory for a ring; where rings count against RLIMIT_MEMLOCK (for unprivileged users, all processes \
-             of one together), raise it: ulimit -l, LimitMEMLOCK=, docker's --ulimit memlock=-1"
-        }
-        _ => "the worker cannot run without io_uring",
-    };
-    io::Error::new(error.kind(), format!("cannot set up io_uring ({error}): {remedy}"))
 }
