@@ -3,8 +3,8 @@
 //! [`op`] is the seam: plain values, and the traits that a core and a loop see. It knows nothing of
 //! io_uring, so the simulation's fake kernel stands behind it as well.
 //!
-//! [`UringDriver`] implements [`op::Driver`] for one shard on a *bank* of rings. Ring 0
-//! waits; it carries the links, the shard's waker and the first slots. Every further ring carries
+//! [`UringDriver`] implements [`op::Driver`] for one thread on a *bank* of rings. Ring 0
+//! waits; it carries the links, the waker and the first slots. Every further ring carries
 //! slots only, is started when they are needed, and tells ring 0 through an eventfd that it has
 //! completions. Ring `i` owns the slots `i * slots_per_ring ..`, in every descriptor mode: an op
 //! on a direct descriptor has to run on the ring whose table holds it.

@@ -7,7 +7,7 @@ import sys
 from roost import ROOT
 
 NAMES = ("roost-gateway", "roost-router", "roost-loadgen")
-SOURCES = ("gateway", "loadgen", "protocol", "router", "Cargo.lock")
+SOURCES = ("gateway", "loadgen", "protocol", "ring", "router", "Cargo.lock")
 
 
 def build(release=False, examples=()):
