@@ -28,8 +28,8 @@ impl LevelHandle {
 pub fn init(level: LogLevel, format: LogFormat) -> Result<LevelHandle> {
     let (level, handle) = reload::Layer::new(filter(level));
     let lines = log::layer(match format {
-        LogFormat::Text => log::Format::Text,
-        LogFormat::Json => log::Format::Json,
+        LogFormat::Text => log::LineFormat::Text,
+        LogFormat::Json => log::LineFormat::Json,
     })
     .context("no log")?;
     Registry::default().with(level).with(lines).try_init().context("no log")?;

@@ -70,7 +70,7 @@ impl Fanout {
 
 /// What a MESSAGE says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Said {
+pub enum Parsed {
     /// Content of a user.
     Content {
         /// Whose.
@@ -86,7 +86,7 @@ pub enum Said {
         receipt: Receipt,
     },
     /// Nothing that anybody of this run would send.
-    Nonsense,
+    Malformed,
 }
 
 /// What became of a routed message.
@@ -144,32 +144,32 @@ impl Exchange {
     }
 
     /// What a MESSAGE says.
-    pub fn unwrap(&self, seed: u64, message: &[u8]) -> Said {
+    pub fn unwrap(&self, seed: u64, message: &[u8]) -> Parsed {
         match self {
             Self::Bare | Self::Echo | Self::Fanout(_) => content(seed, message, false),
-            Self::Route => unwrap_route(seed, message).unwrap_or(Said::Nonsense),
+            Self::Route => unwrap_route(seed, message).unwrap_or(Parsed::Malformed),
         }
     }
 }
 
-fn content(seed: u64, content: &[u8], repeated: bool) -> Said {
-    payload::read(seed, content).map_or(Said::Nonsense, |name| Said::Content { name, repeated })
+fn content(seed: u64, content: &[u8], repeated: bool) -> Parsed {
+    payload::read(seed, content).map_or(Parsed::Malformed, |name| Parsed::Content { name, repeated })
 }
 
-fn unwrap_route(seed: u64, message: &[u8]) -> Option<Said> {
+fn unwrap_route(seed: u64, message: &[u8]) -> Option<Parsed> {
     let (&[op, flags], rest) = message.split_first_chunk()?;
     let (&id, rest) = rest.split_first_chunk()?;
     let id = u32::from_be_bytes(id);
     match op {
         ROUTE_DELIVER => {
             let (&sender, body) = rest.split_first_chunk()?;
-            let said = content(seed, body, flags & ROUTE_REPEATED != 0);
-            let Said::Content { name, .. } = said else { return None };
+            let parsed = content(seed, body, flags & ROUTE_REPEATED != 0);
+            let Parsed::Content { name, .. } = parsed else { return None };
             // The worker's own words must fit the content.
             let mut room = [0; KEY_BYTES];
             let truthful = name.sequence == id
                 && routing_hash(key_of(name.sender, &mut room)) == u64::from_be_bytes(sender);
-            truthful.then_some(said)
+            truthful.then_some(parsed)
         }
         ROUTE_RECEIPT if rest.is_empty() => {
             let receipt = match flags {
@@ -177,7 +177,7 @@ fn unwrap_route(seed: u64, message: &[u8]) -> Option<Said> {
                 1 => Receipt::Offline,
                 _ => Receipt::Refused,
             };
-            Some(Said::Receipt { sequence: id, receipt })
+            Some(Parsed::Receipt { sequence: id, receipt })
         }
         _ => None,
     }
@@ -201,19 +201,19 @@ mod tests {
         message.extend(9_u32.to_be_bytes());
         message.extend(routing_hash(b"user-7").to_be_bytes());
         message.extend(body());
-        let said = Exchange::Route.unwrap(1, &message);
-        assert_eq!(said, Said::Content { name: NAME, repeated: true });
+        let parsed = Exchange::Route.unwrap(1, &message);
+        assert_eq!(parsed, Parsed::Content { name: NAME, repeated: true });
         message[8] ^= 1;
-        assert_eq!(Exchange::Route.unwrap(1, &message), Said::Nonsense);
+        assert_eq!(Exchange::Route.unwrap(1, &message), Parsed::Malformed);
     }
 
     #[test]
     fn receipts_are_understood() {
         let receipt = |status| Exchange::Route.unwrap(1, &[ROUTE_RECEIPT, status, 0, 0, 0, 9]);
-        assert_eq!(receipt(1), Said::Receipt { sequence: 9, receipt: Receipt::Offline });
-        assert_eq!(receipt(0), Said::Receipt { sequence: 9, receipt: Receipt::Delivered });
-        assert_eq!(receipt(4), Said::Receipt { sequence: 9, receipt: Receipt::Refused });
-        assert_eq!(Exchange::Route.unwrap(1, &[ROUTE_RECEIPT, 0, 0]), Said::Nonsense);
+        assert_eq!(receipt(1), Parsed::Receipt { sequence: 9, receipt: Receipt::Offline });
+        assert_eq!(receipt(0), Parsed::Receipt { sequence: 9, receipt: Receipt::Delivered });
+        assert_eq!(receipt(4), Parsed::Receipt { sequence: 9, receipt: Receipt::Refused });
+        assert_eq!(Exchange::Route.unwrap(1, &[ROUTE_RECEIPT, 0, 0]), Parsed::Malformed);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::{
         Command, Connects, Departure, Interval, Lane, Load, LoadConfig, LoadReport, Reconnect, Slow, Traffic,
     },
     schedule::whole,
-    tally::{Standing, Status, Tally},
+    tally::{Snapshot, Status, Tally},
     transport::{Network, Share},
 };
 
@@ -140,7 +140,7 @@ impl Fleet {
     ///
     /// # Errors
     /// When a thread has ended before its time.
-    pub fn standing(&self) -> anyhow::Result<Standing> {
+    pub fn snapshot(&self) -> anyhow::Result<Snapshot> {
         loop {
             if self.threads.iter().any(|member| member.handle.is_finished()) {
                 anyhow::bail!("a load thread has ended");
@@ -150,11 +150,11 @@ impl Fleet {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        let mut standing = Standing::default();
+        let mut snapshot = Snapshot::default();
         for member in &self.threads {
-            standing.add(&member.status);
+            snapshot.add(&member.status);
         }
-        Ok(standing)
+        Ok(snapshot)
     }
 
     /// Intervals that the threads have finished since the last call.
@@ -279,9 +279,9 @@ impl Fleet {
         self.tell_all(|_| Command::SlowResume);
     }
 
-    /// The run is over: see [`Command::LastCall`].
-    pub fn last_call(&mut self) {
-        self.tell_all(|_| Command::LastCall);
+    /// The run is over: see [`Command::CountAsLost`].
+    pub fn count_as_lost(&mut self) {
+        self.tell_all(|_| Command::CountAsLost);
     }
 
     /// Ends all threads and collects what they counted.
@@ -318,7 +318,7 @@ impl Fleet {
 
     fn tell_all(&mut self, mut command: impl FnMut(Share) -> Command) {
         for member in &mut self.threads {
-            // A thread that has ended shows in `standing` and `finish`.
+            // A thread that has ended shows in `snapshot` and `finish`.
             if member.commands.send(command(member.share)).is_ok() {
                 member.told += 1;
             }

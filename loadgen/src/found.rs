@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::{figures::Figures, latency::Latency, tally::Standing};
+use crate::{figures::Figures, latency::Latency, tally::Snapshot};
 
 /// Why a run ends before its plan does, with a report of what was found until then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -30,7 +30,7 @@ pub enum Stopped {
 #[derive(Debug, Default)]
 pub struct Found {
     /// Where the clients stood at the end.
-    pub last: Standing,
+    pub last: Snapshot,
     /// Open sessions when the hold began to be reported, and the lowest number since.
     pub connections_held: Option<u64>,
     /// The lowest number of open sessions during the hold.
@@ -74,7 +74,7 @@ pub struct Found {
     /// Free memory and page cache of the machine at the start, and the least since, in bytes.
     pub memory_free: Option<(u64, u64)>,
     /// Open clients that had had a heartbeat answered when the figures were taken.
-    pub heard_at_figures: Option<u64>,
+    pub answered_at_figures: Option<u64>,
 }
 
 /// What happened between two moments.

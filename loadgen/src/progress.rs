@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, Write, stderr};
 
-use crate::{found::Point, tally::Standing};
+use crate::{found::Point, tally::Snapshot};
 
 /// Shows progress on standard error.
 #[derive(Debug)]
@@ -33,12 +33,12 @@ impl Progress {
     }
 
     /// Shows a point.
-    pub fn show(&mut self, phase: &str, point: &Point, standing: &Standing) {
+    pub fn show(&mut self, phase: &str, point: &Point, snapshot: &Snapshot) {
         let new_phase = phase != self.phase;
         if !self.terminal && !new_phase && point.t_s - self.line_s < LINE_S {
             return;
         }
-        let line = self.line(phase, point, standing);
+        let line = self.line(phase, point, snapshot);
         // Progress that cannot be shown is no reason to stop.
         let _ = if self.terminal {
             self.dirty = true;
@@ -58,7 +58,7 @@ impl Progress {
         }
     }
 
-    fn line(&self, phase: &str, point: &Point, standing: &Standing) -> String {
+    fn line(&self, phase: &str, point: &Point, snapshot: &Snapshot) -> String {
         let span_s = (point.t_s - self.before.t_s).max(1e-3);
         let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / span_s;
         let opening = rate(point.opened, self.before.opened);
@@ -76,7 +76,7 @@ impl Progress {
                 ", {:.0} sent/s, {:.0} received/s, {} outstanding",
                 rate(point.sent, self.before.sent),
                 rate(point.received, self.before.received),
-                standing.outstanding
+                snapshot.outstanding
             );
         }
         if let (Some(p50), Some(p99)) = (point.p50_us, point.p99_us) {

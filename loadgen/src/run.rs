@@ -18,7 +18,7 @@ use crate::{
     preflight,
     progress::Progress,
     restart::Restart,
-    tally::Standing,
+    tally::Snapshot,
 };
 
 /// What [`Run::wait`] came to.
@@ -53,7 +53,7 @@ const FEW_CLIENTS: u32 = 10_000;
 /// Departures per second at the end of a run.
 const LEAVE_PER_S: f64 = 100_000.0;
 /// How often the fleet is looked at.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Points kept at most: then every second one goes, and the spacing doubles.
 const POINTS_MAX: usize = 2000;
 
@@ -97,19 +97,19 @@ impl Run {
         &mut self,
         phase: &str,
         limit: Duration,
-        mut done: impl FnMut(&Standing) -> bool,
+        mut done: impl FnMut(&Snapshot) -> bool,
     ) -> anyhow::Result<Waited> {
         let start = self.fleet.now();
         let outcome = loop {
-            let standing = self.look(phase)?;
-            if done(&standing) {
+            let snapshot = self.poll(phase)?;
+            if done(&snapshot) {
                 break Waited::Done;
             }
             let waited = self.fleet.now() - start;
             if waited >= limit {
                 break Waited::TimedOut;
             }
-            std::thread::sleep(LOOK.min(limit - waited));
+            std::thread::sleep(POLL_INTERVAL.min(limit - waited));
         };
         let end = self.fleet.now().as_secs_f64();
         match self.found.phases.last_mut() {
@@ -142,12 +142,14 @@ impl Run {
     }
 
     /// After an interruption: sends nothing more and waits a little for what is on its way.
-    pub fn calm_down(&mut self) {
+    pub fn let_outstanding_arrive(&mut self) {
         self.fleet.stop_traffic();
         self.fleet.stop_heartbeat();
         for _ in 0..40 {
-            match self.fleet.standing() {
-                Ok(now) if now.outstanding > 0 || now.pings_outstanding > 0 => std::thread::sleep(LOOK),
+            match self.fleet.snapshot() {
+                Ok(now) if now.outstanding > 0 || now.pings_outstanding > 0 => {
+                    std::thread::sleep(POLL_INTERVAL);
+                }
                 Ok(now) => {
                     self.found.last = now;
                     break;
@@ -163,18 +165,18 @@ impl Run {
     ///
     /// # Errors
     /// As [`Self::wait`].
-    pub fn wait_for_pings(&mut self) -> anyhow::Result<Standing> {
+    pub fn wait_for_pings(&mut self) -> anyhow::Result<Snapshot> {
         // With many clients some PING is always on its way: no more are sent.
         self.fleet.stop_heartbeat();
         self.wait("finish", self.plan.grace, |now| now.pings_outstanding == 0)?;
-        self.look("finish")
+        self.poll("finish")
     }
 
     /// Looks at the fleet once.
     ///
     /// # Errors
     /// As [`Self::wait`].
-    pub fn look(&mut self, phase: &str) -> anyhow::Result<Standing> {
+    pub fn poll(&mut self, phase: &str) -> anyhow::Result<Snapshot> {
         if self.stop.load(Relaxed) {
             return Err(Stopped::Interrupted.into());
         }
@@ -185,16 +187,16 @@ impl Run {
             self.restart = None;
             self.sources.gateway_pid = pid.or(self.sources.gateway_pid);
         }
-        let standing = self.fleet.standing()?;
-        self.found.last = standing;
+        let snapshot = self.fleet.snapshot()?;
+        self.found.last = snapshot;
         let intervals: Vec<_> = self.fleet.take_intervals().collect();
         self.keep_intervals(intervals);
         let t_s = self.fleet.now().as_secs_f64();
         if t_s - self.point.t_s >= self.spacing_s {
-            self.keep_point(t_s, &standing);
-            self.progress.show(phase, &self.point, &standing);
+            self.keep_point(t_s, &snapshot);
+            self.progress.show(phase, &self.point, &snapshot);
         }
-        Ok(standing)
+        Ok(snapshot)
     }
 
     /// A machine out of memory kills processes, and takes the report with it.
@@ -220,7 +222,7 @@ impl Run {
             .messages_handled()
             .zip(handled_before)
             .map(|(after, before)| after.saturating_sub(before));
-        self.take_leave();
+        self.disconnect_all();
         let fleet = std::mem::replace(&mut self.fleet, Fleet::none());
         let mut report = fleet.finish()?;
         let rest = std::mem::take(&mut report.intervals);
@@ -234,17 +236,17 @@ impl Run {
     /// The clients end their connections, so that the gateway need not find out: politely where
     /// they are few, else by RST, which leaves none in TIME-WAIT (RFC 9293, 3.6.1), a minute later
     /// to be paid for by whoever is measured then.
-    fn take_leave(&mut self) {
+    fn disconnect_all(&mut self) {
         let clients = self.plan.connections;
         let how = if clients <= FEW_CLIENTS { Departure::Politely } else { Departure::Reset };
-        self.fleet.last_call();
+        self.fleet.count_as_lost();
         self.fleet.reconnect(Reconnect::Never, 1);
         self.fleet.leave(0, LEAVE_PER_S, how);
         let limit = Duration::from_secs(5) + 3 * Duration::from_secs_f64(f64::from(clients) / LEAVE_PER_S);
         let begin = self.fleet.now();
         while self.fleet.now() - begin < limit {
-            match self.fleet.standing() {
-                Ok(now) if now.open + now.leaving > 0 => std::thread::sleep(LOOK),
+            match self.fleet.snapshot() {
+                Ok(now) if now.open + now.leaving > 0 => std::thread::sleep(POLL_INTERVAL),
                 // All have left, or a thread has ended, which says so itself when it is joined.
                 _ => break,
             }
@@ -261,18 +263,18 @@ impl Run {
         }
     }
 
-    fn keep_point(&mut self, t_s: f64, standing: &Standing) {
+    fn keep_point(&mut self, t_s: f64, snapshot: &Snapshot) {
         let gateway = self.sources.gateway_pid.map(figures::proc::Process::read).unwrap_or_default();
         let timed = !self.point_latency.is_empty();
         let latency = |value: u64| timed.then_some(value);
         self.point = Point {
             t_s,
-            open: standing.open,
-            connecting: standing.connecting,
-            opened: standing.opened,
-            sent: standing.sent,
-            received: standing.received,
-            errors: standing.connect_failed + standing.refused + standing.disconnected,
+            open: snapshot.open,
+            connecting: snapshot.connecting,
+            opened: snapshot.opened,
+            sent: snapshot.sent,
+            received: snapshot.received,
+            errors: snapshot.connect_failed + snapshot.refused + snapshot.disconnected,
             gateway_pss_bytes: gateway.pss_bytes,
             gateway_cpu_ms: gateway.cpu_ms(),
             memory_free_bytes: preflight::memory_free(),

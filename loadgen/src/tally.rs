@@ -188,7 +188,7 @@ pub struct Status {
     /// PINGs without PONG yet.
     pub pings_outstanding: AtomicU64,
     /// Clients open now that have had a PONG since they opened.
-    pub heard: AtomicU64,
+    pub answered: AtomicU64,
     /// CPU time of the thread, in nanoseconds.
     pub cpu_ns: AtomicU64,
     /// Time that the thread was ready to run and waited for a core, in nanoseconds.
@@ -200,7 +200,7 @@ pub struct Status {
 /// A copy of [`Status`], summed over threads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields are those of Status")]
-pub struct Standing {
+pub struct Snapshot {
     pub connecting: u64,
     pub open: u64,
     pub open_min: u64,
@@ -220,7 +220,7 @@ pub struct Standing {
     pub slow_closed: u64,
     pub to_send: u64,
     pub pings_outstanding: u64,
-    pub heard: u64,
+    pub answered: u64,
     pub cpu_ns: u64,
     /// The busiest single thread's CPU time.
     pub cpu_ns_max: u64,
@@ -228,7 +228,7 @@ pub struct Standing {
     pub wanted_ns_max: u64,
 }
 
-impl Standing {
+impl Snapshot {
     /// Adds one thread's status.
     pub fn add(&mut self, status: &Status) {
         self.connecting += status.connecting.load(Relaxed);
@@ -250,7 +250,7 @@ impl Standing {
         self.outstanding += status.outstanding.load(Relaxed);
         self.to_send += status.to_send.load(Relaxed);
         self.pings_outstanding += status.pings_outstanding.load(Relaxed);
-        self.heard += status.heard.load(Relaxed);
+        self.answered += status.answered.load(Relaxed);
         let cpu_ns = status.cpu_ns.load(Relaxed);
         self.cpu_ns += cpu_ns;
         self.cpu_ns_max = self.cpu_ns_max.max(cpu_ns);

@@ -99,7 +99,7 @@ fn main() -> ExitCode {
 
 fn start_log() -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    let lines = log::layer(log::Format::Text).context("no log")?;
+    let lines = log::layer(log::LineFormat::Text).context("no log")?;
     tracing_subscriber::registry().with(filter).with(lines).try_init().context("no log")
 }
 

@@ -1,7 +1,7 @@
 //! What each client knows, in twenty bytes, and what it makes of the bytes it receives. Pure: no
 //! socket, no clock.
 
-mod hear;
+mod receive;
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use roost_protocol::{
     edge::{self, FrameType, HEADER_BYTES, Header, Hello},
 };
 
-pub use hear::{Broken, Heard, Verdict};
+pub use receive::{Broken, Received, Verdict};
 
 use crate::{
     exchange::{Exchange, KEY_BYTES, key_of},
@@ -57,7 +57,7 @@ const _: () = assert!(size_of::<Client>() == 20);
 /// A PING is unanswered.
 const PINGED: u8 = 1;
 /// A PONG has come since the session opened.
-const HEARD: u8 = 2;
+const ANSWERED: u8 = 2;
 /// Connects again as soon as it is absent.
 const RETURNING: u8 = 4;
 /// Leaves because the scenario wants it.
@@ -122,7 +122,7 @@ impl Clients {
         assert_eq!(record.state, State::Absent);
         record.state = State::Connecting;
         record.since = since;
-        record.flags &= !(PINGED | HEARD);
+        record.flags &= !(PINGED | ANSWERED);
     }
 
     /// When the connect began.
@@ -200,7 +200,7 @@ impl Clients {
             left: record.flags & LEAVING != 0,
             returning: record.flags & RETURNING != 0,
             pinged: record.flags & PINGED != 0,
-            heard: record.flags & HEARD != 0,
+            answered: record.flags & ANSWERED != 0,
             sequences: record.expected..record.next_sequence,
         };
         record.state = State::Absent;
@@ -271,7 +271,7 @@ pub struct Over {
     /// A PING was unanswered.
     pub pinged: bool,
     /// It had had a PONG.
-    pub heard: bool,
+    pub answered: bool,
     /// Sequences among which some may have been outstanding.
     pub sequences: std::ops::Range<u32>,
 }

@@ -11,16 +11,16 @@ fn open(clients: &mut Clients, client: u32) {
     clients.connecting(client, 0);
     clients.hello(client, &mut out);
     let welcome = Welcome { heartbeat_interval_ms: 0, frame_bytes_max: 65_536, session: SessionRef(1) };
-    let mut heard = Vec::new();
-    clients.on_bytes(client, &welcome.encode(), &mut heard);
-    assert_eq!(heard, [Heard::Welcome(welcome)]);
+    let mut received = Vec::new();
+    clients.on_bytes(client, &welcome.encode(), &mut received);
+    assert_eq!(received, [Received::Welcome(welcome)]);
 }
 
 fn verdict(clients: &mut Clients, client: u32, frame: &[u8]) -> Verdict {
-    let mut heard = Vec::new();
-    clients.on_bytes(client, frame, &mut heard);
-    match heard.as_slice() {
-        [Heard::Message { verdict, .. }] => *verdict,
+    let mut received = Vec::new();
+    clients.on_bytes(client, frame, &mut received);
+    match received.as_slice() {
+        [Received::Message { verdict, .. }] => *verdict,
         other => panic!("{other:?}"),
     }
 }
@@ -77,13 +77,13 @@ fn content_that_was_not_sent_is_corrupted() {
     open(&mut clients, 0);
     let mut m = messages(&mut clients, 0, 1).remove(0);
     *m.last_mut().unwrap() ^= 1;
-    let mut heard = Vec::new();
-    clients.on_bytes(0, &m, &mut heard);
+    let mut received = Vec::new();
+    clients.on_bytes(0, &m, &mut received);
     // Rightly made, but its sequence has not been sent.
     let mut ahead = Header { frame_type: FrameType::Message, payload_bytes: 32 }.encode().to_vec();
     payload::write(1, Name { sender: 0, sequence: 1 }, 32, &mut ahead);
-    clients.on_bytes(0, &ahead, &mut heard);
-    assert_eq!(heard, [Heard::Corrupted, Heard::Corrupted]);
+    clients.on_bytes(0, &ahead, &mut received);
+    assert_eq!(received, [Received::Corrupted, Received::Corrupted]);
 }
 
 #[test]
@@ -91,11 +91,11 @@ fn frames_may_be_cut_anywhere() {
     let mut clients = Clients::new(1, 0, 1, Exchange::Echo);
     open(&mut clients, 0);
     let all: Vec<u8> = messages(&mut clients, 0, 3).concat();
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     for byte in &all {
-        clients.on_bytes(0, std::slice::from_ref(byte), &mut heard);
+        clients.on_bytes(0, std::slice::from_ref(byte), &mut received);
     }
-    assert_eq!(heard.len(), 3);
+    assert_eq!(received.len(), 3);
     assert_eq!(clients.outstanding(0), 0);
     assert_eq!(clients.clients[0].partial, 0);
 }
@@ -107,13 +107,13 @@ fn only_the_right_pong_answers() {
     let mut ping = Vec::new();
     assert!(clients.ping(0, 70_000, &mut ping));
     assert!(!clients.ping(0, 70_001, &mut ping));
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     let mut pong = Vec::new();
     edge::encode_frame(FrameType::Pong, &[9; 8], &mut pong);
     edge::encode_frame(FrameType::Pong, &[], &mut pong);
     edge::encode_frame(FrameType::Pong, &ping[HEADER_BYTES..], &mut pong);
-    clients.on_bytes(0, &pong, &mut heard);
-    assert_eq!(heard, [Heard::Corrupted, Heard::UnsolicitedPong, Heard::Pong { first: true }]);
+    clients.on_bytes(0, &pong, &mut received);
+    assert_eq!(received, [Received::Corrupted, Received::UnsolicitedPong, Received::Pong { first: true }]);
 }
 
 #[test]
@@ -121,13 +121,16 @@ fn goaway_tells_whether_the_session_was_open() {
     let mut clients = Clients::new(1, 0, 1, Exchange::Echo);
     clients.connecting(0, 0);
     clients.hello(0, &mut Vec::new());
-    let (mut frame, mut heard) = (Vec::new(), Vec::new());
+    let (mut frame, mut received) = (Vec::new(), Vec::new());
     Goaway { reason: Reason::Full, retry_after_ms: 250, alternative: b"" }.encode(&mut frame);
-    clients.on_bytes(0, &frame, &mut heard);
-    assert_eq!(heard, [Heard::Goaway { reason: Reason::Full, retry_after_ms: 250, was: State::Greeting }]);
-    heard.clear();
-    clients.on_bytes(0, &[0xff], &mut heard);
-    assert_eq!(heard, [Heard::Broken(Broken::Frame(FrameError::ReservedBits))]);
+    clients.on_bytes(0, &frame, &mut received);
+    assert_eq!(
+        received,
+        [Received::Goaway { reason: Reason::Full, retry_after_ms: 250, was: State::Greeting }]
+    );
+    received.clear();
+    clients.on_bytes(0, &[0xff], &mut received);
+    assert_eq!(received, [Received::Broken(Broken::Frame(FrameError::ReservedBits))]);
 }
 
 fn deliver_frame(sender: u32, sequence: u32, flags: u8) -> Vec<u8> {
@@ -152,12 +155,12 @@ fn routed_messages_go_to_the_partner_alone() {
     assert_eq!(verdict(&mut clients, 1, &deliver_frame(10, 0, 1)), Verdict::Repeated);
     assert_eq!(verdict(&mut clients, 1, &deliver_frame(10, 0, 0)), Verdict::Duplicated);
     assert_eq!(clients.outstanding(0), 2);
-    let (mut receipt, mut heard) = (Vec::new(), Vec::new());
+    let (mut receipt, mut received) = (Vec::new(), Vec::new());
     edge::encode_frame(FrameType::Message, &[3, 1, 0, 0, 0, 1], &mut receipt);
-    clients.on_bytes(0, &receipt, &mut heard);
+    clients.on_bytes(0, &receipt, &mut received);
     assert_eq!(
-        heard,
-        [Heard::Receipt { sequence: 1, receipt: crate::exchange::Receipt::Offline, settled: true }]
+        received,
+        [Received::Receipt { sequence: 1, receipt: crate::exchange::Receipt::Offline, settled: true }]
     );
     assert_eq!(clients.outstanding(0), 1);
 }
@@ -179,7 +182,7 @@ fn each_client_counts_messages_to_many_for_itself() {
     assert_eq!(verdict(&mut clients, 1, &frame(2)), Verdict::InOrder);
     assert_eq!(verdict(&mut clients, 1, &frame(0)), Verdict::Duplicated);
     assert_eq!((clients.outstanding(0), clients.outstanding(1)), (3, 1));
-    let mut heard = Vec::new();
-    clients.on_bytes(0, &frame(3), &mut heard);
-    assert_eq!(heard, [Heard::Corrupted]);
+    let mut received = Vec::new();
+    clients.on_bytes(0, &frame(3), &mut received);
+    assert_eq!(received, [Received::Corrupted]);
 }

@@ -1,10 +1,10 @@
-//! What a load thread is told, and what it tells while it runs.
+//! The commands to a load thread, and what it reports while it runs.
 
 use std::time::Duration;
 
 use crate::latency::Latency;
 
-/// Tells a load thread what to do; what became of it shows in [`crate::tally::Status`]. Numbers
+/// A command to a load thread; what became of it shows in [`crate::tally::Status`]. Numbers
 /// of clients and rates are those of the thread's share.
 #[derive(Clone, Copy, Debug)]
 pub enum Command {
@@ -51,7 +51,7 @@ pub enum Command {
     /// The slow readers read from now on.
     SlowResume,
     /// The run is over: what is outstanding when a connection ends is lost from now on, not cut off.
-    LastCall,
+    CountAsLost,
     /// Ends the thread.
     Finish,
 }

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use super::{Departure, FAREWELL_NS, LOOKS_PER_TURN, Load, PER_TURN, SENDS_PER_TURN, flights::Times};
+use super::{Departure, FIN_WAIT_NS, LOOKS_PER_TURN, Load, PER_TURN, SENDS_PER_TURN, in_flight::Times};
 use crate::{client::State, exchange::Exchange, schedule::Beat, transport::Close};
 
 impl Load {
@@ -16,7 +16,7 @@ impl Load {
         busy |= self.leave_due(now_ns);
         busy |= self.retry_due(now_ns);
         self.churn_due(now_ns);
-        self.say_farewell(now_ns);
+        self.reset_overdue_fins(now_ns);
         self.toggle_slow(now_ns);
         busy
     }
@@ -155,7 +155,7 @@ impl Load {
             fanout.note_send(sequence, intended_ns.unwrap_or(sent_ns));
         } else {
             if let Some(intended_ns) = intended_ns {
-                self.flights.start(client, sequence, Times { intended_ns, sent_ns });
+                self.in_flight.insert(client, sequence, Times { intended_ns, sent_ns });
             }
             *self.outstanding(client) += 1;
         }
@@ -210,11 +210,11 @@ impl Load {
         self.out.clear();
         self.clients.leave(client, returning, Some(&mut self.out));
         self.transport.send(client, &self.out);
-        self.farewells.push_back((now_ns + FAREWELL_NS, client));
+        self.fin_waits.push_back((now_ns + FIN_WAIT_NS, client));
     }
 
-    fn say_farewell(&mut self, now_ns: u64) {
-        while let Some(&(due_ns, client)) = self.farewells.front() {
+    fn reset_overdue_fins(&mut self, now_ns: u64) {
+        while let Some(&(due_ns, client)) = self.fin_waits.front() {
             let gone = self.clients.state(client) != State::Ending;
             if !gone && due_ns > now_ns {
                 break;
@@ -222,7 +222,7 @@ impl Load {
             if !gone {
                 self.transport.close(client, Close::Fin);
             }
-            self.farewells.pop_front();
+            self.fin_waits.pop_front();
         }
     }
 

@@ -2,9 +2,9 @@
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
-use super::{FAREWELL_NS, Load, Reconnect};
+use super::{FIN_WAIT_NS, Load, Reconnect};
 use crate::{
-    client::{Broken, Heard, State, Verdict},
+    client::{Broken, Received, State, Verdict},
     exchange::{Exchange, Receipt},
     transport::{Close, Ended, Event},
 };
@@ -29,12 +29,12 @@ impl Load {
             }
             Event::ConnectFailed { client, errno } => self.on_connect_failed(client, errno, now_ns),
             Event::Bytes { client, bytes } => {
-                let mut heard = std::mem::take(&mut self.heard);
-                self.clients.on_bytes(client, bytes, &mut heard);
-                for word in heard.drain(..) {
-                    self.on_heard(client, word, now_ns);
+                let mut received = std::mem::take(&mut self.received);
+                self.clients.on_bytes(client, bytes, &mut received);
+                for one in received.drain(..) {
+                    self.on_received(client, one, now_ns);
                 }
-                self.heard = heard;
+                self.received = received;
             }
             Event::Closed { client, how } => self.on_closed(client, how, now_ns),
         }
@@ -61,13 +61,13 @@ impl Load {
         }
     }
 
-    fn on_heard(&mut self, client: u32, word: Heard, now_ns: u64) {
-        match word {
-            Heard::Welcome(_) => self.opened(client, now_ns),
-            Heard::Message { sender, sequence, verdict } => {
+    fn on_received(&mut self, client: u32, received: Received, now_ns: u64) {
+        match received {
+            Received::Welcome(_) => self.opened(client, now_ns),
+            Received::Message { sender, sequence, verdict } => {
                 self.on_message(sender, sequence, verdict, now_ns);
             }
-            Heard::Receipt { sequence, receipt, settled } => {
+            Received::Receipt { sequence, receipt, settled } => {
                 match receipt {
                     Receipt::Delivered => self.tally.acknowledged += 1,
                     Receipt::Offline => self.tally.offline += 1,
@@ -75,20 +75,20 @@ impl Load {
                 }
                 if settled {
                     *self.outstanding(client) -= 1;
-                    self.flights.land(client, sequence);
+                    self.in_flight.remove(client, sequence);
                 }
             }
-            Heard::Corrupted => {
+            Received::Corrupted => {
                 self.tally.messages_received += 1;
                 self.tally.corrupted += 1;
             }
-            Heard::Pong { first } => {
+            Received::Pong { first } => {
                 self.tally.heartbeats_answered += 1;
                 self.live.pinged -= 1;
-                self.live.heard += u64::from(first);
+                self.live.answered += u64::from(first);
             }
-            Heard::UnsolicitedPong => {}
-            Heard::Ping(payload, len) => {
+            Received::UnsolicitedPong => {}
+            Received::Ping(payload, len) => {
                 self.out.clear();
                 let payload = &payload[..usize::from(len)];
                 roost_protocol::edge::encode_frame(
@@ -98,7 +98,7 @@ impl Load {
                 );
                 self.transport.send(client, &self.out);
             }
-            Heard::Goaway { reason, retry_after_ms, was } => {
+            Received::Goaway { reason, retry_after_ms, was } => {
                 match was {
                     State::Open => {
                         self.left_open(client);
@@ -114,9 +114,9 @@ impl Load {
                 }
                 self.retry_after.insert(client, retry_after_ms);
                 // The peer closes; make sure of it.
-                self.farewells.push_back((now_ns + FAREWELL_NS, client));
+                self.fin_waits.push_back((now_ns + FIN_WAIT_NS, client));
             }
-            Heard::Broken(broken) => self.on_broken(client, broken),
+            Received::Broken(broken) => self.on_broken(client, broken),
         }
     }
 
@@ -160,7 +160,7 @@ impl Load {
             return;
         }
         *self.outstanding(sender) -= 1;
-        if let Some(times) = self.flights.land(sender, sequence) {
+        if let Some(times) = self.in_flight.remove(sender, sequence) {
             self.interval.record_reply(times.intended_ns, times.sent_ns, now_ns);
         }
         if now_ns < self.traffic.spec.closed_until_ns {
@@ -199,7 +199,7 @@ impl Load {
 
     fn on_closed(&mut self, client: u32, how: Ended, now_ns: u64) {
         let cut_off = u64::from(self.clients.outstanding(client));
-        *if self.last_call { &mut self.tally.lost } else { &mut self.tally.cut_off } += cut_off;
+        *if self.counts_as_lost { &mut self.tally.lost } else { &mut self.tally.cut_off } += cut_off;
         if !matches!(self.config.exchange, Exchange::Fanout(_)) {
             *self.outstanding(client) -= cut_off;
         }
@@ -208,11 +208,11 @@ impl Load {
         }
         let over = self.clients.closed(client);
         for sequence in over.sequences.filter(|_| cut_off > 0) {
-            self.flights.land(client, sequence);
+            self.in_flight.remove(client, sequence);
         }
         self.live.pinged -= u64::from(over.pinged);
-        self.tally.heartbeats_cut_off += u64::from(over.pinged && !self.last_call);
-        self.live.heard -= u64::from(over.heard);
+        self.tally.heartbeats_cut_off += u64::from(over.pinged && !self.counts_as_lost);
+        self.live.answered -= u64::from(over.answered);
         if over.left {
             self.departed(client, over.returning, now_ns);
             return;

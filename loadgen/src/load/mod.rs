@@ -1,12 +1,12 @@
 //! One load thread: the clients of a share over a transport, driven by commands.
 
+mod apply;
 mod command;
 mod due;
 mod event;
-mod flights;
+mod in_flight;
 #[cfg(test)]
 mod tests;
-mod told;
 
 use std::{
     cmp::Reverse,
@@ -17,10 +17,10 @@ use std::{
 
 pub use command::{Command, Connects, Departure, Interval, Lane, Reconnect, Slow, Traffic};
 use crossbeam_channel::{Receiver, Sender};
-use flights::Flights;
+use in_flight::InFlight;
 
 use crate::{
-    client::{Broken, Clients, Heard},
+    client::{Broken, Clients, Received},
     exchange::Exchange,
     latency::{self, Latency},
     schedule::{Heartbeat, NS_PER_S, Pacer},
@@ -79,7 +79,7 @@ pub struct Load {
     interval: Latency,
     interval_start_ns: u64,
     open_latency: hdrhistogram::Histogram<u64>,
-    flights: Flights,
+    in_flight: InFlight,
     /// When messages of clients that wait for a reply were due.
     waiting: HashMap<u32, VecDeque<u64>>,
     heartbeat: Heartbeat,
@@ -96,20 +96,20 @@ pub struct Load {
     /// When to connect again: (ns, client).
     retries: BinaryHeap<Reverse<(u64, u32)>>,
     /// Clients that said CLOSE, and until when the peer may answer with FIN.
-    farewells: VecDeque<(u64, u32)>,
+    fin_waits: VecDeque<(u64, u32)>,
     /// Retry-after of clients that were told to go, until the connection is over.
     retry_after: HashMap<u32, u32>,
     /// How the peer first broke the protocol.
     first_broken: Option<(u32, Broken)>,
     live: Live,
     holding: bool,
-    /// See [`Command::LastCall`].
-    last_call: bool,
+    /// See [`Command::CountAsLost`].
+    counts_as_lost: bool,
     finished: bool,
     cpu_read_ns: u64,
     // Scratch, kept for its memory.
     out: Vec<u8>,
-    heard: Vec<Heard>,
+    received: Vec<Received>,
 }
 
 /// Levels that the thread keeps exactly.
@@ -118,7 +118,7 @@ struct Live {
     connecting: u64,
     open: u64,
     open_min: u64,
-    heard: u64,
+    answered: u64,
     pinged: u64,
     outstanding: u64,
     slow_outstanding: u64,
@@ -169,7 +169,7 @@ const LOOKS_PER_TURN: usize = 65_536;
 /// How long a turn may wait: how late a command can be noticed.
 const WAIT_MAX_NS: u64 = 20_000_000;
 /// How long a client that said CLOSE waits for the peer's FIN.
-const FAREWELL_NS: u64 = 2_000_000_000;
+const FIN_WAIT_NS: u64 = 2_000_000_000;
 /// How often histograms are handed over.
 const INTERVAL_NS: u64 = 1_000_000_000;
 /// How often the thread's CPU time is read.
@@ -199,7 +199,7 @@ impl Load {
             interval: Latency::default(),
             interval_start_ns: 0,
             open_latency: latency::histogram(),
-            flights: Flights::default(),
+            in_flight: InFlight::default(),
             waiting: HashMap::new(),
             connects: Connecting { pacer: Pacer::idle(), next: 0, in_flight_max: 0 },
             traffic: Sending { pacer: Pacer::idle(), spec: Traffic::default() },
@@ -212,16 +212,16 @@ impl Load {
             reconnect: Reconnect::Never,
             retrying_max: u64::MAX,
             retries: BinaryHeap::new(),
-            farewells: VecDeque::new(),
+            fin_waits: VecDeque::new(),
             retry_after: HashMap::new(),
             first_broken: None,
             live: Live::default(),
             holding: false,
-            last_call: false,
+            counts_as_lost: false,
             finished: false,
             cpu_read_ns: 0,
             out: Vec::new(),
-            heard: Vec::new(),
+            received: Vec::new(),
             config,
         }
     }
@@ -255,7 +255,7 @@ impl Load {
         Ok(LoadReport {
             tally: self.tally,
             transport: self.transport.counts(),
-            user_bytes: self.clients.user_bytes() + self.transport.user_bytes() + self.flights.bytes(),
+            user_bytes: self.clients.user_bytes() + self.transport.user_bytes() + self.in_flight.bytes(),
             first_broken: self.first_broken,
             open_latency: self.open_latency,
         })
@@ -336,7 +336,7 @@ impl Load {
                 self.traffic.pacer.remaining() + self.check.pacer.remaining() + self.live.held_back,
             ),
             (&status.pings_outstanding, self.live.pinged),
-            (&status.heard, self.live.heard),
+            (&status.answered, self.live.answered),
         ] {
             cell.store(value, Relaxed);
         }

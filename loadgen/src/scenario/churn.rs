@@ -10,7 +10,7 @@ pub(super) fn run(run: &mut Run) -> anyhow::Result<()> {
     let Scenario::Churn { per_second } = plan.scenario else { unreachable!("asked for churn") };
     steps::warm_up(run, false)?;
     steps::connect(run, plan.connections)?;
-    let before = run.look("churn")?;
+    let before = run.poll("churn")?;
     steps::hold(run, |run| {
         // Sessions come and go, so their lowest number says nothing.
         run.fleet.hold(false);
@@ -23,7 +23,7 @@ pub(super) fn run(run: &mut Run) -> anyhow::Result<()> {
     steps::measure_held(run)?;
     steps::final_check(run)?;
     run.wait_for_pings()?;
-    let after = run.look("finish")?;
+    let after = run.poll("finish")?;
     run.found.connections_held = Some(after.open);
     run.found.connections_held_min = None;
     let returned = after.opened - before.opened;

@@ -14,11 +14,11 @@ pub(super) fn run(run: &mut Run) -> anyhow::Result<()> {
         _ => u64::from(plan.connections),
     };
     steps::hold(run, |run| {
-        let before = run.look("hold")?;
+        let before = run.poll("hold")?;
         steady::traffic(run, &plan)?;
-        let owed = |now: &crate::tally::Standing| (now.sent - before.sent) * receivers;
+        let owed = |now: &crate::tally::Snapshot| (now.sent - before.sent) * receivers;
         run.wait("drain", plan.grace, |now| now.received - before.received >= owed(now))?;
-        let now = run.look("drain")?;
+        let now = run.poll("drain")?;
         let (owed, delivered) = (owed(&now), now.received - before.received);
         run.found.extra.insert("deliveries_owed".into(), json!(owed));
         run.found.extra.insert("deliveries".into(), json!(delivered));

@@ -24,6 +24,6 @@ pub fn run(run: &mut Run) -> anyhow::Result<()> {
     };
     let Err(error) = result else { return Ok(()) };
     run.found.stopped = Some(error.downcast()?);
-    run.calm_down();
+    run.let_outstanding_arrive();
     Ok(())
 }

@@ -19,7 +19,7 @@ pub(super) fn run(run: &mut Run) -> anyhow::Result<()> {
             steps::check_all(run, "half check")?;
         }
         run.pass("settle", steps::SETTLE)?;
-        let open = run.look("settle")?.open;
+        let open = run.poll("settle")?.open;
         run.found.half = Some((open, run.figures()));
     }
     steps::connect(run, plan.connections)?;

@@ -6,7 +6,7 @@ use crate::{
     found::Window,
     load::Departure,
     run::{Run, Waited},
-    tally::Standing,
+    tally::Snapshot,
 };
 
 /// How long processes and kernel get to come to rest before a figure is taken.
@@ -34,11 +34,11 @@ pub(super) fn warm_up(run: &mut Run, with_clients: bool) -> anyhow::Result<()> {
 
 /// Connects until `clients` have been connected.
 pub(super) fn connect(run: &mut Run, clients: u32) -> anyhow::Result<()> {
-    let before = run.look("connect")?;
+    let before = run.poll("connect")?;
     run.fleet.connect(clients, run.plan.connect_rate, run.plan.connecting_max);
     let limit = run.plan.grace + 3 * time_for(clients, run.plan.connect_rate);
     run.wait("connect", limit, |now| now.connecting == 0)?;
-    let after = run.look("connect")?;
+    let after = run.poll("connect")?;
     if after.connecting > 0 {
         // What follows then counts clients that come in the middle of it, and may take what they
         // are told of earlier messages for duplicates. The cause must stand before that.
@@ -58,7 +58,7 @@ pub(super) fn connect(run: &mut Run, clients: u32) -> anyhow::Result<()> {
 pub(super) fn hold(run: &mut Run, during: impl FnOnce(&mut Run) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let begin = run.fleet.now();
     run.fleet.hold(true);
-    let before = run.look("hold")?;
+    let before = run.poll("hold")?;
     note_held(run);
     let figures_before = run.figures();
     let result = during(run);
@@ -71,7 +71,7 @@ pub(super) fn hold(run: &mut Run, during: impl FnOnce(&mut Run) -> anyhow::Resul
     run.found.generator_cpu_share = Some(busiest_ns as f64 / held_ns);
     run.found.generator_wanted_share = Some(wanted_ns as f64 / held_ns);
     // A message to many costs as many deliveries.
-    let messages = |now: &Standing| now.sent.max(now.received);
+    let messages = |now: &Snapshot| now.sent.max(now.received);
     if messages(&after) > messages(&before) {
         run.found.traffic = Some(Window {
             figures: [figures_before, run.figures()],
@@ -93,8 +93,8 @@ pub(super) fn note_held(run: &mut Run) {
 pub(super) fn measure_held(run: &mut Run) -> anyhow::Result<()> {
     wait_until_all_heard(run)?;
     run.pass("settle", SETTLE)?;
-    let now = run.look("settle")?;
-    run.found.heard_at_figures = (run.plan.heartbeat > Duration::ZERO).then_some(now.heard);
+    let now = run.poll("settle")?;
+    run.found.answered_at_figures = (run.plan.heartbeat > Duration::ZERO).then_some(now.answered);
     run.found.held_figures = Some((now.open, run.figures()));
     Ok(())
 }
@@ -104,7 +104,7 @@ pub(super) fn measure_held(run: &mut Run) -> anyhow::Result<()> {
 fn wait_until_all_heard(run: &mut Run) -> anyhow::Result<()> {
     let interval = run.plan.heartbeat;
     if interval > Duration::ZERO && run.plan.duration >= interval {
-        run.wait("heartbeats", interval + run.plan.grace, |now| now.heard == now.open)?;
+        run.wait("heartbeats", interval + run.plan.grace, |now| now.answered == now.open)?;
     }
     Ok(())
 }
@@ -119,9 +119,9 @@ pub(super) fn check_all(run: &mut Run, phase: &str) -> anyhow::Result<Waited> {
 
 /// [`check_all`], for the report.
 pub(super) fn final_check(run: &mut Run) -> anyhow::Result<()> {
-    let before = run.look("final check")?;
+    let before = run.poll("final check")?;
     check_all(run, "final check")?;
-    let after = run.look("final check")?;
+    let after = run.poll("final check")?;
     run.found.final_check = Some((before.open, after.received - before.received));
     Ok(())
 }

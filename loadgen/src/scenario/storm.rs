@@ -11,7 +11,7 @@ use crate::{
     plan::Scenario,
     preflight,
     run::Run,
-    tally::Standing,
+    tally::Snapshot,
 };
 
 pub(super) fn run(run: &mut Run) -> anyhow::Result<()> {
@@ -32,7 +32,7 @@ pub(super) fn run(run: &mut Run) -> anyhow::Result<()> {
 
 fn storm(run: &mut Run, restart_command: Option<&str>, limit: Duration) -> anyhow::Result<()> {
     let clients = u64::from(run.plan.connections);
-    let before = run.look("storm")?;
+    let before = run.poll("storm")?;
     let (begin, killed_at) = (run.fleet.now(), Instant::now());
     let memory = MemoryPeak::begin(run);
     let (listening_at, listening) = match restart_command {
@@ -102,9 +102,9 @@ fn storm(run: &mut Run, restart_command: Option<&str>, limit: Duration) -> anyho
 fn restart(
     run: &mut Run,
     command: &str,
-    before: &Standing,
+    before: &Snapshot,
     limit: Duration,
-) -> anyhow::Result<(Duration, Standing)> {
+) -> anyhow::Result<(Duration, Snapshot)> {
     let (target, begin) = (run.plan.target, run.fleet.now());
     let first = Listener::find(target);
     run.restart_gateway(command)?;

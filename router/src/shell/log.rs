@@ -50,7 +50,7 @@ const OWN_TARGET: &str = "roost_log";
 
 /// How lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum LineFormat {
     /// For people; in colours on a terminal.
     Text,
     /// An object per line.
@@ -64,7 +64,7 @@ static LOG: OnceLock<Arc<Queue>> = OnceLock::new();
 ///
 /// # Errors
 /// There is a log already, or no thread for it.
-pub fn layer<S>(format: Format) -> io::Result<Box<dyn Layer<S> + Send + Sync>>
+pub fn layer<S>(format: LineFormat) -> io::Result<Box<dyn Layer<S> + Send + Sync>>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
@@ -84,8 +84,8 @@ where
     // Nothing that goes wrong here is printed past the queue.
     let layer = layer.log_internal_errors(false);
     Ok(match format {
-        Format::Text => layer.with_ansi(io::stderr().is_terminal()).with_filter(limited).boxed(),
-        Format::Json => layer.json().flatten_event(true).with_filter(limited).boxed(),
+        LineFormat::Text => layer.with_ansi(io::stderr().is_terminal()).with_filter(limited).boxed(),
+        LineFormat::Json => layer.json().flatten_event(true).with_filter(limited).boxed(),
     })
 }
 

@@ -5,15 +5,15 @@ use roost_protocol::{
     edge::{self, FrameError, FrameType, Goaway, HEADER_BYTES, Split, Welcome},
 };
 
-use super::{Clients, HEARD, PINGED, State, ping_payload};
+use super::{ANSWERED, Clients, PINGED, State, ping_payload};
 use crate::{
-    exchange::{Exchange, Receipt, Said},
+    exchange::{Exchange, Parsed, Receipt},
     payload::Name,
 };
 
-/// What a client has heard.
+/// What a client has received.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Heard {
+pub enum Received {
     /// WELCOME: the session is open.
     Welcome(Welcome),
     /// A message of this run, by the local number of its sender.
@@ -85,11 +85,11 @@ pub enum Verdict {
 
 impl Clients {
     /// Takes bytes that arrived and appends what they say.
-    pub fn on_bytes(&mut self, client: u32, mut bytes: &[u8], heard: &mut Vec<Heard>) {
+    pub fn on_bytes(&mut self, client: u32, mut bytes: &[u8], received: &mut Vec<Received>) {
         let at = self.clients[client as usize].partial;
         if at == 0 {
-            if let Err(error) = self.on_frames(client, &mut bytes, heard) {
-                heard.push(Heard::Broken(Broken::Frame(error)));
+            if let Err(error) = self.on_frames(client, &mut bytes, received) {
+                received.push(Received::Broken(Broken::Frame(error)));
             } else if !bytes.is_empty() {
                 self.keep_partial(client, bytes);
             }
@@ -98,13 +98,13 @@ impl Clients {
         let mut joined = std::mem::take(&mut self.partials[at as usize - 1]);
         joined.extend_from_slice(bytes);
         let mut rest = joined.as_slice();
-        let result = self.on_frames(client, &mut rest, heard);
+        let result = self.on_frames(client, &mut rest, received);
         let taken = joined.len() - rest.len();
         joined.drain(..taken);
         let empty = joined.is_empty();
         self.partials[at as usize - 1] = joined;
         if let Err(error) = result {
-            heard.push(Heard::Broken(Broken::Frame(error)));
+            received.push(Received::Broken(Broken::Frame(error)));
         } else if empty {
             self.free_partial(client);
         }
@@ -114,13 +114,13 @@ impl Clients {
         &mut self,
         client: u32,
         bytes: &mut &[u8],
-        heard: &mut Vec<Heard>,
+        received: &mut Vec<Received>,
     ) -> Result<(), FrameError> {
         while !bytes.is_empty() {
             match edge::split(bytes, edge::FRAME_BYTES_LIMIT)? {
                 Split::Frame { frame_type, frame } => {
                     *bytes = &bytes[frame.len()..];
-                    heard.push(self.on_frame(client, frame_type, &frame[HEADER_BYTES..])?);
+                    received.push(self.on_frame(client, frame_type, &frame[HEADER_BYTES..])?);
                 }
                 Split::Need { .. } => break,
             }
@@ -128,7 +128,12 @@ impl Clients {
         Ok(())
     }
 
-    fn on_frame(&mut self, client: u32, frame_type: FrameType, payload: &[u8]) -> Result<Heard, FrameError> {
+    fn on_frame(
+        &mut self,
+        client: u32,
+        frame_type: FrameType,
+        payload: &[u8],
+    ) -> Result<Received, FrameError> {
         let record = &mut self.clients[client as usize];
         Ok(match (frame_type, record.state) {
             (FrameType::Welcome, State::Greeting) => {
@@ -137,50 +142,50 @@ impl Clients {
                 if let Exchange::Fanout(fanout) = &self.exchange {
                     record.expected = fanout.sent();
                 }
-                Heard::Welcome(welcome)
+                Received::Welcome(welcome)
             }
             (FrameType::Message, State::Open | State::Ending) => self.on_message(client, payload),
             (FrameType::Pong, State::Open | State::Ending) => {
                 if record.flags & PINGED != 0 && payload == ping_payload(client, record.ping_round) {
-                    let first = record.flags & HEARD == 0;
-                    record.flags = record.flags & !PINGED | HEARD;
-                    Heard::Pong { first }
+                    let first = record.flags & ANSWERED == 0;
+                    record.flags = record.flags & !PINGED | ANSWERED;
+                    Received::Pong { first }
                 } else if payload.is_empty() {
-                    Heard::UnsolicitedPong
+                    Received::UnsolicitedPong
                 } else {
-                    Heard::Corrupted
+                    Received::Corrupted
                 }
             }
             (FrameType::Ping, State::Open | State::Ending) => {
                 let mut echoed = [0; 8];
                 echoed[..payload.len()].copy_from_slice(payload);
-                Heard::Ping(echoed, payload.len() as u8)
+                Received::Ping(echoed, payload.len() as u8)
             }
             (FrameType::Goaway, State::Greeting | State::Open | State::Ending) => {
                 let goaway = Goaway::decode(payload)?;
                 let was = std::mem::replace(&mut record.state, State::Ending);
-                Heard::Goaway { reason: goaway.reason, retry_after_ms: goaway.retry_after_ms, was }
+                Received::Goaway { reason: goaway.reason, retry_after_ms: goaway.retry_after_ms, was }
             }
-            _ => Heard::Broken(Broken::Unexpected(frame_type)),
+            _ => Received::Broken(Broken::Unexpected(frame_type)),
         })
     }
 
-    fn on_message(&mut self, client: u32, message: &[u8]) -> Heard {
+    fn on_message(&mut self, client: u32, message: &[u8]) -> Received {
         match self.exchange.unwrap(self.seed, message) {
-            Said::Nonsense => Heard::Corrupted,
-            Said::Content { name, repeated } => self.on_content(client, name, repeated),
-            Said::Receipt { sequence, receipt } => {
+            Parsed::Malformed => Received::Corrupted,
+            Parsed::Content { name, repeated } => self.on_content(client, name, repeated),
+            Parsed::Receipt { sequence, receipt } => {
                 let settled = receipt != Receipt::Delivered
                     && matches!(
                         self.delivered(client, sequence),
                         Some(Verdict::InOrder | Verdict::Reordered)
                     );
-                Heard::Receipt { sequence, receipt, settled }
+                Received::Receipt { sequence, receipt, settled }
             }
         }
     }
 
-    fn on_content(&mut self, client: u32, name: Name, repeated: bool) -> Heard {
+    fn on_content(&mut self, client: u32, name: Name, repeated: bool) -> Received {
         let Name { sender, sequence } = name;
         let local = sender.wrapping_sub(self.first_user);
         // Whether it is for this client, and whose record counts it.
@@ -191,14 +196,14 @@ impl Clients {
             Exchange::Fanout(fanout) => (sender == fanout.sender, client),
         };
         if !meant {
-            return Heard::Message { sender: local, sequence, verdict: Verdict::Misdelivered };
+            return Received::Message { sender: local, sequence, verdict: Verdict::Misdelivered };
         }
         match self.delivered(counted_by, sequence) {
-            None => Heard::Corrupted,
+            None => Received::Corrupted,
             Some(Verdict::Duplicated) if repeated => {
-                Heard::Message { sender: local, sequence, verdict: Verdict::Repeated }
+                Received::Message { sender: local, sequence, verdict: Verdict::Repeated }
             }
-            Some(verdict) => Heard::Message { sender: local, sequence, verdict },
+            Some(verdict) => Received::Message { sender: local, sequence, verdict },
         }
     }
 

@@ -1,4 +1,4 @@
-//! What a load thread does when it is told to.
+//! How a load thread applies commands.
 
 use std::time::Duration;
 
@@ -73,7 +73,7 @@ impl Load {
                 self.slow_toggle_ns = now_ns + slow.pausing.as_nanos() as u64;
             }
             Command::StopHeartbeat => self.heartbeat = Heartbeat::new(0, 0),
-            Command::LastCall => self.last_call = true,
+            Command::CountAsLost => self.counts_as_lost = true,
             Command::Finish => self.finished = true,
         }
     }

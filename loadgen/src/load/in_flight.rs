@@ -1,4 +1,4 @@
-//! Messages under way: when each was meant to be sent and when it was.
+//! Messages in flight: when each was meant to be sent and when it was.
 
 use std::{
     collections::HashMap,
@@ -9,7 +9,7 @@ use crate::payload::mix;
 
 /// Times of the messages whose replies are awaited.
 #[derive(Debug, Default)]
-pub(super) struct Flights {
+pub(super) struct InFlight {
     times: HashMap<u64, Times, BuildHasherDefault<MixHasher>>,
 }
 
@@ -20,12 +20,12 @@ pub(super) struct Times {
     pub(super) sent_ns: u64,
 }
 
-impl Flights {
-    pub(super) fn start(&mut self, sender: u32, sequence: u32, times: Times) {
+impl InFlight {
+    pub(super) fn insert(&mut self, sender: u32, sequence: u32, times: Times) {
         self.times.insert(key(sender, sequence), times);
     }
 
-    pub(super) fn land(&mut self, sender: u32, sequence: u32) -> Option<Times> {
+    pub(super) fn remove(&mut self, sender: u32, sequence: u32) -> Option<Times> {
         self.times.remove(&key(sender, sequence))
     }
 
@@ -64,12 +64,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_starts_lands_once() {
-        let mut flights = Flights::default();
+    fn what_is_inserted_is_removed_once() {
+        let mut in_flight = InFlight::default();
         let times = Times { intended_ns: 1, sent_ns: 2 };
-        flights.start(7, 9, times);
-        assert_eq!(flights.land(9, 7), None);
-        assert_eq!(flights.land(7, 9), Some(times));
-        assert_eq!(flights.land(7, 9), None);
+        in_flight.insert(7, 9, times);
+        assert_eq!(in_flight.remove(9, 7), None);
+        assert_eq!(in_flight.remove(7, 9), Some(times));
+        assert_eq!(in_flight.remove(7, 9), None);
     }
 }
