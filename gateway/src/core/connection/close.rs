@@ -3,10 +3,14 @@
 //! Closing a slot with an op still in the kernel would send no FIN, and closing with unread input
 //! would send RST and destroy the GOAWAY: hence the steps.
 
+use std::sync::Arc;
+
 use roost_protocol::{Reason, edge::Goaway};
 
 use super::{
-    Connections, Ended, Upstream, kind,
+    Connections, Ended, Upstream,
+    framing::Reply,
+    kind,
     lifecycle::State,
     record::{bit, flag},
 };
@@ -75,32 +79,11 @@ impl Connections {
         }
         self.set_state(ctx, slot, State::Draining);
         if let Some(retry_after_ms) = goaway {
-            let mut bytes = Vec::with_capacity(16);
-            let alternative = match reason {
-                Reason::Drain => self.drain.alternative(),
-                _ => b"",
-            };
-            Goaway { reason, retry_after_ms, alternative }.encode(&mut bytes);
-            self.queue_goaway(io, ctx, up, slot, &bytes);
+            let to = if reason == Reason::Drain { self.drain.alternative() } else { Arc::default() };
+            let goaway = Goaway { reason, retry_after_ms, alternative: to.as_bytes() };
+            self.queue_reply(io, ctx, up, slot, &Reply::Goaway(goaway));
         } else if self.hot(slot).outbox() == 0 {
             self.shut(io, ctx, slot);
-        }
-    }
-
-    fn queue_goaway(
-        &mut self,
-        io: &mut impl Io,
-        ctx: &mut Context,
-        up: &mut impl Upstream,
-        slot: Slot,
-        bytes: &[u8],
-    ) {
-        let full = self.hot(slot).outbox() != 0
-            && self.outboxes.bytes(self.hot(slot).outbox()) + bytes.len() as u32 > ctx.cfg.outbox_bytes_max;
-        if full {
-            self.stop(io, ctx, slot);
-        } else {
-            self.queue_bytes(io, ctx, up, slot, bytes);
         }
     }
 

@@ -1,12 +1,10 @@
 //! Deadlines without timers: the table is visited slice by slice, round after round.
 
-use roost_protocol::{
-    Reason,
-    edge::{self, FrameType},
-};
+use roost_protocol::Reason;
 
 use super::{
     Connections, Upstream,
+    framing::Reply,
     lifecycle::State,
     record::{Hot, IDLE_PERIOD, flag},
 };
@@ -141,8 +139,7 @@ impl Connections {
         }
         if interval_ms > 0 && ctx.age_ms(self.hot(slot).since_tick()) >= interval_ms {
             self.table.hot_mut(slot).set_since_tick(tick);
-            let header = edge::Header { frame_type: FrameType::Pong, payload_bytes: 0 };
-            self.queue_bytes(io, ctx, up, slot, &header.encode());
+            self.queue_reply(io, ctx, up, slot, &Reply::Pong(b""));
         }
     }
 }

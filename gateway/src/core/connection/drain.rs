@@ -42,8 +42,8 @@ impl Drain {
     }
 
     /// Where clients are told to go instead; empty: nowhere.
-    pub(super) fn alternative(&self) -> &[u8] {
-        self.to.as_bytes()
+    pub(super) fn alternative(&self) -> Arc<str> {
+        Arc::clone(&self.to)
     }
 }
 

@@ -6,7 +6,7 @@ use roost_protocol::{
     hash,
 };
 
-use super::{Connections, Greeting, Newcomer, Upstream, lifecycle::State, receive::Frame};
+use super::{Connections, Greeting, Newcomer, Upstream, framing::Reply, lifecycle::State, receive::Frame};
 use crate::{
     core::{
         context::Context,
@@ -66,7 +66,7 @@ impl Connections {
             frame_bytes_max: ctx.cfg.frame_bytes_max,
             session,
         };
-        self.queue_bytes(io, ctx, up, slot, &welcome.encode());
+        self.queue_reply(io, ctx, up, slot, &Reply::Welcome(welcome));
     }
 
     /// The client waits with its HELLO in a spill. It is not read meanwhile, but its leaving is

@@ -7,6 +7,7 @@
 //! * [`lifecycle`]: the states.
 //! * [`accept`], [`rounds`]: clients come in.
 //! * [`header`]: the PROXY header, where a listener expects one.
+//! * [`framing`]: bytes become frames, and replies become bytes.
 //! * [`turns`], [`receive`]: whose turn it is to be read, and what becomes of the bytes.
 //! * [`hello`], [`waiting`]: a session begins, or waits until it can.
 //! * [`allowance`]: how much a client may send.
@@ -21,6 +22,7 @@ mod allowance;
 mod close;
 mod deadlines;
 mod drain;
+mod framing;
 mod header;
 mod hello;
 #[cfg(any(test, feature = "sim"))]
@@ -48,6 +50,7 @@ use std::collections::VecDeque;
 use accept::Accepting;
 use deadlines::Sweep;
 use drain::Drain;
+use framing::Framing;
 #[cfg(any(test, feature = "sim"))]
 pub use inspect::SlotView;
 use lifecycle::State;
@@ -81,6 +84,9 @@ mod kind {
     pub(super) const COUNT_WAITING: u8 = 9;
 }
 
+/// The framing of all listeners: there is one.
+const FRAMING: Framing = Framing::Edge;
+
 /// All connections of a shard.
 pub(crate) struct Connections {
     shard: u8,
@@ -102,6 +108,8 @@ pub(crate) struct Connections {
     drain: Drain,
     /// Reused where bytes of a frame must be contiguous.
     scratch: Vec<u8>,
+    /// Reused for replies.
+    reply: Vec<u8>,
 }
 
 impl Connections {
@@ -121,6 +129,7 @@ impl Connections {
             shutdowns_in_flight: 0,
             drain: Drain::default(),
             scratch: Vec::new(),
+            reply: Vec::new(),
         }
     }
 

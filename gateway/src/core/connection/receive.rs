@@ -5,10 +5,17 @@
 
 use roost_protocol::{
     Reason,
-    edge::{self, FrameType, Split},
+    edge::{self, FrameType},
 };
 
-use super::{Connections, Upstream, kind, lifecycle::State, reason_of, record::flag};
+use super::{
+    Connections, FRAMING, Upstream,
+    framing::{Begin, Reply},
+    kind,
+    lifecycle::State,
+    reason_of,
+    record::flag,
+};
 use crate::{
     core::{config::CoreConfig, context::Context, index::Slot, pool::Class, span::Span, stats::Stat},
     op::{Block, Interest, Io, Op, Sock, errno},
@@ -148,22 +155,22 @@ impl Connections {
             }
             frames_left -= 1;
             let bytes = rest.bytes(io);
-            match edge::split(bytes, ctx.cfg.frame_bytes_max) {
-                Ok(Split::Frame { frame_type, frame }) => {
-                    let frame = Span { len: frame.len() as u32, ..rest };
+            match FRAMING.begin(bytes, ctx.cfg.frame_bytes_max) {
+                Begin::Frame { frame_type, bytes } if bytes <= rest.len => {
+                    let frame = Span { len: bytes, ..rest };
                     self.handle_frame(io, ctx, up, slot, frame_type, Frame::Block(frame));
-                    rest.offset += frame.len;
-                    rest.len -= frame.len;
+                    rest.offset += bytes;
+                    rest.len -= bytes;
                 }
-                Ok(Split::Need { .. }) => match self.refusal(ctx, slot, bytes) {
+                Begin::Frame { .. } | Begin::Part { .. } => match self.refusal(ctx, slot, bytes) {
                     Some(reason) => {
                         self.refuse(io, ctx, up, slot, reason);
                         return None;
                     }
                     None => break,
                 },
-                Err(error) => {
-                    let reason = self.refusal(ctx, slot, bytes).unwrap_or(error.reason());
+                Begin::Refused(reason) => {
+                    let reason = self.refusal(ctx, slot, bytes).unwrap_or(reason);
                     self.refuse(io, ctx, up, slot, reason);
                     return None;
                 }
@@ -185,15 +192,12 @@ impl Connections {
     ) -> Option<u32> {
         let spill = self.hot(slot).spill();
         let (header, filled) = self.spills.peek_header(io, spill);
-        match edge::split(&header[..filled], ctx.cfg.frame_bytes_max) {
-            Ok(Split::Need { total_bytes }) => {
-                Some((total_bytes as u32).saturating_sub(self.spills.bytes(spill)))
+        match FRAMING.begin(&header[..filled], ctx.cfg.frame_bytes_max) {
+            Begin::Part { bytes } | Begin::Frame { bytes, .. } => {
+                Some(bytes.saturating_sub(self.spills.bytes(spill)))
             }
-            Ok(Split::Frame { frame, .. }) => {
-                Some((frame.len() as u32).saturating_sub(self.spills.bytes(spill)))
-            }
-            Err(error) => {
-                let reason = self.refusal(ctx, slot, &header).unwrap_or(error.reason());
+            Begin::Refused(reason) => {
+                let reason = self.refusal(ctx, slot, &header).unwrap_or(reason);
                 self.refuse(io, ctx, up, slot, reason);
                 None
             }
@@ -222,22 +226,17 @@ impl Connections {
                 self.refuse(io, ctx, up, slot, reason);
                 return false;
             }
-            if filled < edge::HEADER_BYTES {
-                return true;
-            }
-            let header = match edge::Header::decode(start, ctx.cfg.frame_bytes_max) {
-                Ok(header) => header,
-                Err(error) => {
-                    self.refuse(io, ctx, up, slot, error.reason());
+            let (frame_type, len) = match FRAMING.begin(&start[..filled], ctx.cfg.frame_bytes_max) {
+                Begin::Part { .. } => return true,
+                Begin::Frame { bytes, .. } if self.spills.bytes(spill) < bytes => return true,
+                Begin::Frame { frame_type, bytes } => (frame_type, bytes),
+                Begin::Refused(reason) => {
+                    self.refuse(io, ctx, up, slot, reason);
                     return false;
                 }
             };
-            let len = header.frame_bytes() as u32;
-            if self.spills.bytes(spill) < len {
-                return true;
-            }
             *frames_left -= 1;
-            self.handle_frame(io, ctx, up, slot, header.frame_type, Frame::Spill(len));
+            self.handle_frame(io, ctx, up, slot, frame_type, Frame::Spill(len));
             // A close has discarded the spill; a HELLO that found no worker stays in it.
             if self.hot(slot).spill() == spill && self.is_reading(slot) {
                 if self.spills.consume(&mut ctx.pools, spill, len) {
@@ -254,10 +253,10 @@ impl Connections {
     /// what it is, and the state whether that is allowed, before any of it is kept.
     fn refusal(&self, ctx: &Context, slot: Slot, start: &[u8]) -> Option<Reason> {
         let &code = start.first()?;
-        match edge::Header::decode([code, 0, 0, 0], ctx.cfg.frame_bytes_max) {
-            Ok(header) if is_allowed(header.frame_type, self.hot(slot).state()) => None,
+        match FRAMING.frame_type(code, ctx.cfg.frame_bytes_max) {
+            Ok(frame_type) if is_allowed(frame_type, self.hot(slot).state()) => None,
             Ok(_) => Some(Reason::UnexpectedFrame),
-            Err(error) => Some(error.reason()),
+            Err(reason) => Some(reason),
         }
     }
 
@@ -280,11 +279,10 @@ impl Connections {
                 self.refuse(io, ctx, up, slot, Reason::RateLimited);
             }
             (FrameType::Ping, State::Open | State::Opening) => {
-                let mut pong = self.take_scratch(io, slot, frame);
-                pong[0] = FrameType::Pong as u8;
+                let ping = self.take_scratch(io, slot, frame);
                 ctx.stats.inc(Stat::PingsAnswered);
-                self.queue_bytes(io, ctx, up, slot, &pong);
-                self.scratch = pong;
+                self.queue_reply(io, ctx, up, slot, &Reply::Pong(&ping[edge::HEADER_BYTES..]));
+                self.scratch = ping;
             }
             (FrameType::Pong, State::Open | State::Opening) => {}
             (FrameType::Close, _) => self.close(io, ctx, up, slot, (Reason::ClientClosed, None)),

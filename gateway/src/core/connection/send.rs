@@ -6,8 +6,8 @@
 use roost_protocol::Reason;
 
 use super::{
-    Connections, Upstream, kind, lifecycle::State, memory::outbox_reserve_blocks, outbox::Exhausted,
-    rank::FLOOR_BYTES, reason_of, record::flag,
+    Connections, FRAMING, Upstream, framing::Reply, kind, lifecycle::State, memory::outbox_reserve_blocks,
+    outbox::Exhausted, rank::FLOOR_BYTES, reason_of, record::flag,
 };
 use crate::{
     core::{context::Context, index::Slot, pool::Class, span::Span, stats::Stat},
@@ -47,8 +47,24 @@ impl Connections {
         });
     }
 
-    /// Sends bytes of the gateway's own (WELCOME, PONG, GOAWAY).
-    pub(super) fn queue_bytes(
+    /// Says something of the gateway's own.
+    pub(super) fn queue_reply(
+        &mut self,
+        io: &mut impl Io,
+        ctx: &mut Context,
+        up: &mut impl Upstream,
+        slot: Slot,
+        reply: &Reply<'_>,
+    ) {
+        let mut bytes = std::mem::take(&mut self.reply);
+        bytes.clear();
+        FRAMING.encode(reply, &mut bytes);
+        self.queue_bytes(io, ctx, up, slot, &bytes);
+        self.reply = bytes;
+    }
+
+    /// Sends a few bytes that stand in no block.
+    fn queue_bytes(
         &mut self,
         io: &mut impl Io,
         ctx: &mut Context,

@@ -1,8 +1,6 @@
 //! Incomplete frames: byte queues that exist only while a frame has not fully arrived.
 
-use roost_protocol::edge;
-
-use super::{outbox::Exhausted, rank::Ranks, slab::Slab};
+use super::{framing::Framing, outbox::Exhausted, rank::Ranks, slab::Slab};
 use crate::{
     core::{
         index::Slot,
@@ -11,6 +9,9 @@ use crate::{
     },
     op::{Block, Io},
 };
+
+/// As many bytes as a frame's header has at most.
+pub(crate) type FrameHead = [u8; Framing::HEADER_BYTES_MAX];
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Spill {
@@ -96,10 +97,10 @@ impl Spills {
     }
 
     /// The first bytes, at most a frame header: what is needed to know the frame's length.
-    pub(crate) fn peek_header(&self, io: &impl Io, handle: u32) -> ([u8; edge::HEADER_BYTES], usize) {
-        let mut header = [0; edge::HEADER_BYTES];
+    pub(crate) fn peek_header(&self, io: &impl Io, handle: u32) -> (FrameHead, usize) {
+        let mut header = FrameHead::default();
         let mut filled = 0;
-        for span in self.spans(handle, edge::HEADER_BYTES as u32) {
+        for span in self.spans(handle, header.len() as u32) {
             let bytes = span.bytes(io);
             header[filled..filled + bytes.len()].copy_from_slice(bytes);
             filled += bytes.len();
