@@ -7,6 +7,7 @@ use roost_protocol::{InstanceId, edge, link};
 
 use crate::core::{
     bounds::Bounds,
+    connection::stage::cipher::Cipher,
     limits::{Cap, PerIp},
 };
 
@@ -17,6 +18,15 @@ pub enum NoWorkerPolicy {
     Wait,
     /// GOAWAY with `no_worker` and a retry-after.
     Refuse,
+}
+
+/// What clients of a listener pass between the socket and their frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ListenerConfig {
+    /// A PROXY header comes first.
+    pub proxy: bool,
+    /// Behind that, the cipher.
+    pub cipher: Cipher,
 }
 
 /// A worker as the core knows it; its address is the driver's business.
@@ -43,8 +53,10 @@ pub struct CoreConfig {
     /// Connections of all shards beyond which clients are answered with GOAWAY; none: they stay
     /// in the backlog when the slots are taken.
     pub cap: Option<Arc<Cap>>,
-    /// Listeners that the driver has.
-    pub listeners: u16,
+    /// The driver's listeners, at most [`LISTENERS_MAX`].
+    ///
+    /// [`LISTENERS_MAX`]: crate::core::record::LISTENERS_MAX
+    pub listeners: Vec<ListenerConfig>,
     /// Whether it can be told how many clients wait on a listener, as with TCP; if not, as many accepts
     /// as allowed are kept armed.
     pub counts_waiting: bool,
@@ -52,8 +64,6 @@ pub struct CoreConfig {
     pub accepts_max: u32,
     /// Whether accepting begins at once; otherwise with `Command::StartAccepting`.
     pub accepts_at_start: bool,
-    /// Listeners where a PROXY header comes first.
-    pub proxy_listeners: Vec<u16>,
     /// Whose PROXY headers are believed.
     pub proxy_trusted: Vec<IpNet>,
     /// Connections per address, shared by all shards; none: no limit.
@@ -136,11 +146,10 @@ impl CoreConfig {
             gateway: InstanceId([1; 16]),
             slots_max,
             cap: None,
-            listeners: 1,
+            listeners: vec![ListenerConfig::default()],
             counts_waiting: false,
             accepts_max: 64,
             accepts_at_start: true,
-            proxy_listeners: Vec::new(),
             proxy_trusted: Vec::new(),
             per_ip: None,
             accept_ramp_per_s: 0,

@@ -14,7 +14,6 @@ pub mod index;
 pub mod limits;
 pub mod link;
 pub mod pool;
-pub mod proxy;
 mod routing;
 pub mod shard;
 mod span;
@@ -23,8 +22,8 @@ pub mod stats;
 mod tests;
 pub mod transitions;
 
-pub use config::CoreConfig;
-pub use connection::record;
+pub use config::{CoreConfig, ListenerConfig};
+pub use connection::{record, stage::proxy};
 pub use context::Entropy;
 pub use link::Redial;
 pub use shard::{Command, ConnectionInfo, Next, ShardCore};

@@ -36,7 +36,7 @@ use crate::{
     admin::Admin,
     config::{self, Config, Loaded, Options},
     core::{
-        CoreConfig,
+        CoreConfig, ListenerConfig,
         bounds::Bounds,
         config::{NoWorkerPolicy, WorkerConfig},
         limits::{Cap, PerIp},
@@ -243,16 +243,11 @@ fn core_config(config: &Config, shards: u16, connections_max: u32, workers: &[Wo
         gateway,
         slots_max,
         cap,
-        listeners: u16::try_from(config.listen.len()).context("too many listeners")?,
+        listeners: config.listen.iter().map(listener).collect(),
         counts_waiting: true,
         accepts_max: ACCEPTS_MAX,
         // Everything that can fail comes first.
         accepts_at_start: false,
-        proxy_listeners: (0..)
-            .zip(&config.listen)
-            .filter(|(_, spec)| spec.proxy)
-            .map(|(index, _)| index)
-            .collect(),
         proxy_trusted: config.proxy_trusted.clone(),
         per_ip: per_ip(config)?,
         accept_ramp_per_s: config.accept_ramp_per_s.div_ceil(u32::from(shards)),
@@ -284,6 +279,10 @@ fn core_config(config: &Config, shards: u16, connections_max: u32, workers: &[Wo
         retry_after_ms: (config.retry_after_min_ms, config.retry_after_max_ms),
         bounds: Bounds::GATEWAY,
     })
+}
+
+fn listener(spec: &config::ListenerSpec) -> ListenerConfig {
+    ListenerConfig { proxy: spec.proxy, ..ListenerConfig::default() }
 }
 
 /// Four addresses a bucket: half a million addresses at once, in 4 MiB.

@@ -144,7 +144,7 @@ fn link_transitions() -> impl Iterator<Item = (LinkState, LinkState)> {
 
 /// What a connection's state alone does not tell, and where it takes several things at once to go
 /// wrong. Each must be seen at the end of a turn.
-pub const SITUATIONS: [Situation<SlotView>; 8] = [
+pub const SITUATIONS: [Situation<SlotView>; 9] = [
     ("no buffer, before HELLO", |view| starves(view) && view.state == State::Handshaking),
     ("no buffer, open", |view| starves(view) && view.state == State::Open),
     ("no buffer, sent away", |view| starves(view) && view.state == State::Draining),
@@ -152,6 +152,7 @@ pub const SITUATIONS: [Situation<SlotView>; 8] = [
     ("blocked, before HELLO", |view| blocked(view) && view.state == State::Handshaking),
     ("blocked, open", |view| blocked(view) && view.state == State::Open),
     ("blocked, moving", |view| blocked(view) && view.flags & flag::MOVING != 0),
+    ("half a record, open", |view| view.kept_bytes > 0 && view.state == State::Open),
     ("unread, to be sent to", |view| blocked(view) && view.outbox_bytes > 0),
 ];
 

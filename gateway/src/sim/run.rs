@@ -112,7 +112,7 @@ impl Run {
         let config = scenario.config.clone();
         let slots = (config.slots_max, scenario.slots_per_ring);
         let faults = scenario.faults.clone();
-        let mut world = World::new(scenario.fork(), config.listeners, slots.0, slots.1, faults);
+        let mut world = World::new(scenario.fork(), config.listeners.len() as u16, slots.0, slots.1, faults);
         world.client_buffers = scenario.client_buffers;
         world.link_buffers = scenario.link_buffers;
         world.latency_us = scenario.latency_us;

@@ -9,7 +9,7 @@ use roost_protocol::{InstanceId, Reason};
 use self::classes::{Drawn, starve};
 use crate::{
     core::{
-        CoreConfig,
+        CoreConfig, ListenerConfig,
         bounds::Bounds,
         config::{NoWorkerPolicy, WorkerConfig},
         limits::{Cap, PerIp},
@@ -107,13 +107,15 @@ impl Scenario {
         drawn.limits(&mut config);
         config.bounds = draw_bounds(&mut Rng::new(seed.rotate_left(16) ^ !0));
         drawn.tight_queues(&mut config);
+        let ciphered = drawn.ciphers(&mut config);
         let mut manners = Manners {
             frame_bytes_max: config.frame_bytes_max,
             think_us: (rng.log_range(50, 5_000), rng.log_range(10_000, 1_000_000)),
             ping_us: rng.log_range(50_000, 20_000_000),
             message_bytes_max: rng.log_range(9, u64::from(config.frame_bytes_max)) as u32,
             patience_us: 5_000_000,
-            proxy_listener: config.proxy_listeners.first().copied(),
+            proxy_listener: (0..).zip(&config.listeners).find(|(_, of)| of.proxy).map(|(index, _)| index),
+            ciphered,
         };
         let secret = rng.chance(300).then(|| b"a secret".to_vec());
         for worker in &mut config.workers {
@@ -172,7 +174,7 @@ impl Scenario {
         let addresses = rng.log_range(1, 100);
         let client = |index: usize| {
             let profile = if rng.chance(400) { Profile::Steady } else { rng.pick(&tempers) };
-            let listener = rng.below(u64::from(self.config.listeners)) as u16;
+            let listener = rng.below(self.config.listeners.len() as u64) as u16;
             let host = rng.below(addresses);
             let text = match rng.below(10) {
                 0..6 => Some(format!("10.0.0.{host}:4000")),
@@ -249,8 +251,7 @@ fn draw_config(rng: &mut Rng, comfortable: bool) -> CoreConfig {
         config.per_ip = Some(PerIp::new(2, rng.draw(), rng.range(1, 3) as u32, true));
     }
     if rng.chance(250) {
-        config.listeners = 2;
-        config.proxy_listeners = vec![1];
+        config.listeners.push(ListenerConfig { proxy: true, ..ListenerConfig::default() });
         if rng.chance(800) {
             config.proxy_trusted = vec!["10.0.0.0/8".parse().expect("a network")];
         }

@@ -41,9 +41,9 @@ pub(super) struct Accepting {
 }
 
 impl Accepting {
-    pub(super) fn new(listeners: u16, ramp_per_s: u32, at_start: bool) -> Self {
+    pub(super) fn new(listeners: usize, ramp_per_s: u32, at_start: bool) -> Self {
         Self {
-            rounds: vec![Rounds::default(); usize::from(listeners)],
+            rounds: vec![Rounds::default(); listeners],
             last_listener: 0,
             ring: 0,
             slots_started: 0,
@@ -217,7 +217,7 @@ impl Connections {
             // Whoever comes now, or was let in by an accept that was being cancelled, must be told.
             return self.refuse(io, ctx, up, slot, Reason::Drain);
         }
-        if ctx.cfg.proxy_listeners.contains(&listener) {
+        if ctx.cfg.listeners[usize::from(listener)].proxy {
             if !trusts_proxy(ctx, peer) {
                 return self.refuse(io, ctx, up, slot, Reason::ProxyHeader);
             }

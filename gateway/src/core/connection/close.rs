@@ -69,8 +69,12 @@ impl Connections {
         hot.begin_end(tick);
         let spill = hot.spill();
         hot.set_spill(0);
-        if spill != 0 {
-            self.spills.discard(&mut ctx.pools, spill);
+        let kept = self.table.kept(slot);
+        self.table.set_kept(slot, 0);
+        for handle in [spill, kept] {
+            if handle != 0 {
+                self.spills.discard(&mut ctx.pools, handle);
+            }
         }
         let flushes = goaway.is_some() || reason == Reason::ClientClosed;
         if self.hot(slot).has(flag::SHUT) || !flushes {

@@ -107,10 +107,10 @@ impl Connections {
         {
             return self.close_slow(io, ctx, up, slot);
         }
-        if hot.spill() != 0
-            && !blocked
-            && ctx.age_ms(self.spills.since_tick(hot.spill())) > ctx.cfg.frame_timeout_ms
-        {
+        let overdue = |handle: u32| {
+            handle != 0 && ctx.age_ms(self.spills.since_tick(handle)) > ctx.cfg.frame_timeout_ms
+        };
+        if !blocked && (overdue(hot.spill()) || overdue(self.table.kept(slot))) {
             self.refuse(io, ctx, up, slot, Reason::FrameTimeout);
         }
     }

@@ -6,7 +6,7 @@ use super::{
     Connections, kind,
     lifecycle::State,
     rank::FLOOR_BYTES,
-    record::{Hot, bit, flag},
+    record::{bit, flag},
 };
 use crate::{core::index::Slot, op::Token};
 
@@ -27,6 +27,8 @@ pub struct SlotView {
     pub outbox_bytes: u32,
     /// Bytes of its incomplete frame.
     pub spill_bytes: u32,
+    /// Bytes that its stages keep.
+    pub kept_bytes: u32,
     /// It waits with frames that have arrived.
     pub is_postponed: bool,
 }
@@ -65,6 +67,7 @@ impl Connections {
                 worker: hot.worker().get(),
                 outbox_bytes: self.outbox_bytes(slot),
                 spill_bytes: self.spill_bytes(slot),
+                kept_bytes: self.kept_bytes(slot),
                 is_postponed: hot.has(flag::RX_WAIT) && self.turns.holds_rest(slot, hot.generation()),
             }
         })
@@ -95,13 +98,13 @@ impl Connections {
 
     /// Panics if who pays for memory is not one of those that hold the most, as `held` has it. Who
     /// asks counts with what it asks for.
-    pub(super) fn check_payer(&self, payer: Slot, asks: (Slot, u32), held: impl Fn(&Hot) -> u32) {
+    pub(super) fn check_payer(&self, payer: Slot, asks: (Slot, u32), held: impl Fn(Slot) -> u32) {
         let alive = Slot::range(0, self.high_water()).filter(|&slot| {
             !matches!(self.hot(slot).state(), State::Free | State::Accepting | State::Closing)
         });
         let bytes = |slot: Slot| {
             let asked = if slot == asks.0 { asks.1 } else { 0 };
-            u64::from(held(self.hot(slot))) + u64::from(asked)
+            u64::from(held(slot)) + u64::from(asked)
         };
         let most = alive.map(bytes).max().unwrap_or(0);
         let pays = bytes(payer);

@@ -36,6 +36,11 @@ impl Connections {
                 spills += 1;
                 spill_bytes += u64::from(self.spills.bytes(hot.spill()));
             }
+            if self.table.kept(slot) != 0 {
+                spills += 1;
+                spill_bytes += u64::from(self.kept_bytes(slot));
+                assert_ne!(hot.state(), State::Free, "invariant free-slot-clean: slot {slot} keeps bytes");
+            }
             blocked += u64::from(hot.has(flag::BLOCKED));
             self.check_reading(slot);
             if hot.state() == State::Free {

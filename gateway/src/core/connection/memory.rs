@@ -15,6 +15,15 @@ pub(super) fn outbox_reserve_blocks(ctx: &Context) -> u32 {
     (bytes / u64::from(CoreConfig::CHUNK_BYTES)) as u32
 }
 
+/// What a connection has in the pool of spills.
+#[derive(Clone, Copy)]
+pub(super) enum Pile {
+    /// Frames that are incomplete or wait.
+    Frames,
+    /// Bytes that a stage cannot use yet.
+    Stage,
+}
+
 impl Connections {
     /// Runs `queue`, which asks for so many bytes of the pool of outboxes, until there is memory for
     /// it: whoever holds the most is closed, and that may be the connection itself.
@@ -34,7 +43,7 @@ impl Connections {
                 _ => slot,
             };
             #[cfg(any(test, feature = "sim"))]
-            self.check_payer(payer, (slot, asked_bytes), |hot| match hot.outbox() {
+            self.check_payer(payer, (slot, asked_bytes), |slot| match self.hot(slot).outbox() {
                 0 => 0,
                 outbox => self.outboxes.held(outbox),
             });
@@ -59,11 +68,29 @@ impl Connections {
         slot: Slot,
         span: Span,
     ) -> bool {
-        let owner = (slot, ctx.tick());
+        let tick = ctx.tick();
+        self.store(io, ctx, up, (slot, Pile::Frames), (span, tick))
+    }
+
+    /// The same for either pile; `since`: since when a new one has been there, as a tick.
+    pub(super) fn store(
+        &mut self,
+        io: &mut impl Io,
+        ctx: &mut Context,
+        up: &mut impl Upstream,
+        (slot, pile): (Slot, Pile),
+        (span, since): (Span, u16),
+    ) -> bool {
         loop {
-            let handle = self.hot(slot).spill();
-            if let Ok(handle) = self.spills.push(io, &mut ctx.pools, handle, owner, span) {
-                self.table.hot_mut(slot).set_spill(handle);
+            let handle = match pile {
+                Pile::Frames => self.hot(slot).spill(),
+                Pile::Stage => self.table.kept(slot),
+            };
+            if let Ok(handle) = self.spills.push(io, &mut ctx.pools, handle, (slot, since), span) {
+                match pile {
+                    Pile::Frames => self.table.hot_mut(slot).set_spill(handle),
+                    Pile::Stage => self.table.set_kept(slot, handle),
+                }
                 return true;
             }
             let held = if handle == 0 { 0 } else { self.spills.bytes(handle) };
@@ -72,9 +99,8 @@ impl Connections {
                 _ => slot,
             };
             #[cfg(any(test, feature = "sim"))]
-            self.check_payer(payer, (slot, span.len), |hot| match hot.spill() {
-                0 => 0,
-                spill => self.spills.bytes(spill),
+            self.check_payer(payer, (slot, span.len), |slot| {
+                self.spill_bytes(slot).max(self.kept_bytes(slot))
             });
             self.refuse(io, ctx, up, payer, Reason::MemoryBudget);
             if payer == slot {

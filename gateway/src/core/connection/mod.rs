@@ -6,7 +6,7 @@
 //! * [`record`], [`table`], [`peer`]: what is known of each connection.
 //! * [`lifecycle`]: the states.
 //! * [`accept`], [`rounds`]: clients come in.
-//! * [`header`]: the PROXY header, where a listener expects one.
+//! * [`stage`]: what stands between the bytes of a socket and frames.
 //! * [`framing`]: bytes become frames, and replies become bytes.
 //! * [`turns`], [`receive`]: whose turn it is to be read, and what becomes of the bytes.
 //! * [`hello`], [`waiting`]: a session begins, or waits until it can.
@@ -23,7 +23,6 @@ mod close;
 mod deadlines;
 mod drain;
 mod framing;
-mod header;
 mod hello;
 #[cfg(any(test, feature = "sim"))]
 mod inspect;
@@ -40,6 +39,7 @@ mod rounds;
 mod send;
 mod slab;
 pub(crate) mod spill;
+pub mod stage;
 pub(crate) mod table;
 mod turns;
 mod upstream;
@@ -90,6 +90,8 @@ const FRAMING: Framing = Framing::Edge;
 /// All connections of a shard.
 pub(crate) struct Connections {
     shard: u8,
+    /// Clients of a listener pass a stage.
+    staged: bool,
     table: Table,
     outboxes: Outboxes,
     /// The chunk that the gateway's own small frames are written to, one behind the other, and how
@@ -108,20 +110,23 @@ pub(crate) struct Connections {
     drain: Drain,
     /// Reused where bytes of a frame must be contiguous.
     scratch: Vec<u8>,
-    /// Reused for replies.
+    /// Reused for replies, and for what is sealed.
     reply: Vec<u8>,
+    sealed: Vec<u8>,
 }
 
 impl Connections {
     /// None yet, for a driver that has `slots_per_ring` slots per ring.
     pub(crate) fn new(cfg: &CoreConfig, slots_per_ring: u32) -> Self {
+        let staged = Self::is_staged(cfg);
         Self {
+            staged,
             shard: cfg.shard,
-            table: Table::new(cfg.slots_max, slots_per_ring),
+            table: Table::new(cfg.slots_max, slots_per_ring, staged),
             outboxes: Outboxes::new(),
             small: None,
             spills: Spills::new(),
-            accepting: Accepting::new(cfg.listeners, cfg.accept_ramp_per_s, cfg.accepts_at_start),
+            accepting: Accepting::new(cfg.listeners.len(), cfg.accept_ramp_per_s, cfg.accepts_at_start),
             sweep: Sweep::default(),
             turns: Turns::default(),
             hello_waited_s: 0,
@@ -130,6 +135,7 @@ impl Connections {
             drain: Drain::default(),
             scratch: Vec::new(),
             reply: Vec::new(),
+            sealed: Vec::new(),
         }
     }
 

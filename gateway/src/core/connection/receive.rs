@@ -80,8 +80,15 @@ impl Connections {
                 self.hear(ctx, slot);
                 let len = result.cast_unsigned();
                 ctx.stats.add(Stat::ClientBytesReceived, u64::from(len));
-                let full = len == CoreConfig::RX_BLOCK_BYTES;
-                self.handle_received(io, ctx, up, slot, Span { block, offset: 0, len }, full);
+                let offset = self.kept_bytes(slot);
+                let full = offset + len == CoreConfig::RX_BLOCK_BYTES;
+                match self.pass_stages(io, ctx, up, slot, Span { block, offset, len }) {
+                    Some(span) => self.handle_received(io, ctx, up, slot, span, full),
+                    None => {
+                        ctx.pools.release(block);
+                        self.go_on_reading(io, ctx, up, slot, full);
+                    }
+                }
             }
             _ => {
                 ctx.pools.release(block);
@@ -133,9 +140,6 @@ impl Connections {
         mut rest: Span,
     ) -> Option<Span> {
         let mut frames_left = ctx.cfg.bounds.client_frames;
-        if self.hot(slot).has(flag::PROXY) {
-            rest = self.handle_proxy(io, ctx, up, slot, rest)?;
-        }
         // An incomplete frame comes first: complete it, and no more.
         while self.hot(slot).spill() != 0 && rest.len > 0 {
             let missing = self.spill_missing(io, ctx, up, slot)?;

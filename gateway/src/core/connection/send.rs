@@ -7,7 +7,7 @@ use roost_protocol::Reason;
 
 use super::{
     Connections, FRAMING, Upstream, framing::Reply, kind, lifecycle::State, memory::outbox_reserve_blocks,
-    outbox::Exhausted, rank::FLOOR_BYTES, reason_of, record::flag,
+    outbox::Exhausted, rank::FLOOR_BYTES, reason_of, record::flag, stage::cipher::Cipher,
 };
 use crate::{
     core::{context::Context, index::Slot, pool::Class, span::Span, stats::Stat},
@@ -26,6 +26,15 @@ impl Connections {
         slot: Slot,
         span: Span,
     ) {
+        let cipher = self.cipher(ctx, slot);
+        if cipher != Cipher::None {
+            let mut sealed = std::mem::take(&mut self.sealed);
+            sealed.clear();
+            cipher.seal(span.bytes(io), &mut sealed);
+            self.queue_bytes(io, ctx, up, slot, &sealed, false);
+            self.sealed = sealed;
+            return;
+        }
         ctx.stats.inc(Stat::ClientFramesSent);
         let hot = self.hot(slot);
         if hot.outbox() == 0 {
@@ -59,11 +68,21 @@ impl Connections {
         let mut bytes = std::mem::take(&mut self.reply);
         bytes.clear();
         FRAMING.encode(reply, &mut bytes);
-        self.queue_bytes(io, ctx, up, slot, &bytes);
+        let cipher = self.cipher(ctx, slot);
+        if cipher == Cipher::None {
+            self.queue_bytes(io, ctx, up, slot, &bytes, true);
+        } else {
+            let mut sealed = std::mem::take(&mut self.sealed);
+            sealed.clear();
+            cipher.seal(&bytes, &mut sealed);
+            self.queue_bytes(io, ctx, up, slot, &sealed, true);
+            self.sealed = sealed;
+        }
         self.reply = bytes;
     }
 
-    /// Sends a few bytes that stand in no block.
+    /// Sends bytes that stand in no block. `own`: a small frame of the gateway's own, for which there is a
+    /// reserve.
     fn queue_bytes(
         &mut self,
         io: &mut impl Io,
@@ -71,6 +90,7 @@ impl Connections {
         up: &mut impl Upstream,
         slot: Slot,
         bytes: &[u8],
+        own: bool,
     ) {
         ctx.stats.inc(Stat::ClientFramesSent);
         if self.hot(slot).outbox() != 0 && self.is_over_limit(ctx, slot, bytes.len() as u32) {
@@ -80,14 +100,26 @@ impl Connections {
         // last of it is for chunks that many share.
         let (hot, reserve) = (self.hot(slot), outbox_reserve_blocks(ctx));
         let small = hot.outbox() == 0 || self.outboxes.held(hot.outbox()) <= FLOOR_BYTES;
-        let keep = if small || hot.state() == State::Draining { reserve / 4 } else { reserve };
+        let may_use = own && (small || hot.state() == State::Draining);
+        let keep = if may_use { reserve / 4 } else { reserve };
         self.with_outbox_memory(io, ctx, up, (slot, bytes.len() as u32), |core, io, ctx| {
             let outbox = core.hot(slot).outbox();
             if outbox != 0 {
                 return core.outboxes.push_bytes(io, &mut ctx.pools, outbox, bytes, keep);
             }
-            let span = core.write_small(io, ctx, bytes)?;
+            let chunk_bytes = ctx.pools.block_bytes(Class::Outbox) as usize;
+            let (first, rest) = bytes.split_at(bytes.len().min(chunk_bytes));
+            // All or nothing: what is begun is sent.
+            let more = rest.len().div_ceil(chunk_bytes) as u32;
+            if more > 0 && ctx.pools.available(Class::Outbox) < more + 1 + keep {
+                return Err(Exhausted);
+            }
+            let span = core.write_small(io, ctx, first)?;
             core.open_outbox(io, ctx, slot, span);
+            if more > 0 {
+                let outbox = core.hot(slot).outbox();
+                core.outboxes.push_bytes(io, &mut ctx.pools, outbox, rest, 0)?;
+            }
             Ok(())
         });
     }

@@ -15,6 +15,8 @@ use crate::core::index::Slot;
 pub(crate) struct Table {
     hot: Box<[Hot]>,
     cold: Box<[Cold]>,
+    /// Handles of what stages keep, 0 for nothing; empty where no listener has a stage.
+    kept: Box<[u32]>,
     rings: Vec<FreeList>,
     slots_per_ring: u32,
     live: u32,
@@ -34,8 +36,8 @@ struct FreeList {
 }
 
 impl Table {
-    /// A table of `slots` free slots in rings of `slots_per_ring`.
-    pub(crate) fn new(slots: u32, slots_per_ring: u32) -> Self {
+    /// A table of `slots` free slots in rings of `slots_per_ring`. `staged`: with the column for stages.
+    pub(crate) fn new(slots: u32, slots_per_ring: u32, staged: bool) -> Self {
         assert!(slots > 0 && slots_per_ring > 0);
         let rings = (0..slots.div_ceil(slots_per_ring))
             .map(|ring| {
@@ -47,6 +49,7 @@ impl Table {
             // Zeroed pages come from the kernel on first touch: memory follows use.
             hot: bytemuck::zeroed_slice_box(slots as usize),
             cold: bytemuck::zeroed_slice_box(slots as usize),
+            kept: bytemuck::zeroed_slice_box(if staged { slots as usize } else { 0 }),
             rings,
             slots_per_ring,
             live: 0,
@@ -80,9 +83,10 @@ impl Table {
     pub(crate) fn free(&mut self, slot: Slot) {
         let hot = &mut self.hot[slot.index()];
         assert_eq!(hot.ops(), 0, "invariant free-slot-clean: slot {slot} is freed with ops in the kernel");
+        let kept = self.kept.get(slot.index()).copied().unwrap_or(0);
         assert_eq!(
-            (hot.outbox(), hot.spill()),
-            (0, 0),
+            (hot.outbox(), hot.spill(), kept),
+            (0, 0, 0),
             "invariant free-slot-clean: slot {slot} is freed with buffers"
         );
         let list = &mut self.rings[(slot.get() / self.slots_per_ring) as usize];
@@ -116,6 +120,19 @@ impl Table {
 
     pub(crate) fn cold_mut(&mut self, slot: Slot) -> &mut Cold {
         &mut self.cold[slot.index()]
+    }
+
+    /// Handle of the bytes that a connection's stages keep; 0: none.
+    #[inline]
+    pub(crate) fn kept(&self, slot: Slot) -> u32 {
+        self.kept.get(slot.index()).copied().unwrap_or(0)
+    }
+
+    /// Only where a listener has a stage can there be any.
+    pub(crate) fn set_kept(&mut self, slot: Slot, handle: u32) {
+        if let Some(kept) = self.kept.get_mut(slot.index()) {
+            *kept = handle;
+        }
     }
 
     /// The address of a client that has sent no HELLO yet.

@@ -95,13 +95,9 @@ impl Connections {
         }
         let Some(block) = ctx.pools.alloc(Class::Rx) else { return self.await_buffer(ctx, slot) };
         self.table.hot_mut(slot).set_rx_block(block.index());
-        let op = Op::Recv {
-            sock: Sock::Client(slot.get()),
-            block,
-            offset: 0,
-            len: CoreConfig::RX_BLOCK_BYTES,
-            wait: false,
-        };
+        let (sock, offset) = (Sock::Client(slot.get()), self.kept_bytes(slot));
+        let len = CoreConfig::RX_BLOCK_BYTES - offset;
+        let op = Op::Recv { sock, block, offset, len, wait: false };
         self.submit(io, slot, kind::RECV, op);
     }
 

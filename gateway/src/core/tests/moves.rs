@@ -7,7 +7,7 @@ use roost_protocol::{
 };
 
 use super::rig::{Rig, key_of, owner};
-use crate::core::{link::LinkState, record::State};
+use crate::core::{ListenerConfig, link::LinkState, record::State};
 
 const NONE: ConnectionId = ConnectionId::from_bits(0);
 
@@ -196,7 +196,7 @@ fn a_worker_has_the_time_of_a_handshake_to_answer_a_new_client() {
 
 #[test]
 fn a_worker_hears_of_the_listener_at_open_and_at_reopen() {
-    let mut rig = Rig::new(64, (2, 1), |config| config.listeners = 2);
+    let mut rig = Rig::new(64, (2, 1), |config| config.listeners.push(ListenerConfig::default()));
     let key = &keys(1, 1)[0];
     let slot = rig.client_at(1, key);
     rig.turn();

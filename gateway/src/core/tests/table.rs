@@ -22,9 +22,10 @@ proptest! {
     #[test]
     fn a_slot_has_one_user_at_a_time_and_a_new_generation_for_each(
         (slots, per_ring) in (1..40u32, 1..12u32),
+        choice_of_column in any::<bool>(),
         actions in vec((any::<bool>(), any::<u32>()), 1..300),
     ) {
-        let mut table = Table::new(slots, per_ring);
+        let mut table = Table::new(slots, per_ring, choice_of_column);
         let mut model = vec![Used::default(); slots as usize];
         let rings = slots.div_ceil(per_ring);
         for (allocates, choice) in actions {

@@ -56,6 +56,12 @@ impl Client {
                 self.out.extend(noise);
             }
         }
+        if let Some(sealed) = &mut self.sealed {
+            // Some noise is no record either.
+            let noise = self.profile == Profile::Noise && self.id % 2 == 1;
+            sealed.clear_bytes = if noise { self.out.len() } else { proxy_bytes.min(self.out.len()) };
+            sealed.cuts = self.profile == Profile::HalfFrame && self.id % 2 == 1;
+        }
         if self.profile == Profile::HalfFrame && self.rng.chance(400) {
             let len = self.rng.index(self.out.len());
             self.out.truncate(len);
@@ -185,12 +191,16 @@ impl Client {
     pub(super) fn write(&mut self, world: &mut World, conn: ConnId) {
         let crumbs = self.profile == Profile::Crumbs;
         let max = if crumbs { self.rng.log_range(1, 64) as usize } else { usize::MAX };
-        let offered = &self.out[..self.out.len().min(max)];
+        let out = match &mut self.sealed {
+            Some(sealed) => sealed.seal(&mut self.out),
+            None => &mut self.out,
+        };
+        let offered = &out[..out.len().min(max)];
         if offered.is_empty() {
             return;
         }
         if let Some(written) = world.net.peer_write(conn, offered) {
-            self.out.drain(..written);
+            out.drain(..written);
         }
     }
 }

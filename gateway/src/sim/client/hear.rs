@@ -5,7 +5,7 @@ use roost_protocol::{
     edge::{self, FrameType, Goaway, Welcome},
 };
 
-use super::{Client, Ended, Profile};
+use super::{Client, Ended, Profile, sealed::Sealed};
 use crate::sim::{
     kernel::World,
     ledger::{DownHead, Ledger},
@@ -37,7 +37,11 @@ impl Client {
     fn on_eof(&mut self, world: &mut World, ledger: &mut Ledger, conn: ConnId) {
         world.net.peer_close(conn);
         self.ended = Some(self.ended_by(world, conn, Ended::Eof));
-        if self.decoder.pending_bytes() > 0 && self.profile.is_well_behaved() && self.goaway.is_some() {
+        let half = self.sealed.as_ref().is_some_and(Sealed::is_pending);
+        if (half || self.decoder.pending_bytes() > 0)
+            && self.profile.is_well_behaved()
+            && self.goaway.is_some()
+        {
             ledger.violation(format!("invariant whole-frames: client {} is left with half a frame", self.id));
         }
     }
@@ -52,8 +56,18 @@ impl Client {
     }
 
     fn on_bytes(&mut self, ledger: &mut Ledger, bytes: &[u8]) {
+        let opened = match &mut self.sealed {
+            Some(sealed) => match sealed.open(bytes) {
+                Ok(opened) => opened,
+                Err(reason) => {
+                    let id = self.id;
+                    return ledger.violation(format!("invariant whole-frames: client {id}: {reason} record"));
+                }
+            },
+            None => bytes.to_vec(),
+        };
         let mut frames = Vec::new();
-        let fed = self.decoder.feed(bytes, |frame_type, frame| frames.push((frame_type, frame.to_vec())));
+        let fed = self.decoder.feed(&opened, |frame_type, frame| frames.push((frame_type, frame.to_vec())));
         for (frame_type, frame) in frames {
             self.on_frame(ledger, frame_type, &frame[edge::HEADER_BYTES..]);
         }

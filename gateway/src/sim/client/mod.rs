@@ -4,15 +4,18 @@
 //! * `profile`: what it is like.
 //! * `hear`: what it reads, and whether it may.
 //! * `act`: what it does.
+//! * `sealed`: what it has between its frames and its socket.
 
 mod act;
 mod hear;
 mod profile;
+mod sealed;
 
 use std::net::SocketAddr;
 
 pub use profile::{Ended, Manners, Profile};
 use roost_protocol::{Reason, edge::Decoder};
+use sealed::Sealed;
 
 use crate::sim::{kernel::World, ledger::Ledger, net::ConnId, rng::Rng};
 
@@ -37,6 +40,8 @@ pub struct Client {
     starts_at_us: u64,
     /// Bytes to write.
     out: Vec<u8>,
+    /// Its listener has a cipher.
+    sealed: Option<Sealed>,
     decoder: Decoder,
     /// Messages it wants to send in all.
     messages: u32,
@@ -70,6 +75,7 @@ impl Client {
             Profile::Idle | Profile::Silent | Profile::Mute => 0,
             _ => rng.log_range(0, 40) as u32,
         };
+        let sealed = manners.ciphered.contains(&listener).then(|| Sealed::new(u64::from(id)));
         let acts_at_us = starts_at_us + rng.log_range(1, 5_000_000);
         Self {
             id,
@@ -85,6 +91,7 @@ impl Client {
             conn: None,
             starts_at_us,
             out: Vec::new(),
+            sealed,
             messages,
             sent: 0,
             goaway: None,
@@ -105,7 +112,8 @@ impl Client {
 
     /// Whether everything it sent was answered.
     pub fn is_answered(&self, ledger: &Ledger) -> bool {
-        self.out.is_empty() && ledger.answered_end(self.id) == self.sent
+        let written = self.sealed.as_ref().is_none_or(Sealed::is_written);
+        written && self.out.is_empty() && ledger.answered_end(self.id) == self.sent
     }
 
     /// Whether it is ending the connection itself.

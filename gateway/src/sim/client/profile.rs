@@ -93,4 +93,6 @@ pub struct Manners {
     pub patience_us: u64,
     /// The listener where a PROXY header comes first.
     pub proxy_listener: Option<u16>,
+    /// The listeners that have a cipher.
+    pub ciphered: Vec<u16>,
 }

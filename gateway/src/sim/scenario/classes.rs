@@ -1,6 +1,7 @@
 //! Classes of runs: each makes some seeds hard in one way.
 
 use super::{Chaos, CoreConfig, Faults, Habits, Manners, Rng};
+use crate::core::connection::stage::cipher::Cipher;
 
 /// What the classes of runs change besides configuration, faults and habits.
 pub(super) struct Drawn {
@@ -42,6 +43,21 @@ impl Drawn {
             config.link_shared_percent = rng.pick(&[0, 0, 1, 10]);
             config.link_tx_block_bytes = rng.log_range(512, 4_096) as u32;
         }
+    }
+
+    /// Clients of some listeners pass a cipher. Gives these listeners.
+    pub(super) fn ciphers(&self, config: &mut CoreConfig) -> Vec<u16> {
+        let mut rng = self.stream(33, 0x5ea1);
+        let mut ciphered = Vec::new();
+        if rng.chance(250) {
+            for (index, listener) in (0..).zip(&mut config.listeners) {
+                if rng.chance(700) {
+                    listener.cipher = Cipher::Xor;
+                    ciphered.push(index);
+                }
+            }
+        }
+        ciphered
     }
 
     /// A slow machine: a turn takes time, and each op that it submits takes more. Deadlines pass
