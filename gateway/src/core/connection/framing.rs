@@ -47,7 +47,11 @@ impl Framing {
     pub(super) fn begin(self, bytes: &[u8], frame_bytes_max: u32) -> Begin {
         let Self::Edge = self;
         let Some(&head) = bytes.first_chunk() else {
-            return Begin::Part { bytes: edge::HEADER_BYTES as u32 };
+            // The first byte may tell already.
+            return match bytes.first().map(|&first| self.frame_type(first, frame_bytes_max)) {
+                Some(Err(reason)) => Begin::Refused(reason),
+                _ => Begin::Part { bytes: edge::HEADER_BYTES as u32 },
+            };
         };
         match edge::Header::decode(head, frame_bytes_max) {
             Ok(header) => Begin::Frame { frame_type: header.frame_type, bytes: header.frame_bytes() as u32 },

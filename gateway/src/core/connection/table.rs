@@ -171,3 +171,19 @@ impl Table {
         slot / self.slots_per_ring
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_column_for_stages_is_there_only_where_a_listener_has_one() {
+        let (mut plain, mut staged) = (Table::new(9, 3, false), Table::new(9, 3, true));
+        assert_eq!((plain.kept.len(), staged.kept.len()), (0, 9));
+        for table in [&mut plain, &mut staged] {
+            let slot = table.alloc(1).expect("a slot");
+            table.set_kept(slot, 7);
+        }
+        assert_eq!((plain.kept(Slot::new(3)), staged.kept(Slot::new(3))), (0, 7));
+    }
+}

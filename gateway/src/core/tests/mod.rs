@@ -12,6 +12,7 @@ mod outbox;
 mod proxy;
 mod rig;
 mod spill;
+mod stage;
 mod sweep;
 mod table;
 mod tx;

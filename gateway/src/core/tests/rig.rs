@@ -208,14 +208,26 @@ impl Rig {
 
     /// A client comes to a listener where an accept waits, and says HELLO.
     pub(super) fn client_at(&mut self, listener: u16, key: &[u8]) -> u32 {
+        let slot = self.client_at_once(listener);
+        let mut hello = Vec::new();
+        Hello { key, token: b"" }.encode(&mut hello);
+        self.hands.deliver(&mut self.core, Sock::Client(slot), &hello);
+        slot
+    }
+
+    /// The peer of a socket writes.
+    pub(super) fn deliver(&mut self, from: Sock, bytes: &[u8]) {
+        self.core.begin_turn(self.now_ms);
+        self.hands.deliver(&mut self.core, from, bytes);
+    }
+
+    /// A client comes to a listener where an accept waits.
+    pub(super) fn client_at_once(&mut self, listener: u16) -> u32 {
         let wanted = |op: Op| matches!(op, Op::Accept { listener: on, .. } if on == listener);
         let (token, op) = self.hands.take(|_, op| wanted(op)).expect("an accept");
         let Op::Accept { slot, .. } = op else { unreachable!("just matched") };
         let completion = self.hands.end((token, op), 0);
         self.done(completion);
-        let mut hello = Vec::new();
-        Hello { key, token: b"" }.encode(&mut hello);
-        self.hands.deliver(&mut self.core, Sock::Client(slot), &hello);
         slot
     }
 
