@@ -7,7 +7,7 @@ use roost_protocol::{InstanceId, edge, link};
 
 use crate::core::{
     bounds::Bounds,
-    connection::stage::cipher::Cipher,
+    connection::{framing::Framing, stage::cipher::Cipher},
     limits::{Cap, PerIp},
 };
 
@@ -27,6 +27,8 @@ pub struct ListenerConfig {
     pub proxy: bool,
     /// Behind that, the cipher.
     pub cipher: Cipher,
+    /// How frames are marked.
+    pub framing: Framing,
 }
 
 /// A worker as the core knows it; its address is the driver's business.

@@ -32,7 +32,7 @@ pub(super) enum Begin {
 
 /// The framing of a listener.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Framing {
+pub enum Framing {
     /// The edge protocol's own (SPEC.md, part 1).
     #[default]
     Edge,

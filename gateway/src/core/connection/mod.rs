@@ -22,7 +22,7 @@ mod allowance;
 mod close;
 mod deadlines;
 mod drain;
-mod framing;
+pub mod framing;
 mod hello;
 #[cfg(any(test, feature = "sim"))]
 mod inspect;
@@ -50,7 +50,6 @@ use std::collections::VecDeque;
 use accept::Accepting;
 use deadlines::Sweep;
 use drain::Drain;
-use framing::Framing;
 #[cfg(any(test, feature = "sim"))]
 pub use inspect::SlotView;
 use lifecycle::State;
@@ -83,9 +82,6 @@ mod kind {
     /// A look at the queue of a listener, which is the index.
     pub(super) const COUNT_WAITING: u8 = 9;
 }
-
-/// The framing of all listeners: there is one.
-const FRAMING: Framing = Framing::Edge;
 
 /// All connections of a shard.
 pub(crate) struct Connections {

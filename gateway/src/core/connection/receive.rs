@@ -9,7 +9,7 @@ use roost_protocol::{
 };
 
 use super::{
-    Connections, FRAMING, Upstream,
+    Connections, Upstream,
     framing::{Begin, Reply},
     kind,
     lifecycle::State,
@@ -139,6 +139,7 @@ impl Connections {
         slot: Slot,
         mut rest: Span,
     ) -> Option<Span> {
+        let framing = self.framing(ctx, slot);
         let mut frames_left = ctx.cfg.bounds.client_frames;
         // An incomplete frame comes first: complete it, and no more.
         while self.hot(slot).spill() != 0 && rest.len > 0 {
@@ -159,7 +160,7 @@ impl Connections {
             }
             frames_left -= 1;
             let bytes = rest.bytes(io);
-            match FRAMING.begin(bytes, ctx.cfg.frame_bytes_max) {
+            match framing.begin(bytes, ctx.cfg.frame_bytes_max) {
                 Begin::Frame { frame_type, bytes } if bytes <= rest.len => {
                     let frame = Span { len: bytes, ..rest };
                     self.handle_frame(io, ctx, up, slot, frame_type, Frame::Block(frame));
@@ -196,7 +197,7 @@ impl Connections {
     ) -> Option<u32> {
         let spill = self.hot(slot).spill();
         let (header, filled) = self.spills.peek_header(io, spill);
-        match FRAMING.begin(&header[..filled], ctx.cfg.frame_bytes_max) {
+        match self.framing(ctx, slot).begin(&header[..filled], ctx.cfg.frame_bytes_max) {
             Begin::Part { bytes } | Begin::Frame { bytes, .. } => {
                 Some(bytes.saturating_sub(self.spills.bytes(spill)))
             }
@@ -230,15 +231,16 @@ impl Connections {
                 self.refuse(io, ctx, up, slot, reason);
                 return false;
             }
-            let (frame_type, len) = match FRAMING.begin(&start[..filled], ctx.cfg.frame_bytes_max) {
-                Begin::Part { .. } => return true,
-                Begin::Frame { bytes, .. } if self.spills.bytes(spill) < bytes => return true,
-                Begin::Frame { frame_type, bytes } => (frame_type, bytes),
-                Begin::Refused(reason) => {
-                    self.refuse(io, ctx, up, slot, reason);
-                    return false;
-                }
-            };
+            let (frame_type, len) =
+                match self.framing(ctx, slot).begin(&start[..filled], ctx.cfg.frame_bytes_max) {
+                    Begin::Part { .. } => return true,
+                    Begin::Frame { bytes, .. } if self.spills.bytes(spill) < bytes => return true,
+                    Begin::Frame { frame_type, bytes } => (frame_type, bytes),
+                    Begin::Refused(reason) => {
+                        self.refuse(io, ctx, up, slot, reason);
+                        return false;
+                    }
+                };
             *frames_left -= 1;
             self.handle_frame(io, ctx, up, slot, frame_type, Frame::Spill(len));
             // A close has discarded the spill; a HELLO that found no worker stays in it.
@@ -257,7 +259,7 @@ impl Connections {
     /// what it is, and the state whether that is allowed, before any of it is kept.
     fn refusal(&self, ctx: &Context, slot: Slot, start: &[u8]) -> Option<Reason> {
         let &code = start.first()?;
-        match FRAMING.frame_type(code, ctx.cfg.frame_bytes_max) {
+        match self.framing(ctx, slot).frame_type(code, ctx.cfg.frame_bytes_max) {
             Ok(frame_type) if is_allowed(frame_type, self.hot(slot).state()) => None,
             Ok(_) => Some(Reason::UnexpectedFrame),
             Err(reason) => Some(reason),

@@ -6,7 +6,7 @@
 use roost_protocol::Reason;
 
 use super::{
-    Connections, FRAMING, Upstream, framing::Reply, kind, lifecycle::State, memory::outbox_reserve_blocks,
+    Connections, Upstream, framing::Reply, kind, lifecycle::State, memory::outbox_reserve_blocks,
     outbox::Exhausted, rank::FLOOR_BYTES, reason_of, record::flag, stage::cipher::Cipher,
 };
 use crate::{
@@ -67,7 +67,7 @@ impl Connections {
     ) {
         let mut bytes = std::mem::take(&mut self.reply);
         bytes.clear();
-        FRAMING.encode(reply, &mut bytes);
+        self.framing(ctx, slot).encode(reply, &mut bytes);
         let cipher = self.cipher(ctx, slot);
         if cipher == Cipher::None {
             self.queue_bytes(io, ctx, up, slot, &bytes, true);

@@ -19,7 +19,7 @@ use crate::{
 /// A shard with one worker; the clients of its only listener pass a cipher.
 fn rig(set: impl FnOnce(&mut CoreConfig)) -> Rig {
     Rig::new(8, (1, 0), |config| {
-        config.listeners = vec![ListenerConfig { proxy: false, cipher: Cipher::Xor }];
+        config.listeners = vec![ListenerConfig { cipher: Cipher::Xor, ..ListenerConfig::default() }];
         set(config);
     })
 }

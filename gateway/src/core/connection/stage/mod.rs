@@ -16,16 +16,30 @@ pub mod xor;
 
 use cipher::{Cipher, Opened};
 
-use super::{Connections, Upstream, memory::Pile, record::flag};
+use super::{Connections, Upstream, framing::Framing, memory::Pile, record::flag};
 use crate::{
-    core::{config::CoreConfig, context::Context, index::Slot, span::Span},
+    core::{
+        config::{CoreConfig, ListenerConfig},
+        context::Context,
+        index::Slot,
+        span::Span,
+    },
     op::Io,
 };
 
 impl Connections {
-    /// Whether clients of any listener pass a stage.
+    /// Whether clients of any listener pass a stage, or have a framing of their own.
     pub(super) fn is_staged(cfg: &CoreConfig) -> bool {
-        cfg.listeners.iter().any(|listener| listener.proxy || listener.cipher != Cipher::None)
+        cfg.listeners.iter().any(|listener| *listener != ListenerConfig::default())
+    }
+
+    /// The framing of a client's listener.
+    #[inline]
+    pub(super) fn framing(&self, ctx: &Context, slot: Slot) -> Framing {
+        if !self.staged {
+            return Framing::default();
+        }
+        ctx.cfg.listeners[usize::from(self.cold(slot).listener())].framing
     }
 
     /// The cipher of a client's listener.
