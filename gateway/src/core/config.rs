@@ -7,8 +7,8 @@ use roost_protocol::{InstanceId, edge, link};
 
 use crate::core::{
     bounds::Bounds,
-    connection::{framing::Framing, stage::cipher::Cipher},
     limits::{Cap, PerIp},
+    listener::ListenerConfig,
 };
 
 /// What becomes of a client when no worker is up, be it new or its worker given up.
@@ -18,17 +18,6 @@ pub enum NoWorkerPolicy {
     Wait,
     /// GOAWAY with `no_worker` and a retry-after.
     Refuse,
-}
-
-/// What clients of a listener pass between the socket and their frames.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ListenerConfig {
-    /// A PROXY header comes first.
-    pub proxy: bool,
-    /// Behind that, the cipher.
-    pub cipher: Cipher,
-    /// How frames are marked.
-    pub framing: Framing,
 }
 
 /// A worker as the core knows it; its address is the driver's business.

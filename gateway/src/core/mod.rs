@@ -13,6 +13,7 @@ pub mod event;
 pub mod index;
 pub mod limits;
 pub mod link;
+pub mod listener;
 pub mod pool;
 mod routing;
 pub mod shard;
@@ -22,8 +23,9 @@ pub mod stats;
 mod tests;
 pub mod transitions;
 
-pub use config::{CoreConfig, ListenerConfig};
+pub use config::CoreConfig;
 pub use connection::{record, stage::proxy};
 pub use context::Entropy;
 pub use link::Redial;
+pub use listener::ListenerConfig;
 pub use shard::{Command, ConnectionInfo, Next, ShardCore};

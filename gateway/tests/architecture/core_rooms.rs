@@ -20,7 +20,7 @@ const ROOMS: &[&str] = &[
     "index",
     "span",
     "limits",
-    "proxy",
+    "listener",
     "config",
     "event",
     "pool",
@@ -37,7 +37,9 @@ const STRANGERS: (&str, &str) = ("connection", "link");
 /// What `core` itself gives under another name, and the room that it stands in.
 const NAMES: &[(&str, &str)] = &[
     ("record", "connection"),
+    ("proxy", "connection"),
     ("CoreConfig", "config"),
+    ("ListenerConfig", "listener"),
     ("Entropy", "context"),
     ("Redial", "link"),
     ("Command", "shard"),

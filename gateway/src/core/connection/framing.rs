@@ -8,6 +8,8 @@ use roost_protocol::{
     edge::{self, FrameType, Goaway, Welcome},
 };
 
+use crate::core::listener::Framing;
+
 /// What the gateway itself says to a client.
 #[derive(Debug)]
 pub(crate) enum Reply<'a> {
@@ -28,14 +30,6 @@ pub(super) enum Begin {
     Part { bytes: u32 },
     /// No frame, whatever follows.
     Refused(Reason),
-}
-
-/// The framing of a listener.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Framing {
-    /// The edge protocol's own (SPEC.md, part 1).
-    #[default]
-    Edge,
 }
 
 impl Framing {

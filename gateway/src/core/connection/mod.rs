@@ -22,7 +22,7 @@ mod allowance;
 mod close;
 mod deadlines;
 mod drain;
-pub mod framing;
+mod framing;
 mod hello;
 #[cfg(any(test, feature = "sim"))]
 mod inspect;

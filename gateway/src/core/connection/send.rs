@@ -7,10 +7,10 @@ use roost_protocol::Reason;
 
 use super::{
     Connections, Upstream, framing::Reply, kind, lifecycle::State, memory::outbox_reserve_blocks,
-    outbox::Exhausted, rank::FLOOR_BYTES, reason_of, record::flag, stage::cipher::Cipher,
+    outbox::Exhausted, rank::FLOOR_BYTES, reason_of, record::flag,
 };
 use crate::{
-    core::{context::Context, index::Slot, pool::Class, span::Span, stats::Stat},
+    core::{context::Context, index::Slot, listener::Cipher, pool::Class, span::Span, stats::Stat},
     op::{Interest, Io, Op, Sock, errno},
 };
 

@@ -1,9 +1,10 @@
 //! Incomplete frames: byte queues that exist only while a frame has not fully arrived.
 
-use super::{framing::Framing, outbox::Exhausted, rank::Ranks, slab::Slab};
+use super::{outbox::Exhausted, rank::Ranks, slab::Slab};
 use crate::{
     core::{
         index::Slot,
+        listener::Framing,
         pool::{Class, Pools},
         span::Span,
     },

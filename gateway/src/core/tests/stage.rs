@@ -8,11 +8,7 @@ use roost_protocol::{
 
 use super::rig::Rig;
 use crate::{
-    core::{
-        CoreConfig, ListenerConfig,
-        connection::stage::{cipher::Cipher, xor},
-        record::State,
-    },
+    core::{CoreConfig, ListenerConfig, connection::stage::xor, listener::Cipher, record::State},
     op::{Op, Sock, poll_bits},
 };
 

@@ -1,7 +1,7 @@
 //! Classes of runs: each makes some seeds hard in one way.
 
 use super::{Chaos, CoreConfig, Faults, Habits, Manners, Rng};
-use crate::core::connection::stage::cipher::Cipher;
+use crate::core::listener::Cipher;
 
 /// What the classes of runs change besides configuration, faults and habits.
 pub(super) struct Drawn {

@@ -2,16 +2,7 @@
 
 use roost_protocol::Reason;
 
-/// What a listener's clients have between the socket and frames.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Cipher {
-    /// Nothing: frames stand in the stream as they are.
-    #[default]
-    None,
-    /// Records with a length, each byte changed: what the simulation proves the seam with.
-    #[cfg(any(test, feature = "sim"))]
-    Xor,
-}
+use crate::core::listener::Cipher;
 
 /// What became of bytes that were received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,20 +8,21 @@
 //! * [`proxy`]: the PROXY header; [`header`] takes it off.
 //! * [`cipher`]: bytes to bytes, both ways.
 
-pub mod cipher;
+mod cipher;
 mod header;
 pub mod proxy;
 #[cfg(any(test, feature = "sim"))]
 pub mod xor;
 
-use cipher::{Cipher, Opened};
+use cipher::Opened;
 
-use super::{Connections, Upstream, framing::Framing, memory::Pile, record::flag};
+use super::{Connections, Upstream, memory::Pile, record::flag};
 use crate::{
     core::{
-        config::{CoreConfig, ListenerConfig},
+        config::CoreConfig,
         context::Context,
         index::Slot,
+        listener::{Cipher, Framing, ListenerConfig},
         span::Span,
     },
     op::Io,
