@@ -10,6 +10,8 @@ pub(super) struct Outgoing {
     free: Vec<u32>,
     /// By index; grows to the largest number of sends there ever was at once.
     parts: Vec<Part>,
+    /// Bytes of the largest part so far: further ones of a block were never touched.
+    touched_bytes: u32,
 }
 
 /// What a block holds.
@@ -25,13 +27,14 @@ pub(super) struct Part {
 
 impl Outgoing {
     pub(super) const fn new(class: u8, spec: PoolSpec) -> Self {
-        Self { class, spec, free: Vec::new(), parts: Vec::new() }
+        Self { class, spec, free: Vec::new(), parts: Vec::new(), touched_bytes: 0 }
     }
 
     /// Takes a block for bytes of this slot: as many as fit of `len`. None if all are in use.
     pub(super) fn take(&mut self, slot: u32, len: usize) -> Option<(Block, u32)> {
         let fits = u32::try_from(len).unwrap_or(u32::MAX).min(self.spec.block_bytes);
         let part = Part { slot, len: fits, sent: 0 };
+        self.touched_bytes = self.touched_bytes.max(fits);
         let index = match self.free.pop() {
             Some(index) => {
                 self.parts[index as usize] = part;
@@ -66,10 +69,10 @@ impl Outgoing {
         Some(Block::new(self.class, at as u32))
     }
 
-    /// User-space bytes of blocks that were touched, and of the lists.
+    /// User-space bytes of blocks at most, as far as they were touched, and of the lists.
     pub(super) fn bytes(&self) -> u64 {
         let lists = self.parts.capacity() * size_of::<Part>() + self.free.capacity() * size_of::<u32>();
-        self.parts.len() as u64 * u64::from(self.spec.block_bytes) + lists as u64
+        self.parts.len() as u64 * u64::from(self.touched_bytes) + lists as u64
     }
 }
 
