@@ -24,16 +24,16 @@ use io_uring::{cqueue, squeue};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::{
-    Error, Features,
     busy_poll::{BusyPoll, Waiting},
-    fit,
+    error::Error,
+    features::Features,
     ring::{Ring, Sizes},
     sqe::{self, Bare},
 };
 use crate::op::{Token, Wait, Waker};
 
 /// Completions that one turn takes at most.
-pub(super) const COMPLETIONS_PER_TURN: usize = 1024;
+const COMPLETIONS_PER_TURN: usize = 1024;
 /// Of those, what is kept for ring 0, so that busy clients do not hold up links and waker.
 const RING_0_SHARE: usize = 256;
 /// Turns without work after which a ring goes to sleep while others are busy.
@@ -108,7 +108,7 @@ impl Bank {
         let mut bank = Self {
             features: features.clone(),
             // What tried out the kernel before this may not have given all its memory back.
-            rings: vec![BankRing::new(fit::start_patiently(features, sizes)?, None)],
+            rings: vec![BankRing::new(Ring::start_patiently(features, sizes)?, None)],
             ready: VecDeque::new(),
             awake: Vec::new(),
             audited: 0,

@@ -14,56 +14,22 @@ use std::{
 };
 
 use io_uring::squeue;
-use rustix::net::{
-    AddressFamily, SocketAddrAny, SocketFlags, SocketType, bind, socket_with, sockopt::set_socket_linger,
-};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt::set_socket_linger};
 
 use super::{
+    addresses::Addresses,
     driver::{IGNORED, UringDriver},
     in_flight::{self, Held, Record},
     sqe::{self, Bare, Descriptor},
 };
 use crate::op::{Completion, Token};
 
-/// Addresses of one connect. The kernel reads them.
-struct Addresses {
-    source: SocketAddrAny,
-    target: SocketAddrAny,
-}
-
-/// The addresses of connects in the kernel, by cell; boxed to stay where they are.
-#[derive(Default)]
-pub(super) struct Connects {
-    // In the list itself they would move when it grows.
-    #[expect(clippy::vec_box, reason = "the kernel reads them where they are")]
-    cells: Vec<Box<Addresses>>,
-    free: Vec<u32>,
-}
-
-impl Connects {
-    /// Keeps both addresses where they are until [`Self::end`] of the cell returned.
-    fn start(&mut self, source: SocketAddr, target: SocketAddr) -> u32 {
-        let addresses = Addresses { source: source.into(), target: target.into() };
-        if let Some(cell) = self.free.pop() {
-            *self.cells[cell as usize] = addresses;
-            return cell;
-        }
-        self.cells.push(Box::new(addresses));
-        self.cells.len() as u32 - 1
-    }
-
-    /// The connect with this cell has completed.
-    pub(super) fn end(&mut self, cell: u32) {
-        self.free.push(cell);
-    }
-}
-
 impl UringDriver {
     /// Connects `slot`, which must be free, to `target`. With `source` it comes from there; port 0
     /// leaves the port to the kernel. Both are of the same family.
     ///
     /// The completion's result is 0, or the errno of whichever step failed. The slot may hold a
-    /// socket in either case, so close it. Needs [`super::Features::detect_to_connect`].
+    /// socket in either case, so close it. Needs [`crate::Features::detect_to_connect`].
     pub fn connect(&mut self, token: Token, slot: u32, source: Option<SocketAddr>, target: SocketAddr) {
         if self.state.sockets.is_direct() {
             self.connect_direct(token, slot, source, target);
@@ -75,7 +41,7 @@ impl UringDriver {
                 let descriptor = Descriptor::Plain(socket.as_raw_fd());
                 self.state.sockets.put(slot, socket.into_raw_fd());
                 let cell = self.state.connects.start(source.unwrap_or(target), target);
-                let target = &self.state.connects.cells[cell as usize].target;
+                let target = &self.state.connects.at(cell).target;
                 let entry = sqe::connect(descriptor, target.as_ptr().cast(), target.addr_len());
                 let held = Held::Connect { cell, failed: 0 };
                 // SAFETY: the cell keeps the address where it is until the completion ends it.
@@ -96,7 +62,7 @@ impl UringDriver {
         let step = in_flight::step_of(user_data);
         let linked = |entry: squeue::Entry| entry.flags(squeue::Flags::IO_LINK).user_data(step);
         let bare = |entry: Bare| linked(entry.with(step));
-        let Addresses { source: from, target: to } = &*self.state.connects.cells[cell as usize];
+        let Addresses { source: from, target: to } = self.state.connects.at(cell);
         let descriptor = Descriptor::Direct(index);
         let socket = bare(sqe::socket(family(target), index));
         let connect = sqe::connect(descriptor, to.as_ptr().cast(), to.addr_len()).user_data(user_data);

@@ -11,10 +11,11 @@ use std::{
 use io_uring::{cqueue, squeue};
 
 use super::{
-    Error, Features,
     accept::{self, Accepts},
+    addresses::Connects,
     bank::{Bank, Counts},
-    connect::Connects,
+    error::Error,
+    features::Features,
     in_flight::{Held, InFlight, Record, STEP_KIND},
     links::Links,
     memory::Memory,

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use io_uring::{IoUring, Parameters, Probe, opcode};
 
-use super::{Error, trial};
+use super::{error::Error, trial};
 
 /// A set of features that the driver has a path for; each contains the ones before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

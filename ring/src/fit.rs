@@ -4,19 +4,16 @@
 //! without CAP_IPC_LOCK, and of all processes of a user together. Neither a version nor a feature bit
 //! tells, and nothing tells how much the user's other processes take.
 
-use std::{thread, time::Duration};
+use std::thread;
 
 use super::{
-    Config, Error, Features,
-    driver::Layout,
-    ring::{Ring, Sizes},
+    driver::{Config, Layout},
+    features::Features,
+    ring::{PAUSE, Ring, Sizes},
 };
 
 /// Rings made at most: 16,384 slots each are more connections than a gateway can name.
 const TRIED_MAX: u32 = 4_096;
-/// A ring that is closed gives its memory back a moment later: how long that may take.
-const GIVES_BACK_WITHIN: Duration = Duration::from_millis(400);
-const PAUSE: Duration = Duration::from_millis(20);
 
 /// How many rings of these drivers' kind can be had at once, of `wanted`; `wanted` if as many, or if
 /// something else than memory is what ends them. They are gone again when this returns.
@@ -27,13 +24,13 @@ pub fn rings_that_fit(features: &Features, slots_max: u32, ring_slots_max: u32, 
     let tried = wanted.min(TRIED_MAX);
     let mut rings = Vec::new();
     while (rings.len() as u32) < tried {
-        match start_patiently(features, sizes) {
+        match Ring::start_patiently(features, sizes) {
             Ok(ring) => rings.push(ring),
             Err(error) if error.is_out_of_memory() => {
                 let fit = rings.len() as u32;
                 drop(rings);
                 // Whoever makes rings next should find the memory that these had.
-                drop(start_patiently(features, sizes));
+                drop(Ring::start_patiently(features, sizes));
                 thread::sleep(2 * PAUSE);
                 return fit;
             }
@@ -41,19 +38,4 @@ pub fn rings_that_fit(features: &Features, slots_max: u32, ring_slots_max: u32, 
         }
     }
     wanted
-}
-
-/// Makes a ring; for want of memory again and again for a moment, in which rings that have been closed
-/// may give theirs back.
-pub(super) fn start_patiently(features: &Features, sizes: Sizes) -> Result<Ring, Error> {
-    let mut left = GIVES_BACK_WITHIN;
-    loop {
-        match Ring::start(features, sizes) {
-            Err(error) if error.is_out_of_memory() && !left.is_zero() => {
-                thread::sleep(PAUSE);
-                left = left.saturating_sub(PAUSE);
-            }
-            result => return result,
-        }
-    }
 }

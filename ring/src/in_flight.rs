@@ -21,7 +21,7 @@ pub(super) enum Held {
     Accept { cell: u32, slot: u32 },
     /// The target address of a link.
     ConnectLink(u16),
-    /// A cell of [`super::connect::Connects`], and what the step said that failed before, or 0.
+    /// A cell of [`super::addresses::Connects`], and what the step said that failed before, or 0.
     Connect { cell: u32, failed: i32 },
 }
 

@@ -27,12 +27,14 @@
 //! | `sockets` | which descriptor stands behind a client's slot |
 //! | `links` | sockets towards workers |
 //! | `connect` | sockets that a client's slot connects itself |
+//! | `addresses` | where those connects go to and come from |
 //! | `teardown` | giving everything back when a driver is dropped |
 
 #![deny(unsafe_code)]
 
 #[allow(unsafe_code)]
 mod accept;
+mod addresses;
 #[allow(unsafe_code)]
 mod bank;
 mod busy_poll;

@@ -4,15 +4,16 @@ use std::{
     collections::VecDeque,
     io,
     sync::atomic::{Ordering, fence},
+    thread,
     time::Duration,
 };
 
 use io_uring::{
-    Builder, EnterFlags, IoUring, cqueue, squeue,
+    EnterFlags, IoUring, cqueue, squeue,
     types::{SubmitArgs, Timespec},
 };
 
-use super::{Error, Features};
+use super::{error::Error, features::Features, trial};
 
 /// Sizes of a ring.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +25,10 @@ pub(super) struct Sizes {
     /// Direct descriptors; 0 for no table.
     pub(super) files: u32,
 }
+
+/// A ring that is closed gives its memory back a moment later: how long that may take.
+const GIVES_BACK_WITHIN: Duration = Duration::from_millis(400);
+pub(super) const PAUSE: Duration = Duration::from_millis(20);
 
 /// One io_uring and what is queued for it.
 pub(super) struct Ring {
@@ -55,20 +60,10 @@ struct Waiting {
     together: usize,
 }
 
-/// The flags of [`super::Tier::Deferred`].
-///
-/// TASKRUN_FLAG lets us see whether deferred work is waiting without entering the kernel.
-/// SUBMIT_ALL: an entry that fails does not hold up those behind it.
-pub(super) fn deferred_builder() -> Builder {
-    let mut builder = IoUring::builder();
-    builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag().setup_submit_all();
-    builder
-}
-
 impl Ring {
     /// Sets up a ring. With deferred work it belongs to the calling thread from now on.
     pub(super) fn start(features: &Features, sizes: Sizes) -> Result<Self, Error> {
-        let mut builder = if features.deferred() { deferred_builder() } else { IoUring::builder() };
+        let mut builder = if features.deferred() { trial::deferred_builder() } else { IoUring::builder() };
         // A forked child must not share the queues.
         builder.setup_clamp().setup_cqsize(sizes.cq_entries.max(sizes.sq_entries)).dontfork();
         let uring = builder.build(sizes.sq_entries).map_err(Error::refused)?;
@@ -87,6 +82,21 @@ impl Ring {
             false => EnterFlags::empty(),
         };
         Ok(Self { uring, backlog: VecDeque::new(), wait_flags, counts: Counts::default() })
+    }
+
+    /// As [`Self::start`]; for want of memory again and again for a moment, in which rings that have been
+    /// closed may give theirs back.
+    pub(super) fn start_patiently(features: &Features, sizes: Sizes) -> Result<Self, Error> {
+        let mut left = GIVES_BACK_WITHIN;
+        loop {
+            match Self::start(features, sizes) {
+                Err(error) if error.is_out_of_memory() && !left.is_zero() => {
+                    thread::sleep(PAUSE);
+                    left = left.saturating_sub(PAUSE);
+                }
+                result => return result,
+            }
+        }
     }
 
     /// Has the kernel signal `eventfd` when this ring has something to reap.

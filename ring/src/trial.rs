@@ -20,10 +20,7 @@ use rustix::{
     },
 };
 
-use super::{
-    ring,
-    sqe::{self, Descriptor},
-};
+use super::sqe::{self, Descriptor};
 
 /// How long to wait for what happens at once where it happens at all: before the system call that
 /// causes it has returned.
@@ -55,9 +52,19 @@ pub(super) fn build(builder: &Builder) -> io::Result<IoUring> {
     }
 }
 
+/// The flags of [`crate::Tier::Deferred`].
+///
+/// TASKRUN_FLAG lets us see whether deferred work is waiting without entering the kernel.
+/// SUBMIT_ALL: an entry that fails does not hold up those behind it.
+pub(super) fn deferred_builder() -> Builder {
+    let mut builder = IoUring::builder();
+    builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag().setup_submit_all();
+    builder
+}
+
 /// Can rings be made with DEFER_TASKRUN and what goes with it?
 pub(super) fn deferred_rings() -> bool {
-    build(&ring::deferred_builder()).is_ok()
+    build(&deferred_builder()).is_ok()
 }
 
 /// Does a ring signal its eventfd whenever it has something to reap, again and again?
@@ -65,7 +72,7 @@ pub(super) fn deferred_rings() -> bool {
 /// With DEFER_TASKRUN, 6.12.118 does so once and never again; 6.1.192, 6.18.44 and 7.3.4 do it
 /// right.
 pub(super) fn deferred_rings_signal() -> bool {
-    try_signals(&ring::deferred_builder()).unwrap_or(false)
+    try_signals(&deferred_builder()).unwrap_or(false)
 }
 
 /// As [`deferred_rings_signal`], for rings without DEFER_TASKRUN.
@@ -99,7 +106,7 @@ fn try_signals(builder: &Builder) -> io::Result<bool> {
 
 /// Can an empty table of direct descriptors be registered?
 pub(super) fn sparse_tables() -> bool {
-    build(&ring::deferred_builder()).and_then(|ring| ring.submitter().register_files_sparse(2)).is_ok()
+    build(&deferred_builder()).and_then(|ring| ring.submitter().register_files_sparse(2)).is_ok()
 }
 
 /// Does closing one direct descriptor release its socket while a poll is parked on another?
@@ -115,7 +122,7 @@ fn try_release() -> io::Result<bool> {
     let (parked, _parked_peer) = pair()?;
     let (closed, closed_peer) = pair()?;
 
-    let mut ring = build(&ring::deferred_builder())?;
+    let mut ring = build(&deferred_builder())?;
     ring.submitter().register_files(&[parked.as_raw_fd(), closed.as_raw_fd()])?;
     // From here on the ring's table holds the only reference to either socket.
     drop((parked, closed));
@@ -146,7 +153,7 @@ fn try_accept() -> io::Result<bool> {
     // The kernel names it (unix(7), autobind).
     bind(&listener, &SocketAddrUnix::new_unnamed())?;
     listen(&listener, 1)?;
-    let mut ring = build(&ring::deferred_builder())?;
+    let mut ring = build(&deferred_builder())?;
     ring.submitter().register_files_sparse(1)?;
     let accept = sqe::accept(listener.as_raw_fd(), ptr::null_mut(), ptr::null_mut(), Some(0), true);
     // SAFETY: the entry refers to no memory.
@@ -177,7 +184,7 @@ fn try_connect_steps() -> io::Result<usize> {
         sqe::bind_without_port(slot).with(0),
         sqe::bind(slot, loopback.as_ptr().cast(), loopback.addr_len()),
     ];
-    let mut ring = build(&ring::deferred_builder())?;
+    let mut ring = build(&deferred_builder())?;
     ring.submitter().register_files_sparse(1)?;
     for (worked, entry) in entries.iter().enumerate() {
         // SAFETY: the address outlives the ring's use of it: a bind never waits, so its completion is

@@ -40,10 +40,13 @@ pub(crate) const LAYERS: &[Layer] = &[
         crates: &["std", "io_uring", "rustix", "libc", "thiserror"],
         modules: &[
             "accept",
+            "addresses",
             "bank",
             "busy_poll",
             "connect",
             "driver",
+            "error",
+            "features",
             "fit",
             "in_flight",
             "links",

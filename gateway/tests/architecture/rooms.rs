@@ -20,6 +20,30 @@ pub(crate) struct House {
 
 pub(crate) const HOUSES: &[House] = &[
     House {
+        at: "ring/src/",
+        guests: &[],
+        rooms: &[
+            "op",
+            "error",
+            "busy_poll",
+            "sqe",
+            "trial",
+            "features",
+            "ring",
+            "bank",
+            "in_flight",
+            "memory",
+            "accept",
+            "addresses",
+            "sockets",
+            "links",
+            "driver",
+            "connect",
+            "fit",
+            "teardown",
+        ],
+    },
+    House {
         at: "router/src/",
         guests: &[],
         rooms: &[
