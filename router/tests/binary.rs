@@ -236,18 +236,56 @@ fn fails(args: &[&str], what: &str) {
 }
 
 #[test]
-fn mistakes_are_named_in_one_line() {
+fn secrets_that_anybody_could_guess_or_change_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    std::fs::write(path("empty"), "\n").unwrap();
-    fails(&["--listen", "0.0.0.0:0"], "give --link-secret-file");
-    fails(&["--link-secret-file", &path("none")], "cannot be read");
-    fails(&["--link-secret-file", &path("empty")], "the secret has 0 bytes, 16 are the least");
-    std::fs::write(path("short"), "123456789abcdef\n").unwrap();
-    fails(&["--link-secret-file", &path("short")], "the secret has 15 bytes, 16 are the least");
+    for (secret, bytes) in [("1", 1), ("123456789abcdef\n", 15), ("\n", 0)] {
+        std::fs::write(path("short"), secret).unwrap();
+        let expected = format!("the secret has {bytes} bytes, 16 are the least");
+        fails(&["--listen", "127.0.0.1:0", "--link-secret-file", &path("short")], &expected);
+    }
     std::fs::write(path("open"), "a secret for everybody").unwrap();
     set_mode(&path("open"), 0o666);
     fails(&["--link-secret-file", &path("open")], "everybody may change it (mode 0666)");
+}
+
+#[test]
+fn strangers_leave_a_bounded_number_of_lines() {
+    const STRANGERS: usize = 3_000;
+    let mut process = command(&["--listen", "127.0.0.1:0"]).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let address =
+        line.trim_end().strip_prefix("roost-router: listening on ").expect("its address").to_owned();
+    let mut log = process.stderr.take().unwrap();
+    let log = std::thread::spawn(move || {
+        let mut text = String::new();
+        log.read_to_string(&mut text).unwrap();
+        text
+    });
+    let began = Instant::now();
+    for _ in 0..STRANGERS {
+        let mut stranger = TcpStream::connect(&address).unwrap();
+        stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        // Until the worker hangs up.
+        let _ = stranger.read_to_end(&mut Vec::new());
+    }
+    let pid = rustix::process::Pid::from_child(&process);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(process.wait().unwrap().success());
+    let text = log.join().unwrap();
+    // 100 a second, those of the first and of the last one, and those that say what was left out.
+    let most = 110 * (began.elapsed().as_secs() as usize + 3);
+    assert!(text.lines().count() <= most, "{} lines, {most} at most", text.lines().count());
+    assert!(text.contains("link not established"), "some are told of");
+}
+
+#[test]
+fn mistakes_are_named_in_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    fails(&["--listen", "0.0.0.0:0"], "give --link-secret-file");
+    fails(&["--link-secret-file", &path("none")], "cannot be read");
     let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let held = holder.local_addr().unwrap().to_string();
     fails(&["--listen", &held], "cannot listen on");
