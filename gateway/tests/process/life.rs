@@ -10,12 +10,15 @@ use roost_protocol::{Reason, edge::FrameType};
 
 use crate::{
     bad_workers::Worker,
+    names::Echo,
     support::{Client, End, Gateway, frame},
 };
 
 const SIGHUP: i32 = 1;
 const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
+const SIGCONT: i32 = 18;
+const SIGSTOP: i32 = 19;
 
 #[test]
 fn sigterm_says_goodbye_to_everybody_and_ends_well() {
@@ -176,4 +179,37 @@ fn sighup_takes_workers_limits_and_the_log_level() {
     gateway.signal(SIGHUP);
     gateway.wait_for_line("between a worker inside and workers outside lies a restart");
     assert!(!gateway.log().iter().any(|line| line.contains("handshake_timeout_ms 1000 -> 3000")));
+}
+
+/// A gateway with a worker in another process, and a client; the gateway was stopped for six seconds.
+fn after_a_stop(setting: &str, worker: &Echo) -> (Gateway, Client) {
+    let named = format!("w={}", worker.address);
+    let settings = ["--set", setting, "--set", "heartbeat_interval_ms=2500"];
+    let gateway = Gateway::start(&[&["--shards", "1", "--worker", &*named], &settings[..]].concat());
+    let mut client = gateway.welcome("a");
+    // A start on a slow machine is late, too, and only a process that is in time can be stopped.
+    thread::sleep(Duration::from_millis(500));
+    client.echo(b"before");
+    gateway.signal(SIGSTOP);
+    thread::sleep(Duration::from_secs(6));
+    gateway.signal(SIGCONT);
+    (gateway, client)
+}
+
+#[test]
+fn a_gateway_that_was_stopped_does_not_give_its_worker_up() {
+    let worker = Echo::start("127.0.0.1:0", None);
+    let (gateway, mut client) = after_a_stop("link_failover_ms=5000", &worker);
+    client.echo(b"after");
+    assert_eq!(gateway.metric("roost_link_failovers", &[]), 0, "{:#?}", gateway.log());
+    gateway.stop();
+}
+
+#[test]
+fn a_gateway_that_was_stopped_closes_no_client_for_its_silence() {
+    let worker = Echo::start("127.0.0.1:0", None);
+    let (gateway, mut client) = after_a_stop("idle_timeout_ms=5000", &worker);
+    client.echo(b"after");
+    assert_eq!(gateway.metric("roost_closes", &[]), 0, "{:#?}", gateway.log());
+    gateway.stop();
 }

@@ -19,14 +19,14 @@ const SECRET: &str = "a secret of more than sixteen bytes";
 const SIGHUP: i32 = 1;
 
 /// The reference worker that echoes, in this process; stopped when dropped.
-struct Echo {
-    address: String,
+pub(crate) struct Echo {
+    pub(crate) address: String,
     stop: ShutdownHandle,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Echo {
-    fn start(address: &str, secret: Option<&str>) -> Self {
+    pub(crate) fn start(address: &str, secret: Option<&str>) -> Self {
         let listener = Listener::bind(&address.parse().unwrap()).unwrap();
         let address = listener.address().unwrap().to_string();
         let (stop, stopped) = shutdown();
