@@ -277,6 +277,21 @@ fn a_successor_that_hangs_holds_up_neither_signals_nor_health() {
 }
 
 #[test]
+fn one_who_says_nothing_at_the_socket_holds_up_neither_health_nor_signals() {
+    let place = Place::new();
+    let mut gateway = place.start(&["drain_ms=100"]);
+    let mute = UnixStream::connect(place.socket()).unwrap();
+    // It has been accepted by now; a gateway that waits for its word would be deaf.
+    thread::sleep(Duration::from_millis(500));
+    unharmed(&gateway);
+    let began = Instant::now();
+    gateway.signal(SIGTERM);
+    assert!(gateway.wait_exit().success());
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    drop(mute);
+}
+
+#[test]
 fn strangers_at_the_socket_hold_up_nobody() {
     let place = Place::new();
     let mut gateway = place.start(&["drain_ms=100"]);
