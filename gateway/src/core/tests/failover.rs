@@ -11,6 +11,9 @@ use crate::core::{config::NoWorkerPolicy, record::State};
 const SLOTS: u32 = 256;
 /// Slots that a walk visits per turn: it takes 64 turns, of a millisecond each.
 const VISITS: u32 = 4;
+/// Who fails so long after another does so in the last turn of its walk: what the first one left is
+/// shared out before the second one's walk has moved anybody.
+const LAST_TURN_MS: u64 = (SLOTS / VISITS - 1) as u64;
 
 /// A rig in which `key`'s client is the first of many, all of them open.
 fn crowd(workers: usize, key: &[u8]) -> (Rig, u32) {
@@ -44,7 +47,7 @@ fn fall_silent(rig: &mut Rig, silent: &[usize], gap_ms: u64, alive: &[usize]) {
 
 #[test]
 fn messages_survive_a_second_failure_during_the_first_ones_walk() {
-    for gap_ms in [1, 2, 3, 4, 10, 60] {
+    for gap_ms in [1, 2, 3, 4, 10, 60, LAST_TURN_MS - 1, LAST_TURN_MS] {
         let key = key_of(&[0, 1, 2]);
         let (mut rig, slot) = crowd(3, &key);
         let id = rig.view(slot).connection;
@@ -67,7 +70,7 @@ fn messages_survive_a_second_failure_during_the_first_ones_walk() {
 #[test]
 fn messages_survive_a_third_failure_while_they_are_being_sent_again() {
     let key = key_of(&[0, 1, 2, 3]);
-    for gap_ms in [1, 30, 64, 65, 66, 67, 70, 140] {
+    for gap_ms in [1, 30, LAST_TURN_MS, 64, 65, 66, 67, 70, 140] {
         let (mut rig, slot) = crowd(4, &key);
         let id = rig.view(slot).connection;
         assert!((1..=9).all(|nth| rig.say(slot, &[nth])));
