@@ -137,9 +137,13 @@ fn transitions() -> impl Iterator<Item = (State, State)> {
     steps.chain(SHORTCUTS.iter().map(|&[from, _, to]| (from, to)))
 }
 
-/// What must be seen of links: every step of their table.
+/// A step of links that simulated workers do not cause: they break the protocol only once a link is up.
+/// `core::tests::handshake` takes it.
+const UNCAUSED: (LinkState, LinkState) = (LinkState::Proving, LinkState::Refusing);
+
+/// What must be seen of links: every step of their table but [`UNCAUSED`].
 fn link_transitions() -> impl Iterator<Item = (LinkState, LinkState)> {
-    link::TRANSITIONS.iter().map(|step| (step.from, step.to))
+    link::TRANSITIONS.iter().map(|step| (step.from, step.to)).filter(|&step| step != UNCAUSED)
 }
 
 /// What a connection's state alone does not tell, and where it takes several things at once to go

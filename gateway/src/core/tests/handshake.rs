@@ -181,6 +181,18 @@ fn who_speaks_before_the_proof_is_refused() {
 }
 
 #[test]
+fn who_breaks_the_protocol_right_after_the_proof_is_refused() {
+    let mut rig = Rig::new(&["w"]);
+    rig.say_welcome(0, 2);
+    rig.read(0);
+    assert_eq!(rig.link(0).state, LinkState::Proving);
+    let open = Header::new(LinkType::Open, NONE, 0).encode();
+    rig.hands.deliver(&mut rig.core, Sock::Link(0), &open);
+    assert_eq!(rig.link(0).state, LinkState::Refusing);
+    assert_eq!(refusals(&rig.read(0)), [Refusal::Malformed]);
+}
+
+#[test]
 fn a_secret_that_differs_is_said_before_the_close() {
     let mut config = super::config();
     config.workers[0].secret = Some(b"a secret of 16 bytes or more".to_vec());
