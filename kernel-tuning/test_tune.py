@@ -10,9 +10,9 @@ import sys
 import tempfile
 import unittest
 
+from settings import SETTINGS, Target
+
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-from settings import SETTINGS, Target  # noqa: E402
 
 # A machine of 24 GiB as it boots. Lists are separated by tabs, as the kernel writes them.
 DEFAULTS = {
