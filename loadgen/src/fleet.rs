@@ -119,7 +119,7 @@ impl Fleet {
         drop(ready);
         let all_opened = (0..threads).all(|_| opened.recv() == Ok(true));
         if !all_opened {
-            fleet.tell_all(|_| Command::Finish);
+            fleet.send_all(|_| Command::Finish);
             fleet.finish()?;
             anyhow::bail!("a load thread did not start");
         }
@@ -164,7 +164,7 @@ impl Fleet {
 
     /// Connects clients until `clients` have been.
     pub fn connect(&mut self, clients: u32, per_second: f64, in_flight_max: u64) {
-        self.tell_all(|share| {
+        self.send_all(|share| {
             Command::Connect(Connects {
                 clients: part(clients, share),
                 per_second: per_second / f64::from(share.threads),
@@ -175,7 +175,7 @@ impl Fleet {
 
     /// Starts or ends the hold.
     pub fn hold(&mut self, holding: bool) {
-        self.tell_all(|_| Command::Hold(holding));
+        self.send_all(|_| Command::Hold(holding));
     }
 
     /// Sends `messages` messages at `per_second` over `active` clients that read, or over the slow
@@ -197,7 +197,7 @@ impl Fleet {
         // A little ahead, so that no thread begins late.
         let start_ns = (self.now() + Duration::from_millis(30)).as_nanos() as u64;
         let mut before = 0;
-        self.tell_all(|share| {
+        self.send_all(|share| {
             let own_active = part(active, share);
             let upto = before + u64::from(own_active);
             // Parts of the messages that add up exactly.
@@ -231,12 +231,12 @@ impl Fleet {
 
     /// Takes back what the schedule has not sent yet.
     pub fn stop_traffic(&mut self) {
-        self.tell_all(|_| Command::StopTraffic);
+        self.send_all(|_| Command::StopTraffic);
     }
 
     /// Every open client sends one message.
     pub fn check(&mut self, per_second: f64, payload_bytes: usize) {
-        self.tell_all(|share| Command::Check {
+        self.send_all(|share| Command::Check {
             per_second: per_second / f64::from(share.threads),
             payload_bytes,
         });
@@ -244,7 +244,7 @@ impl Fleet {
 
     /// All but the first `keep` clients leave.
     pub fn leave(&mut self, keep: u32, per_second: f64, how: Departure) {
-        self.tell_all(|share| Command::Leave {
+        self.send_all(|share| Command::Leave {
             keep: part(keep, share),
             per_second: per_second / f64::from(share.threads),
             how,
@@ -253,7 +253,7 @@ impl Fleet {
 
     /// What clients do whose connection ended against the plan.
     pub fn reconnect(&mut self, policy: Reconnect, in_flight_max: u64) {
-        self.tell_all(|share| Command::Reconnect {
+        self.send_all(|share| Command::Reconnect {
             policy,
             in_flight_max: (in_flight_max / u64::from(share.threads)).max(1),
         });
@@ -261,27 +261,27 @@ impl Fleet {
 
     /// Sessions leave and come back; 0 ends it.
     pub fn churn(&mut self, per_second: f64) {
-        self.tell_all(|share| Command::Churn { per_second: per_second / f64::from(share.threads) });
+        self.send_all(|share| Command::Churn { per_second: per_second / f64::from(share.threads) });
     }
 
     /// The first `slow.clients` read slowly.
     pub fn slow(&mut self, slow: Slow) {
-        self.tell_all(|share| Command::Slow(Slow { clients: part(slow.clients, share), ..slow }));
+        self.send_all(|share| Command::Slow(Slow { clients: part(slow.clients, share), ..slow }));
     }
 
     /// Sends no more heartbeats.
     pub fn stop_heartbeat(&mut self) {
-        self.tell_all(|_| Command::StopHeartbeat);
+        self.send_all(|_| Command::StopHeartbeat);
     }
 
     /// The slow readers read from now on.
     pub fn slow_resume(&mut self) {
-        self.tell_all(|_| Command::SlowResume);
+        self.send_all(|_| Command::SlowResume);
     }
 
     /// The run is over: see [`Command::CountAsLost`].
     pub fn count_as_lost(&mut self) {
-        self.tell_all(|_| Command::CountAsLost);
+        self.send_all(|_| Command::CountAsLost);
     }
 
     /// Ends all threads and collects what they counted.
@@ -289,7 +289,7 @@ impl Fleet {
     /// # Errors
     /// The first error of a thread.
     pub fn finish(mut self) -> anyhow::Result<FleetReport> {
-        self.tell_all(|_| Command::Finish);
+        self.send_all(|_| Command::Finish);
         let mut report = FleetReport {
             tally: Tally::default(),
             transport: Vec::new(),
@@ -316,7 +316,7 @@ impl Fleet {
         Ok(report)
     }
 
-    fn tell_all(&mut self, mut command: impl FnMut(Share) -> Command) {
+    fn send_all(&mut self, mut command: impl FnMut(Share) -> Command) {
         for member in &mut self.threads {
             // A thread that has ended shows in `snapshot` and `finish`.
             if member.commands.send(command(member.share)).is_ok() {

@@ -194,7 +194,7 @@ impl Load {
             State::Open => {}
         }
         if how == Departure::Politely {
-            self.say_close(client, false, now_ns);
+            self.send_close(client, false, now_ns);
         } else {
             self.left_open(client);
             self.live.departing += 1;
@@ -204,7 +204,7 @@ impl Load {
     }
 
     /// An open client sends CLOSE and waits for the peer to end the connection.
-    fn say_close(&mut self, client: u32, returning: bool, now_ns: u64) {
+    fn send_close(&mut self, client: u32, returning: bool, now_ns: u64) {
         self.left_open(client);
         self.live.departing += 1;
         self.out.clear();
@@ -232,7 +232,7 @@ impl Load {
             let client = (number % u64::from(self.clients.len())) as u32;
             // One that waits for an answer stays; its turn comes again.
             if self.clients.state(client) == State::Open && self.clients.is_quiet(client) {
-                self.say_close(client, true, now_ns);
+                self.send_close(client, true, now_ns);
             }
         }
     }

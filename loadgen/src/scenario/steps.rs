@@ -91,7 +91,7 @@ pub(super) fn note_held(run: &mut Run) {
 
 /// The figures with all clients idle again.
 pub(super) fn measure_held(run: &mut Run) -> anyhow::Result<()> {
-    wait_until_all_heard(run)?;
+    wait_until_all_answered(run)?;
     run.pass("settle", SETTLE)?;
     let now = run.poll("settle")?;
     run.found.answered_at_figures = (run.plan.heartbeat > Duration::ZERO).then_some(now.answered);
@@ -101,7 +101,7 @@ pub(super) fn measure_held(run: &mut Run) -> anyhow::Result<()> {
 
 /// Where the plan holds for longer than a heartbeat interval, every client must have had one
 /// answered before a figure counts as that of a live connection. One interval is enough for it.
-fn wait_until_all_heard(run: &mut Run) -> anyhow::Result<()> {
+fn wait_until_all_answered(run: &mut Run) -> anyhow::Result<()> {
     let interval = run.plan.heartbeat;
     if interval > Duration::ZERO && run.plan.duration >= interval {
         run.wait("heartbeats", interval + run.plan.grace, |now| now.answered == now.open)?;

@@ -190,7 +190,7 @@ impl<H: Handler> Core<H> {
     ) -> Result<usize, LinkFailure> {
         let id = attachment.link;
         let entry = self.current(attachment)?;
-        entry.session.heard(now_ms);
+        entry.session.note_received(now_ms);
         let payload_bytes_max = entry.session.payload_bytes_max();
         let (mut rest, mut acked) = (bytes, false);
         let mut blocked = self.registry.is_blocked(id, self.config.pending_bytes_max);

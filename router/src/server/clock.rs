@@ -39,10 +39,10 @@ impl Clock {
 
     /// Milliseconds since the start that this process ran.
     pub(super) fn now_ms(&self) -> u64 {
-        self.look(self.started.elapsed().as_millis() as u64)
+        self.advance(self.started.elapsed().as_millis() as u64)
     }
 
-    fn look(&self, real_ms: u64) -> u64 {
+    fn advance(&self, real_ms: u64) -> u64 {
         let elapsed_ms = real_ms.saturating_sub(self.last_ms.replace(real_ms));
         let owed_ms = self.owed_ms.get();
         if elapsed_ms <= self.tick_ms + LATE_MS {
@@ -64,17 +64,17 @@ mod tests {
     #[test]
     fn a_pause_does_not_count() {
         let clock = Clock::new(50);
-        assert_eq!(clock.look(10), 10);
-        assert_eq!(clock.look(60), 60);
-        assert_eq!(clock.look(190), 190, "late, as on a busy machine");
-        assert_eq!(clock.look(120_190), 190, "stopped for two minutes");
-        assert_eq!(clock.look(120_240), 240);
+        assert_eq!(clock.advance(10), 10);
+        assert_eq!(clock.advance(60), 60);
+        assert_eq!(clock.advance(190), 190, "late, as on a busy machine");
+        assert_eq!(clock.advance(120_190), 190, "stopped for two minutes");
+        assert_eq!(clock.advance(120_240), 240);
     }
 
     #[test]
     fn a_process_that_is_always_late_sees_time_go_on() {
         let clock = Clock::new(50);
-        let times: Vec<u64> = (1..=100).map(|look| clock.look(look * 300)).collect();
+        let times: Vec<u64> = (1..=100).map(|look| clock.advance(look * 300)).collect();
         assert_eq!(times[..3], [0, 300, 600]);
         assert_eq!(times[99], 29_700);
     }
@@ -86,10 +86,10 @@ mod tests {
         let mut served_ms = 0;
         for _ in 0..100 {
             real_ms += 6_000;
-            clock.look(real_ms);
+            clock.advance(real_ms);
             for _ in 0..5 {
                 real_ms += 50;
-                served_ms = clock.look(real_ms);
+                served_ms = clock.advance(real_ms);
             }
         }
         assert_eq!(served_ms, 100 * 5 * 50);

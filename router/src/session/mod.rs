@@ -70,7 +70,7 @@ struct Attached {
     greets: bool,
     /// Unsequenced frames to send.
     control: Vec<u8>,
-    heard_ms: u64,
+    received_ms: u64,
     /// When a PING was sent, if nothing was heard since.
     probed_ms: Option<u64>,
 }
@@ -155,7 +155,7 @@ impl Session {
             window_in_bytes: u64::from(window_bytes),
             greets: true,
             control: Vec::new(),
-            heard_ms: now_ms,
+            received_ms: now_ms,
             probed_ms: None,
         });
         true
@@ -187,9 +187,9 @@ impl Session {
     }
 
     /// Bytes arrived: the gateway is there.
-    pub fn heard(&mut self, now_ms: u64) {
+    pub fn note_received(&mut self, now_ms: u64) {
         if let State::Attached(attached) = &mut self.state {
-            attached.heard_ms = now_ms;
+            attached.received_ms = now_ms;
             attached.probed_ms = None;
         }
     }
@@ -342,7 +342,7 @@ impl Session {
         }
         self.stalled = now_ms.saturating_sub(self.progress.1) >= STALL_MS;
         let State::Attached(attached) = &mut self.state else { unreachable!("it was just there") };
-        if keepalive_ms == 0 || now_ms.saturating_sub(attached.heard_ms) < keepalive_ms {
+        if keepalive_ms == 0 || now_ms.saturating_sub(attached.received_ms) < keepalive_ms {
             return Due::Nothing;
         }
         // Reckoned from the PING, so that a worker that was stopped for a while does not take its

@@ -215,7 +215,7 @@ impl<W: Write> Writer<W> {
     /// Writes until nobody can log any more. `tell` is called with what was left out since it was
     /// called before.
     fn run(mut self, lines: &Receiver<Vec<u8>>, tell: impl Fn(LeftOut)) {
-        let mut told_at = Instant::now();
+        let mut reported_at = Instant::now();
         // Without lines nothing is left out, so there is nothing to wake up for.
         let mut quiet = true;
         loop {
@@ -233,8 +233,8 @@ impl<W: Write> Writer<W> {
                 Err(RecvTimeoutError::Timeout) => quiet = true,
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            if self.writes && (quiet || told_at.elapsed() >= TELL_EVERY) {
-                told_at = Instant::now();
+            if self.writes && (quiet || reported_at.elapsed() >= TELL_EVERY) {
+                reported_at = Instant::now();
                 let left_out = self.queue.left_out();
                 if left_out != self.told {
                     tell(left_out.since(self.told));
