@@ -24,6 +24,10 @@ pub struct WorkerConfig {
     pub handshakes_max: usize,
     /// Link sessions at the same time; links beyond are refused.
     pub sessions_max: usize,
+    /// Pushes of [`WorkerHandle`](crate::WorkerHandle)s that may wait for the worker.
+    pub pushes_max: usize,
+    /// Bytes of their payloads that may wait.
+    pub push_bytes_max: usize,
     /// How long a draining worker waits for its connections to leave.
     pub drain_ms: u64,
 }
@@ -39,6 +43,8 @@ impl Default for WorkerConfig {
             handshake_timeout_ms: 5_000,
             handshakes_max: 256,
             sessions_max: 1_024,
+            pushes_max: 4_096,
+            push_bytes_max: 16 * 1024 * 1024,
             drain_ms: 30_000,
         }
     }

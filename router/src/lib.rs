@@ -40,10 +40,11 @@ pub mod shell;
 pub mod stats;
 
 pub use config::WorkerConfig;
-pub use core::{Context, Handler, Opening, SendError};
+pub use core::{Clients, Context, Handler, Opening, SendError};
 pub use id::{Client, LinkId};
 pub use server::{
-    Address, AddressError, BindError, Listener, Shutdown, ShutdownHandle, Worker, serve, shutdown,
+    Address, AddressError, Answer, BindError, Listener, PushError, Shutdown, ShutdownHandle, Worker,
+    WorkerHandle, serve, shutdown,
 };
 pub use stats::{Stat, Stats};
 

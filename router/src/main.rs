@@ -128,7 +128,7 @@ fn run(args: Args, signals: Signals) -> anyhow::Result<()> {
     let ran = match args.handler {
         HandlerName::Echo => worker.run(handlers::Echo, listeners, shutdown),
         HandlerName::Sink => worker.run(handlers::Sink, listeners, shutdown),
-        HandlerName::Route => worker.run(handlers::Route::default(), listeners, shutdown),
+        HandlerName::Route => worker.run(handlers::Route, listeners, shutdown),
         HandlerName::Fanout => worker.run(handlers::Fanout::default(), listeners, shutdown),
     };
     socket_files.iter().for_each(SocketFile::remove);

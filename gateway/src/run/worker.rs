@@ -37,7 +37,7 @@ impl Embedded {
                 let result = match handler {
                     EmbeddedHandler::Echo => worker.run(handlers::Echo, listeners, stopped),
                     EmbeddedHandler::Sink => worker.run(handlers::Sink, listeners, stopped),
-                    EmbeddedHandler::Route => worker.run(handlers::Route::default(), listeners, stopped),
+                    EmbeddedHandler::Route => worker.run(handlers::Route, listeners, stopped),
                     EmbeddedHandler::Fanout => worker.run(handlers::Fanout::default(), listeners, stopped),
                 };
                 if let Err(error) = result {

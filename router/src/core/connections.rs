@@ -19,6 +19,8 @@ pub(crate) struct Connections {
 struct Page {
     generations: [u32; PAGE_SLOTS],
     sessions: [SessionRef; PAGE_SLOTS],
+    /// The routing hash of each connection's key, where a directory is kept.
+    keys: Option<Box<[u64; PAGE_SLOTS]>>,
     live: [u64; PAGE_SLOTS / WORD_SLOTS],
     /// Of the live ones: accepted.
     accepted: [u64; PAGE_SLOTS / WORD_SLOTS],
@@ -78,6 +80,12 @@ impl Connections {
         replaced
     }
 
+    /// The connection that [`Self::insert`] would replace, if any.
+    pub(crate) fn replaced_by(&self, id: ConnectionId) -> Option<ConnectionId> {
+        let (page_index, index) = split(id);
+        self.pages.get(page_index)?.as_ref()?.live_id(self.shard, page_index, index)
+    }
+
     /// Removes a connection; none if it is not there. Gives its session reference, if it had one.
     pub(crate) fn remove(&mut self, id: ConnectionId) -> Option<Option<SessionRef>> {
         let (page_index, index) = split(id);
@@ -133,8 +141,22 @@ impl Connections {
         self.page(id)?.session(index)
     }
 
-    /// Takes any one connection out, with its session reference; none when there is none left.
-    pub(crate) fn pop(&mut self) -> Option<(ConnectionId, Option<SessionRef>)> {
+    /// Notes the routing hash of a live connection's key; costs 8 bytes a slot.
+    pub(crate) fn set_key(&mut self, id: ConnectionId, routing_hash: u64) {
+        let (_, index) = split(id);
+        if let Some(page) = self.page_mut(id) {
+            page.keys.get_or_insert_with(|| Box::new([0; PAGE_SLOTS]))[index] = routing_hash;
+        }
+    }
+
+    /// The routing hash of a live connection's key, where these are noted.
+    pub(crate) fn key(&self, id: ConnectionId) -> Option<u64> {
+        let (_, index) = split(id);
+        self.page(id)?.keys.as_ref().map(|keys| keys[index])
+    }
+
+    /// Any one connection; none when there is none left.
+    pub(crate) fn any(&mut self) -> Option<ConnectionId> {
         while let Some(last) = self.pages.last() {
             let page_index = self.pages.len() - 1;
             let found = last.as_ref().and_then(|page| {
@@ -146,9 +168,7 @@ impl Connections {
                 )
             });
             match found {
-                Some(id) => {
-                    return Some((id, self.remove(id).expect("a live connection can be removed")));
-                }
+                Some(id) => return Some(id),
                 None => {
                     self.pages.pop();
                 }
@@ -184,6 +204,7 @@ impl Page {
         Self {
             generations: [0; PAGE_SLOTS],
             sessions: [SessionRef(0); PAGE_SLOTS],
+            keys: None,
             live: [0; PAGE_SLOTS / WORD_SLOTS],
             accepted: [0; PAGE_SLOTS / WORD_SLOTS],
             open: [0; PAGE_SLOTS / WORD_SLOTS],
@@ -236,7 +257,7 @@ mod tests {
         Remove,
         Open,
         Shut,
-        Pop,
+        RemoveAny,
     }
 
     fn step() -> impl Strategy<Value = (Step, ConnectionId)> {
@@ -245,7 +266,7 @@ mod tests {
             3 => Just(Step::Remove),
             3 => Just(Step::Open),
             2 => Just(Step::Shut),
-            1 => Just(Step::Pop),
+            1 => Just(Step::RemoveAny),
         ];
         let slot = prop_oneof![0..4u32, 510..514u32, Just((1 << 24) - 1)];
         (step, slot, 0..3u32)
@@ -285,9 +306,10 @@ mod tests {
                             entry.1 = Phase::Shut;
                         }
                     }
-                    Step::Pop => match table.pop() {
+                    Step::RemoveAny => match table.any() {
                         None => prop_assert!(model.is_empty()),
-                        Some((id, session)) => {
+                        Some(id) => {
+                            let session = table.remove(id).expect("it is live");
                             let expected = model.remove(&id.slot()).map(|entry| (entry.0, entry.2));
                             prop_assert_eq!(expected, Some((id, session)));
                         }
@@ -300,7 +322,8 @@ mod tests {
                 let foreign = ConnectionId::new(8, id.slot(), id.generation());
                 prop_assert!(!table.is_for(foreign) && table.phase(foreign).is_none());
             }
-            while let Some((id, _)) = table.pop() {
+            while let Some(id) = table.any() {
+                prop_assert!(table.remove(id).is_some());
                 prop_assert!(model.remove(&id.slot()).is_some());
             }
             prop_assert!(model.is_empty() && table.count() == 0);

@@ -5,11 +5,13 @@ use std::fmt;
 use roost_protocol::{
     ConnectionId, Reason, SessionRef,
     edge::{self, FrameType},
+    hash::routing_hash,
     link::{Header, LinkType, header::FLAG_ALL},
 };
 
 use super::{
     connections::Phase,
+    directory::Clients,
     registry::{Link, Registry},
 };
 use crate::{
@@ -46,6 +48,8 @@ pub struct Context<'a> {
     pub(super) stats: &'a Stats,
     /// The link whose frame is being handled; none while the worker itself closes connections.
     pub(super) current: Option<LinkId>,
+    /// Another thread pushes: it waits for queues as the frames of a link do.
+    pub(super) outside: bool,
     pub(super) pending_bytes_max: usize,
 }
 
@@ -67,7 +71,8 @@ impl Context<'_> {
     pub fn reject(&mut self, client: Client, reason: Reason, retry_after_ms: u32) {
         let Some(link) = self.registry.get_mut(client.link) else { return };
         if link.connections.phase(client.connection) == Some(Phase::Pending) {
-            link.connections.remove(client.connection);
+            self.registry.remove_connection(client);
+            let link = self.registry.get_mut(client.link).expect("it was just there");
             let reason = if reason == Reason::Moved { Reason::WorkerRejected } else { reason };
             let header = Header::new(LinkType::Reject, client.connection, 4).reason(reason);
             link.session.push(header, &[&retry_after_ms.to_be_bytes()]);
@@ -215,7 +220,56 @@ impl Context<'_> {
             let header = Header::new(LinkType::Close, client.connection, 4).reason(reason);
             link.session.push(header, &[&retry_after_ms.to_be_bytes()]);
             self.registry.note_sent(self.current, client.link);
+            self.registry.leave_key(client);
         }
+    }
+
+    /// The open connections here whose clients stated `key` in HELLO, oldest first. Connections of
+    /// other workers are not among them: [`Self::relay`] reaches those.
+    ///
+    /// None where [`Handler::finds_clients_by_key`](crate::Handler::finds_clients_by_key) says no.
+    ///
+    /// ```
+    /// # use roost_router::{Context, SendError};
+    /// fn notify(ctx: &mut Context<'_>, key: &[u8]) -> Result<(), SendError> {
+    ///     for client in ctx.clients_of(key) {
+    ///         ctx.send(client, b"you have mail")?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn clients_of(&self, key: &[u8]) -> Clients {
+        self.clients_of_hash(routing_hash(key))
+    }
+
+    /// As [`Self::clients_of`], for the key with this routing hash ([`Opening::routing_hash`],
+    /// [`Reopen::routing_hash`](roost_protocol::link::Reopen::routing_hash)).
+    ///
+    /// [`Opening::routing_hash`]: crate::Opening::routing_hash
+    pub fn clients_of_hash(&self, routing_hash: u64) -> Clients {
+        self.registry.clients_of(routing_hash)
+    }
+
+    /// Sends a message to all open connections of a key here. Returns to how many it was queued.
+    ///
+    /// # Errors
+    /// It was queued to none: [`SendError::Closed`] where the key has no open connection here, else what
+    /// the first of them refused it with.
+    pub fn send_to_key(&mut self, key: &[u8], payload: &[u8]) -> Result<usize, SendError> {
+        self.send_parts_to_hash(routing_hash(key), &[payload])
+    }
+
+    /// As [`Self::send_to_key`], for a routing hash and the concatenation of `parts`.
+    pub fn send_parts_to_hash(&mut self, routing_hash: u64, parts: &[&[u8]]) -> Result<usize, SendError> {
+        let (mut queued, mut refused) = (0, SendError::Closed);
+        for client in self.clients_of_hash(routing_hash) {
+            match self.send_parts(client, parts) {
+                Ok(()) => queued += 1,
+                Err(error) if refused == SendError::Closed => refused = error,
+                Err(_) => {}
+            }
+        }
+        if queued > 0 { Ok(queued) } else { Err(refused) }
     }
 
     /// The session reference of a connection that was accepted.
@@ -239,10 +293,14 @@ impl Context<'_> {
         if link.session.pending_bytes() <= self.pending_bytes_max {
             return Ok(());
         }
-        let Some(current) = self.current.filter(|_| link.session.is_flowing()) else {
+        if !link.session.is_flowing() {
             return Err(SendError::Full);
-        };
-        self.registry.wait_for(current, to);
+        }
+        match self.current {
+            Some(current) => self.registry.wait_for(current, to),
+            None if self.outside => self.registry.pushes_wait_for(to),
+            None => return Err(SendError::Full),
+        }
         Ok(())
     }
 }

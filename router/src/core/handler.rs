@@ -13,6 +13,15 @@ use crate::id::Client;
 /// A frame of a gateway is acknowledged only after its call has returned, and after what the call
 /// sent on the same link. So a frame is handled at least once, whatever dies; and exactly once as
 /// long as worker and gateway live, however often TCP breaks between them.
+///
+/// Presence of a client, as these calls tell it:
+///
+/// | what happened | call |
+/// |---|---|
+/// | it connected, and asks for a session | [`on_open`](Self::on_open) |
+/// | it came from another worker, which may have died | [`on_reopen`](Self::on_reopen) |
+/// | it has gone, with the reason | [`on_close`](Self::on_close) |
+/// | it went on to another worker | [`on_close`](Self::on_close) with [`Reason::Moved`] |
 pub trait Handler: 'static {
     /// A client wants a session. Answer with [`Context::accept`] or [`Context::reject`]; messages
     /// to the client may follow the former at once. The answer may also be given in a later call,
@@ -40,6 +49,12 @@ pub trait Handler: 'static {
     /// A connection that another worker had; `reopen.session` is what that one accepted it with.
     /// It is open: send, or [`Context::close`] it.
     fn on_reopen(&mut self, ctx: &mut Context<'_>, client: Client, reopen: &Reopen);
+
+    /// Whether [`Context::clients_of`] is to find clients; asked once, before the first call. Costs
+    /// memory per connection: 8 bytes and an entry in a hash table.
+    fn finds_clients_by_key(&self) -> bool {
+        true
+    }
 
     /// A payload that a worker relayed to whoever serves `routing_hash`.
     fn on_relay(&mut self, ctx: &mut Context<'_>, routing_hash: u64, payload: &[u8]) {

@@ -6,7 +6,9 @@
 
 mod connections;
 mod context;
+mod directory;
 mod handler;
+mod outside;
 mod registry;
 #[cfg(test)]
 mod tests;
@@ -22,6 +24,7 @@ use roost_protocol::{
 };
 
 pub use context::{Context, SendError};
+pub use directory::Clients;
 pub use handler::{Handler, Opening};
 use registry::{Peer, Registry};
 
@@ -88,8 +91,8 @@ impl<H: Handler> Core<H> {
         Self {
             config,
             instance,
+            registry: Registry::new(handler.finds_clients_by_key()),
             handler,
-            registry: Registry::default(),
             stats,
             draining: false,
             broken: Vec::new(),
@@ -267,7 +270,7 @@ impl<H: Handler> Core<H> {
             LinkType::Closed => self.handle_closed(client, header.aux_reason()),
             LinkType::Reopen => {
                 let reopen = Reopen::decode(payload)?;
-                self.begin(client)?;
+                self.begin(client, reopen.routing_hash)?;
                 let entry = self.registry.get_mut(link).expect("frames come over live links");
                 entry.connections.open(client.connection, reopen.session);
                 self.stats.add(Stat::Reopens, 1);
@@ -303,7 +306,7 @@ impl<H: Handler> Core<H> {
 
     fn handle_open(&mut self, client: Client, header: &Header, payload: &[u8]) -> Result<(), LinkError> {
         let Open { routing_hash, peer, key, token } = Open::decode(payload)?;
-        self.begin(client)?;
+        self.begin(client, routing_hash)?;
         self.stats.add(Stat::Opens, 1);
         let opening = Opening { routing_hash, peer, key, token, listener: header.aux };
         let (handler, mut ctx) = self.call(Some(client.link));
@@ -312,12 +315,17 @@ impl<H: Handler> Core<H> {
     }
 
     /// Enters a connection that the gateway announces.
-    fn begin(&mut self, client: Client) -> Result<(), LinkError> {
+    fn begin(&mut self, client: Client, routing_hash: u64) -> Result<(), LinkError> {
         let entry = self.registry.get_mut(client.link).expect("frames come over live links");
         if !entry.connections.is_for(client.connection) {
             return Err(LinkError::Malformed);
         }
+        if let Some(replaced) = entry.connections.replaced_by(client.connection) {
+            self.registry.leave_key(Client { connection: replaced, ..client });
+        }
+        let entry = self.registry.get_mut(client.link).expect("frames come over live links");
         let replaced = entry.connections.insert(client.connection);
+        self.registry.set_key(client, routing_hash);
         self.stats.add(Stat::Connections, 1);
         if let Some((connection, session)) = replaced {
             // The gateway says CLOSED before it uses a slot again; let one that does not do as
@@ -329,8 +337,7 @@ impl<H: Handler> Core<H> {
     }
 
     fn handle_closed(&mut self, client: Client, reason: Reason) {
-        let entry = self.registry.get_mut(client.link).expect("frames come over live links");
-        if let Some(session) = entry.connections.remove(client.connection) {
+        if let Some(session) = self.registry.remove_connection(client) {
             self.ended(client, session, reason);
         }
         if reason == Reason::Moved {
@@ -444,11 +451,13 @@ impl<H: Handler> Core<H> {
     fn discard(&mut self, id: LinkId) {
         loop {
             let entry = self.registry.get_mut(id).expect("the caller knows the link");
-            let Some((connection, session)) = entry.connections.pop() else { break };
+            let Some(connection) = entry.connections.any() else { break };
+            let client = Client { link: id, connection };
+            let session = self.registry.remove_connection(client).flatten();
             self.stats.add(Stat::Closes, 1);
             self.stats.sub(Stat::Connections, 1);
             let (handler, mut ctx) = self.call(None);
-            handler.on_close(&mut ctx, Client { link: id, connection }, session, Reason::Moved);
+            handler.on_close(&mut ctx, client, session, Reason::Moved);
         }
         let entry = self.registry.get(id).expect("the caller knows the link");
         if entry.session.is_attached() {
@@ -465,6 +474,7 @@ impl<H: Handler> Core<H> {
             registry: &mut self.registry,
             stats: &self.stats,
             current,
+            outside: false,
             pending_bytes_max: self.config.pending_bytes_max,
         };
         (&mut self.handler, ctx)

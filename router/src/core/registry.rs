@@ -2,11 +2,14 @@
 
 use std::collections::HashMap;
 
-use roost_protocol::InstanceId;
+use roost_protocol::{InstanceId, SessionRef};
 
-use super::connections::Connections;
+use super::{
+    connections::{Connections, Phase},
+    directory::{Clients, Directory},
+};
 use crate::{
-    id::LinkId,
+    id::{Client, LinkId},
     session::{Barrier, Session},
 };
 
@@ -41,9 +44,59 @@ pub(crate) struct Registry {
     by_peer: HashMap<Peer, LinkId>,
     next_serial: u32,
     dirty: Vec<LinkId>,
+    /// The connections of each key, where the handler asks for them.
+    directory: Option<Directory>,
+    /// Sessions whose queues must become shorter before more pushes run.
+    pushes_wait_for: Vec<LinkId>,
 }
 
 impl Registry {
+    /// A registry without links. `by_key`: whether it finds the clients of a key.
+    pub(crate) fn new(by_key: bool) -> Self {
+        Self { directory: by_key.then(Directory::default), ..Self::default() }
+    }
+
+    /// A live connection belongs to the key with this routing hash.
+    pub(crate) fn set_key(&mut self, client: Client, routing_hash: u64) {
+        if self.directory.is_none() {
+            return;
+        }
+        if let Some(link) = self.get_mut(client.link) {
+            link.connections.set_key(client.connection, routing_hash);
+        }
+        if let Some(directory) = &mut self.directory {
+            directory.insert(routing_hash, client);
+        }
+    }
+
+    /// A connection cannot be sent to any more: its key does not lead to it.
+    pub(crate) fn leave_key(&mut self, client: Client) {
+        let Some(directory) = &mut self.directory else { return };
+        let link = self.links.get(client.link.index as usize).and_then(Option::as_ref);
+        let link = link.filter(|link| link.id == client.link);
+        if let Some(routing_hash) = link.and_then(|link| link.connections.key(client.connection)) {
+            directory.remove(routing_hash, client);
+        }
+    }
+
+    /// Takes a connection out; none if it is not there. Gives its session reference, if it had one.
+    pub(crate) fn remove_connection(&mut self, client: Client) -> Option<Option<SessionRef>> {
+        self.leave_key(client);
+        self.get_mut(client.link)?.connections.remove(client.connection)
+    }
+
+    /// The open connections of a key, oldest first; none where no directory is kept.
+    pub(crate) fn clients_of(&self, routing_hash: u64) -> Clients {
+        let is_open = |client: Client| {
+            let link = self.get(client.link);
+            link.is_some_and(|link| link.connections.phase(client.connection) == Some(Phase::Open))
+        };
+        match &self.directory {
+            Some(directory) => directory.get(routing_hash, is_open),
+            None => Directory::default().get(routing_hash, is_open),
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.by_peer.len()
     }
@@ -130,14 +183,39 @@ impl Registry {
             return false;
         }
         let mut waits_for = std::mem::take(&mut self.get_mut(id).expect("it was just there").waits_for);
-        waits_for.retain(|&other| {
-            self.get(other).is_some_and(|other| {
-                other.session.is_flowing() && other.session.pending_bytes() > pending_bytes_max
-            })
-        });
+        waits_for.retain(|&other| self.is_over(other, pending_bytes_max));
         let blocked = !waits_for.is_empty();
         self.get_mut(id).expect("it was just there").waits_for = waits_for;
         blocked
+    }
+
+    /// Whether a gateway has more to take than it should, and takes it.
+    fn is_over(&self, id: LinkId, pending_bytes_max: usize) -> bool {
+        self.get(id)
+            .is_some_and(|link| link.session.is_flowing() && link.session.pending_bytes() > pending_bytes_max)
+    }
+
+    /// A push caused something on `to`, which is not to be overrun.
+    pub(crate) fn pushes_wait_for(&mut self, to: LinkId) {
+        if !self.pushes_wait_for.contains(&to) {
+            self.pushes_wait_for.push(to);
+        }
+    }
+
+    /// Whether no more pushes may run for now.
+    pub(crate) fn pushes_wait(&mut self, pending_bytes_max: usize) -> bool {
+        if self.pushes_wait_for.is_empty() {
+            return false;
+        }
+        let mut waits_for = std::mem::take(&mut self.pushes_wait_for);
+        waits_for.retain(|&other| self.is_over(other, pending_bytes_max));
+        self.pushes_wait_for = waits_for;
+        self.has_waiting_pushes()
+    }
+
+    /// Whether pushes had to wait when that was asked last.
+    pub(crate) fn has_waiting_pushes(&self) -> bool {
+        !self.pushes_wait_for.is_empty()
     }
 
     /// Frames of `current` caused something on `other`, which is not to be overrun.

@@ -25,6 +25,10 @@ pub struct Fanout {
 }
 
 impl Handler for Fanout {
+    fn finds_clients_by_key(&self) -> bool {
+        false
+    }
+
     fn on_open(&mut self, ctx: &mut Context<'_>, client: Client, opening: &Opening<'_>) {
         ctx.accept(client, SessionRef(opening.routing_hash));
         self.insert(client);

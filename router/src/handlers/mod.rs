@@ -3,7 +3,6 @@
 //! All take the routing hash of the client's key as session reference: it means the same to every
 //! worker.
 
-mod directory;
 mod echo;
 pub mod fanout;
 pub mod route;

@@ -3,9 +3,8 @@
 //! A user is known by the routing hash of the key, which is all that REOPEN brings; see
 //! `router/README.md` for the messages.
 
-use roost_protocol::{Reason, SessionRef, edge::KEY_BYTES_MAX, hash::routing_hash, link::Reopen};
+use roost_protocol::{SessionRef, edge::KEY_BYTES_MAX, hash::routing_hash, link::Reopen};
 
-use super::directory::Directory;
 use crate::{
     core::{Context, Handler, Opening, SendError},
     id::Client,
@@ -37,10 +36,8 @@ pub enum Status {
 }
 
 /// Passes messages between users.
-#[derive(Debug, Default)]
-pub struct Route {
-    users: Directory,
-}
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Route;
 
 struct Send<'a> {
     id: u32,
@@ -50,25 +47,10 @@ struct Send<'a> {
 
 impl Handler for Route {
     fn on_open(&mut self, ctx: &mut Context<'_>, client: Client, opening: &Opening<'_>) {
-        self.users.insert(opening.routing_hash, client);
         ctx.accept(client, SessionRef(opening.routing_hash));
     }
 
-    fn on_reopen(&mut self, _ctx: &mut Context<'_>, client: Client, reopen: &Reopen) {
-        self.users.insert(reopen.session.0, client);
-    }
-
-    fn on_close(
-        &mut self,
-        _ctx: &mut Context<'_>,
-        client: Client,
-        session: Option<SessionRef>,
-        _reason: Reason,
-    ) {
-        if let Some(SessionRef(user)) = session {
-            self.users.remove(user, client);
-        }
-    }
+    fn on_reopen(&mut self, _ctx: &mut Context<'_>, _client: Client, _reopen: &Reopen) {}
 
     fn on_message(&mut self, ctx: &mut Context<'_>, client: Client, payload: &[u8], resent: bool) {
         let Some(SessionRef(sender)) = ctx.session(client) else { return };
@@ -78,11 +60,11 @@ impl Handler for Route {
             return;
         };
         let flags = if resent { FLAG_REPEATED } else { 0 };
-        let deliver = deliver_head(flags, send.id, sender);
-        match self.deliver(ctx, send.receiver, &[&deliver, send.body]) {
+        let head = deliver_head(flags, send.id, sender);
+        match deliver(ctx, send.receiver, &[&head, send.body]) {
             // Not here: the worker that serves the key knows. It may turn out to be this one.
             Status::Offline => {
-                if let Err(error) = ctx.relay(send.receiver, &[&deliver, send.body]) {
+                if let Err(error) = ctx.relay(send.receiver, &[&head, send.body]) {
                     receipt(ctx, client, send.id, status_of(error));
                 }
             }
@@ -92,10 +74,10 @@ impl Handler for Route {
 
     /// A worker passes on a DELIVER, or a RECEIPT for it, in the same layouts as clients get.
     fn on_relay(&mut self, ctx: &mut Context<'_>, user: u64, payload: &[u8]) {
-        let status = self.deliver(ctx, user, &[payload]);
+        let status = deliver(ctx, user, &[payload]);
         if let Some((id, sender)) = parse_deliver_head(payload) {
             let receipt = receipt_bytes(id, status);
-            if self.deliver(ctx, sender, &[&receipt]) == Status::Offline {
+            if deliver(ctx, sender, &[&receipt]) == Status::Offline {
                 // Should that fail, the sender gets no receipt and may repeat the message.
                 let _ = ctx.relay(sender, &[&receipt]);
             }
@@ -103,19 +85,9 @@ impl Handler for Route {
     }
 }
 
-impl Route {
-    /// Sends to all connections of a user here.
-    fn deliver(&self, ctx: &mut Context<'_>, user: u64, parts: &[&[u8]]) -> Status {
-        let mut status = Status::Offline;
-        for client in self.users.get(user) {
-            match ctx.send_parts(client, parts) {
-                Ok(()) => status = Status::Delivered,
-                Err(error) if status == Status::Offline => status = status_of(error),
-                Err(_) => {}
-            }
-        }
-        status
-    }
+/// Sends to all connections of a user here.
+fn deliver(ctx: &mut Context<'_>, user: u64, parts: &[&[u8]]) -> Status {
+    ctx.send_parts_to_hash(user, parts).map_or_else(status_of, |_| Status::Delivered)
 }
 
 fn receipt(ctx: &mut Context<'_>, client: Client, id: u32, status: Status) {

@@ -12,6 +12,10 @@ use crate::{
 pub struct Sink;
 
 impl Handler for Sink {
+    fn finds_clients_by_key(&self) -> bool {
+        false
+    }
+
     fn on_open(&mut self, ctx: &mut Context<'_>, client: Client, opening: &Opening<'_>) {
         ctx.accept(client, SessionRef(opening.routing_hash));
     }

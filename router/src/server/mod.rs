@@ -2,6 +2,7 @@
 
 mod address;
 mod clock;
+mod handle;
 mod link;
 mod shutdown;
 mod stream;
@@ -13,6 +14,7 @@ use roost_protocol::{InstanceId, auth};
 use tokio::sync::Notify;
 
 pub use address::{Address, AddressError, BindError, Listener};
+pub use handle::{Answer, PushError, WorkerHandle};
 pub use shutdown::{Shutdown, ShutdownHandle, shutdown};
 
 use crate::{
@@ -22,6 +24,7 @@ use crate::{
     stats::{Stat, Stats},
 };
 use clock::Clock;
+use handle::Intake;
 use shutdown::Phase;
 use stream::Stream;
 use streams::Streams;
@@ -38,12 +41,20 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(1_000);
 pub struct Worker {
     config: WorkerConfig,
     stats: Arc<Stats>,
+    handle: WorkerHandle,
+    intake: Intake,
 }
 
 impl Worker {
     /// A worker with this configuration.
     pub fn new(config: WorkerConfig) -> Self {
-        Self { config, stats: Arc::default() }
+        let (handle, intake) = handle::queue(config.pushes_max, config.push_bytes_max);
+        Self { config, stats: Arc::default(), handle, intake }
+    }
+
+    /// A way to push into this worker, for any thread. What is pushed before [`Self::run`] waits for it.
+    pub fn handle(&self) -> WorkerHandle {
+        self.handle.clone()
     }
 
     /// Its figures, for any thread to read.
@@ -74,11 +85,12 @@ impl Worker {
             sockets: RefCell::default(),
             streams: RefCell::default(),
             pump: Notify::new(),
+            pushes: Notify::new(),
             clock: Clock::new(tick_ms(&self.config)),
             handshake_timeout_ms: self.config.handshake_timeout_ms,
             handshakes_max: self.config.handshakes_max,
         });
-        runtime.block_on(serve_until_shutdown(server, listeners, self.config, shutdown))
+        runtime.block_on(serve_until_shutdown(server, self.intake, listeners, self.config, shutdown))
     }
 }
 
@@ -101,6 +113,8 @@ struct Server<H> {
     /// All connections, also those in the handshake.
     streams: RefCell<Streams>,
     pump: Notify,
+    /// Pushes that waited for a queue may go on.
+    pushes: Notify,
     clock: Clock,
     handshake_timeout_ms: u64,
     handshakes_max: usize,
@@ -164,8 +178,12 @@ impl<H: Handler> Server<H> {
 
     /// A queue may have become shorter, so that frames that were set aside can be handled.
     fn unblocked(&self) {
-        if self.core.borrow().has_held() {
+        let core = self.core.borrow();
+        if core.has_held() {
             self.pump.notify_one();
+        }
+        if core.has_waiting_pushes() {
+            self.pushes.notify_one();
         }
     }
 
@@ -189,12 +207,14 @@ impl<H: Handler> Server<H> {
 
 async fn serve_until_shutdown<H: Handler>(
     server: Rc<Server<H>>,
+    intake: Intake,
     listeners: Vec<Listener>,
     config: WorkerConfig,
     mut shutdown: Shutdown,
 ) -> io::Result<()> {
     let mut tasks = vec![tokio_uring::spawn(tick(server.clone(), tick_ms(&config)))];
     tasks.push(tokio_uring::spawn(pump(server.clone())));
+    tasks.push(tokio_uring::spawn(push(server.clone(), intake)));
     for listener in listeners {
         tasks.push(tokio_uring::spawn(accept(server.clone(), AsyncListener::new(listener)?)));
     }
@@ -254,6 +274,23 @@ async fn pump<H: Handler>(server: Rc<Server<H>>) {
             }
             tokio::task::yield_now().await;
         }
+    }
+}
+
+/// Runs what other threads push, in slices between which other tasks run.
+async fn push<H: Handler>(server: Rc<Server<H>>, mut intake: Intake) {
+    let mut batch = Vec::new();
+    while intake.receive(&mut batch).await {
+        for push in batch.drain(..) {
+            while server.core.borrow_mut().pushes_wait() {
+                server.wake_writers();
+                server.pushes.notified().await;
+            }
+            intake.taken(&push);
+            server.core.borrow_mut().push(|ctx| push.run(ctx));
+        }
+        server.wake_writers();
+        tokio::task::yield_now().await;
     }
 }
 

@@ -13,7 +13,9 @@ use std::{
 };
 
 use peer::Peer;
-use roost_router::{Address, Handler, Listener, ShutdownHandle, Stats, Worker, WorkerConfig, shutdown};
+use roost_router::{
+    Address, Handler, Listener, ShutdownHandle, Stats, Worker, WorkerConfig, WorkerHandle, shutdown,
+};
 
 /// Far beyond what anything takes, even on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -21,6 +23,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// A worker on a thread of its own.
 pub struct Running {
     pub stats: Arc<Stats>,
+    pub push: WorkerHandle,
     pub handle: ShutdownHandle,
     pub addresses: Vec<Address>,
     pub thread: JoinHandle<io::Result<()>>,
@@ -36,10 +39,10 @@ pub fn start<H: Handler + Send>(config: WorkerConfig, handler: H) -> Running {
     ];
     let addresses = listeners.iter().map(|listener| listener.address().unwrap()).collect();
     let worker = Worker::new(config);
-    let stats = worker.stats();
+    let (stats, push) = (worker.stats(), worker.handle());
     let (handle, stopped) = shutdown();
     let thread = std::thread::spawn(move || worker.run(handler, listeners, stopped));
-    Running { stats, handle, addresses, thread, _dir: dir }
+    Running { stats, push, handle, addresses, thread, _dir: dir }
 }
 
 impl Running {

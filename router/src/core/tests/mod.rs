@@ -5,12 +5,13 @@ mod fences;
 #[allow(dead_code, unreachable_pub, missing_docs)]
 mod peer;
 mod pressure;
+mod pushes;
 mod random;
 mod traffic;
 
 use std::{cell::RefCell, collections::HashSet, rc::Rc, sync::Arc};
 
-use roost_protocol::{InstanceId, Reason, SessionRef, link::Reopen};
+use roost_protocol::{ConnectionId, InstanceId, Reason, SessionRef, link::Reopen};
 
 use super::*;
 use peer::Peer;

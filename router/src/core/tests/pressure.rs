@@ -117,7 +117,7 @@ fn send(id: u32, key: &[u8], body: &[u8]) -> Vec<u8> {
 
 /// Two gateways, a user on each.
 fn two_gateways(config: WorkerConfig) -> (Rig<Route>, (Peer, Wire), (Peer, Wire)) {
-    let mut rig = Rig::new(config, Route::default());
+    let mut rig = Rig::new(config, Route);
     let mut a = rig.link_up(Peer::new(1, 0));
     let mut b = rig.link_up(Peer::new(2, 0).with_window(20 * REPLY_BYTES as u32));
     a.0.open(a.0.id(1), b"alice");
@@ -185,7 +185,7 @@ fn a_slow_gateway_slows_those_who_write_to_it_and_loses_nothing() {
 
 #[test]
 fn messages_to_users_elsewhere_are_relayed_and_receipts_come_back() {
-    let mut rig = Rig::new(WorkerConfig::default(), Route::default());
+    let mut rig = Rig::new(WorkerConfig::default(), Route);
     let (mut peer, mut wire) = rig.link_up(Peer::new(1, 0));
     let id = peer.id(1);
     peer.open(id, b"alice");
@@ -200,7 +200,7 @@ fn messages_to_users_elsewhere_are_relayed_and_receipts_come_back() {
 
     // What the worker of carol makes of it, with and without her.
     for (online, status) in [(false, route::Status::Offline), (true, route::Status::Delivered)] {
-        let mut other = Rig::new(WorkerConfig::default(), Route::default());
+        let mut other = Rig::new(WorkerConfig::default(), Route);
         let (mut other_peer, mut other_wire) = other.link_up(Peer::new(1, 0));
         let carol = other_peer.id(2);
         if online {
@@ -221,7 +221,7 @@ fn messages_to_users_elsewhere_are_relayed_and_receipts_come_back() {
 
 #[test]
 fn route_says_what_is_malformed() {
-    let mut rig = Rig::new(WorkerConfig::default(), Route::default());
+    let mut rig = Rig::new(WorkerConfig::default(), Route);
     let (mut peer, mut wire) = rig.link_up(Peer::new(1, 0));
     let id = peer.id(1);
     peer.open(id, b"alice");

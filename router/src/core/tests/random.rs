@@ -207,7 +207,7 @@ proptest! {
         (window, pending) in windows(),
         steps in prop::collection::vec(step(), 0..300),
     ) {
-        let mut world = World::new(Route::default(), window, pending);
+        let mut world = World::new(Route, window, pending);
         let mut sent: HashMap<User, Vec<(User, u32)>> = HashMap::new();
         let mut number = 0u32;
         for step in &steps {
@@ -273,11 +273,47 @@ proptest! {
     }
 
     #[test]
+    fn pushes_arrive_once_and_in_order(
+        (window, pending) in windows(),
+        steps in prop::collection::vec(step(), 0..300),
+    ) {
+        let mut world = World::new(Route, window, pending);
+        let mut sent: HashMap<User, Vec<Vec<u8>>> = HashMap::new();
+        for (number, step) in (0u32..).zip(&steps) {
+            let Step::Message { gateway, slot, bytes, .. } = *step else {
+                world.step(step, |_, _| unreachable!());
+                continue;
+            };
+            if world.rig.core.pushes_wait() {
+                continue;
+            }
+            let mut body = number.to_be_bytes().to_vec();
+            body.resize(4 + bytes, number as u8);
+            let key = format!("{gateway}.{slot}");
+            world.rig.core.push(|ctx| match ctx.send_to_key(key.as_bytes(), &body) {
+                Ok(queued) => {
+                    assert_eq!(queued, 1);
+                    sent.entry((gateway, slot)).or_default().push(body.clone());
+                }
+                Err(error) => assert_eq!(error, SendError::Full),
+            });
+        }
+        world.settle();
+        prop_assert!(!world.rig.core.pushes_wait());
+        for (gateway, (peer, _)) in world.links.iter().enumerate() {
+            for slot in 0..SLOTS {
+                let expected = sent.remove(&(gateway, slot)).unwrap_or_default();
+                prop_assert_eq!(peer.messages(peer.id(slot)), expected);
+            }
+        }
+    }
+
+    #[test]
     fn no_bytes_make_a_worker_panic_or_harm_another_gateway(
         frames in prop::collection::vec(any_frame(), 0..60),
         chunk in 1..3_000usize,
     ) {
-        let mut rig = Rig::new(WorkerConfig::default(), Route::default());
+        let mut rig = Rig::new(WorkerConfig::default(), Route);
         let (mut good, mut good_wire) = rig.link_up(Peer::new(1, 0));
         let id = good.id(0);
         good.open(id, b"good");
