@@ -86,7 +86,7 @@ impl Connections {
                     return self.refuse(io, ctx, up, slot, Reason::HandshakeTimeout);
                 }
             }
-            State::Open if blocked => self.answer_for_it(io, ctx, up, slot),
+            State::Open if blocked => self.send_keepalive_pong(io, ctx, up, slot),
             State::Open => {
                 let idle_timeout_ms = u64::from(ctx.cfg.idle_timeout_ms);
                 if idle_timeout_ms > 0 && idle_ms(ctx, &hot) > idle_timeout_ms {
@@ -131,7 +131,13 @@ impl Connections {
     }
 
     /// A blocked client cannot be heard; so that it does not think us dead, it gets a PONG.
-    fn answer_for_it(&mut self, io: &mut impl Io, ctx: &mut Context, up: &mut impl Upstream, slot: Slot) {
+    fn send_keepalive_pong(
+        &mut self,
+        io: &mut impl Io,
+        ctx: &mut Context,
+        up: &mut impl Upstream,
+        slot: Slot,
+    ) {
         let (tick, interval_ms) = (ctx.tick(), ctx.cfg.heartbeat_interval_ms);
         let hot = self.table.hot_mut(slot);
         if tick.wrapping_sub(hot.active_tick()) >= BLOCKED_MAX {

@@ -100,8 +100,11 @@ impl Connections {
             State::Opening => {}
             _ => hot.set_since_tick(tick),
         }
-        if hot.spill() != 0 {
-            self.spills.restart(hot.spill(), tick);
+        // What is incomplete could not become whole meanwhile.
+        for handle in [self.hot(slot).spill(), self.table.kept(slot)] {
+            if handle != 0 {
+                self.spills.restart(handle, tick);
+            }
         }
         self.allow_unread(ctx, slot, u32::from(unread_s));
         self.handle_spilled(io, ctx, up, slot);

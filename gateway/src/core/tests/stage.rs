@@ -1,14 +1,19 @@
 //! A listener whose clients pass a cipher: the worker and the client notice nothing of it.
 
 use roost_protocol::{
-    Reason,
+    ConnectionId, Reason,
     edge::{self, FrameType, Hello},
-    link::LinkType,
+    link::{Header, LinkType},
 };
 
 use super::rig::Rig;
 use crate::{
-    core::{CoreConfig, ListenerConfig, connection::stage::xor, listener::Cipher, record::State},
+    core::{
+        CoreConfig, ListenerConfig,
+        connection::stage::xor,
+        listener::Cipher,
+        record::{State, flag},
+    },
     op::{Op, Sock, poll_bits},
 };
 
@@ -124,4 +129,41 @@ fn a_record_has_to_be_one_and_to_be_whole_in_time() {
     assert_ne!(rig.view(slot).state, State::Open);
     let goaway = heard(&rig, slot).pop().expect("a GOAWAY");
     assert_eq!((goaway.0, goaway.1[0]), (FrameType::Goaway, Reason::FrameTimeout.code()));
+}
+
+#[test]
+fn a_record_is_not_late_for_the_time_in_which_nobody_could_read_it() {
+    let mut rig = rig(|config| {
+        config.listeners.push(ListenerConfig::default());
+        config.link_window_bytes = 2_048;
+        config.frame_bytes_max = 1_024;
+    });
+    let slot = client(&mut rig);
+    send(&mut rig, slot, &hello());
+    rig.accept(slot);
+    let half = sealed(FrameType::Message, b"half");
+    send(&mut rig, slot, &half[..3]);
+    let other = rig.client_at(1, b"other");
+    rig.turn();
+    rig.accept(other);
+    for _ in 0..2 {
+        rig.say(other, &[0; 1_024]);
+    }
+    // There is more to read, and no room for it at the worker.
+    let sock = Sock::Client(slot);
+    assert!(rig.end(|op| matches!(op, Op::Poll { sock: on, .. } if on == sock), poll_bits::IN));
+    assert!(rig.view(slot).flags & flag::BLOCKED != 0);
+    rig.pass(rig.now_ms + 60_000, 500, &[0]);
+    // What the window held back can only be acknowledged once it is sent.
+    for _ in 0..2 {
+        let position = rig.link(0).offered_frames.to_be_bytes();
+        rig.frame(0, Header::new(LinkType::Ack, ConnectionId::from_bits(0), 0), &position);
+        rig.turn();
+    }
+    rig.deliver(sock, &half[3..4]);
+    rig.pass(rig.now_ms + 5_000, 500, &[0]);
+    assert_eq!(rig.view(slot).state, State::Open);
+    send(&mut rig, slot, &half[4..]);
+    let id = rig.view(slot).connection;
+    assert_eq!(rig.told(0, id).last(), Some(&(LinkType::Data, b'f')));
 }
