@@ -14,6 +14,7 @@ mod limits;
 mod names;
 mod passed;
 mod proxy;
+mod push;
 mod python;
 mod saying;
 mod start;
