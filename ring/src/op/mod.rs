@@ -34,27 +34,32 @@ impl Block {
     pub const INDEX_MAX: u32 = (1 << 28) - 1;
 
     /// A handle. Panics if class or index do not fit.
+    #[inline]
     pub const fn new(class: u8, index: u32) -> Self {
         assert!(class < 16 && index <= Self::INDEX_MAX);
         Self((class as u32) << 28 | index)
     }
 
     /// The handle as a number, for a token to carry.
+    #[inline]
     pub const fn to_bits(self) -> u32 {
         self.0
     }
 
     /// The handle with this number. Any number is one.
+    #[inline]
     pub const fn from_bits(bits: u32) -> Self {
         Self(bits)
     }
 
     /// The class, an index into the driver's pool specification.
+    #[inline]
     pub const fn class(self) -> usize {
         (self.0 >> 28) as usize
     }
 
     /// The index within the class.
+    #[inline]
     pub const fn index(self) -> u32 {
         self.0 & Self::INDEX_MAX
     }

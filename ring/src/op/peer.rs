@@ -25,6 +25,7 @@ enum Family {
 
 impl Peer {
     /// The address; without the flow label and scope of IPv6.
+    #[inline]
     pub fn address(self) -> Option<SocketAddr> {
         let ip = Ipv6Addr::from(self.ip);
         let ip = match self.family {
