@@ -105,7 +105,7 @@ impl Links {
             }
             *left -= 1;
             let link = &mut self[index];
-            if link.state == LinkState::Proving {
+            if !matches!(link.state, LinkState::Closing | LinkState::Refusing) {
                 link.handled(header, ctx.now_ms);
             }
             return Ok(None);
