@@ -35,7 +35,8 @@ fn a_port_in_use_is_named() {
 /// Clients of a process that then ends would have been lost, and a balancer misled.
 #[test]
 fn a_start_that_is_refused_was_never_reachable() {
-    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    // An address that no other test uses: none takes these ports meanwhile.
+    let free = || TcpListener::bind("127.0.0.3:0").unwrap().local_addr().unwrap().to_string();
     let (clients, admin) = (free(), free());
     let over = AtomicBool::new(false);
     let knock = |address: &str| {
@@ -52,17 +53,23 @@ fn a_start_that_is_refused_was_never_reachable() {
     };
     thread::scope(|scope| {
         let knocking = [&clients, &admin].map(|address| scope.spawn(|| knock(address)));
-        for _ in 0..3 {
-            // The socket for successors is the last that is made: shards and links are there by then.
-            let mut gateway = Command::new(env!("CARGO_BIN_EXE_roost-gateway"));
-            gateway.args(["--listen", &clients, "--admin-listen", &admin, "--shards", "2"]);
-            gateway.args(["--connections-max", "100", "--handover-socket", "/nonexistent/roost/handover"]);
-            let line = refusal(gateway, &["/nonexistent/roost"]);
-            assert!(!line.contains("cannot listen on"), "{line}");
-        }
+        let started: Vec<_> = (0..3)
+            .map(|_| {
+                // The socket for successors is the last that is made: shards and links are there by then.
+                let mut gateway = Command::new(env!("CARGO_BIN_EXE_roost-gateway"));
+                gateway.args(["--listen", &clients, "--admin-listen", &admin, "--shards", "2"]);
+                gateway.args(["--connections-max", "100", "--handover-socket", "/nonexistent/roost/handover"]);
+                output(gateway)
+            })
+            .collect();
+        // A panic before this would leave the threads knocking for ever.
         over.store(true, SeqCst);
         let reached = knocking.map(|knocking| knocking.join().unwrap());
         assert_eq!(reached, [0, 0], "connections to a gateway that never served");
+        for (status, text) in started {
+            let line = text.lines().last().unwrap_or_default();
+            assert!(!status.success() && line.contains("/nonexistent/roost"), "{text}");
+        }
     });
 }
 
