@@ -103,7 +103,8 @@ impl Connections {
                 self.spill_bytes(slot).max(self.kept_bytes(slot))
             });
             self.refuse(io, ctx, up, payer, Reason::MemoryBudget);
-            if payer == slot {
+            // The payer's GOAWAY may have used up the memory for backlogs, and this one been closed for it.
+            if !self.hot(slot).reads() {
                 return false;
             }
         }
