@@ -58,7 +58,12 @@ fn a_start_that_is_refused_was_never_reachable() {
                 // The socket for successors is the last that is made: shards and links are there by then.
                 let mut gateway = Command::new(env!("CARGO_BIN_EXE_roost-gateway"));
                 gateway.args(["--listen", &clients, "--admin-listen", &admin, "--shards", "2"]);
-                gateway.args(["--connections-max", "100", "--handover-socket", "/nonexistent/roost/handover"]);
+                gateway.args([
+                    "--connections-max",
+                    "100",
+                    "--handover-socket",
+                    "/nonexistent/roost/handover",
+                ]);
                 output(gateway)
             })
             .collect();

@@ -82,6 +82,11 @@ impl Accepting {
         Some(listener as u16)
     }
 
+    /// Listeners whose queues are being looked at.
+    fn looks(&self) -> u32 {
+        self.rounds.iter().filter(|rounds| rounds.is_looking()).count() as u32
+    }
+
     /// Leaves clients in the backlog for a while.
     fn pause(&mut self, now_ms: u64) {
         self.paused_until_ms = now_ms + PAUSE_MS;
@@ -143,6 +148,11 @@ impl Connections {
         }
         // The listener with the fewest first: none starves while another's accepts take the slots.
         while let Some(listener) = self.accepting.neediest() {
+            // Nor while it is not yet known how many wait there: a slot is kept for each such listener.
+            let looks = self.accepting.looks();
+            if looks > 0 && self.accepting.slots_started - self.table.live() <= looks {
+                return;
+            }
             let Some(ring) = self.accepting_ring() else { return };
             // The ramp spares workers, and whoever comes in a drain is only told to go.
             if !self.drain.has_begun() && !self.accepting.ramp.take(ctx.now_ms) {
