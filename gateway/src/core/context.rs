@@ -12,6 +12,9 @@ use crate::core::{
 /// Fills a buffer with random bytes: from the system's generator, or a seed in the simulation.
 pub type Entropy = Box<dyn FnMut(&mut [u8]) + Send>;
 
+/// What records reckon time in, in milliseconds.
+pub(crate) const TICK_MS: u64 = 1_000;
+
 /// The one context of a shard. A room gets it by parameter, and keeps none of it.
 pub(crate) struct Context {
     pub(crate) cfg: CoreConfig,
@@ -37,6 +40,12 @@ impl Context {
     /// Whole milliseconds since `tick`, rounded down to ticks.
     pub(crate) fn age_ms(&self, tick: u16) -> u32 {
         u32::from(self.tick().wrapping_sub(tick)) * 1000
+    }
+
+    /// Whether more than `limit_ms` have passed since `tick`. Ticks do not tell by how much less than
+    /// another tick that is: nobody is judged too early.
+    pub(crate) fn is_over(&self, tick: u16, limit_ms: u32) -> bool {
+        u64::from(self.age_ms(tick)) >= u64::from(limit_ms) + TICK_MS
     }
 
     /// Fills `bytes` from the entropy source.

@@ -9,7 +9,10 @@ use super::{
     record::{Hot, IDLE_PERIOD, flag},
 };
 use crate::{
-    core::{context::Context, index::Slot},
+    core::{
+        context::{Context, TICK_MS},
+        index::Slot,
+    },
     op::Io,
 };
 
@@ -76,39 +79,39 @@ impl Connections {
             State::Free | State::Accepting | State::Closing => return,
             State::Handshaking if blocked => {
                 // Its HELLO waits for a worker: it should ask elsewhere, or later.
-                if ctx.age_ms(hot.since_tick()) > ctx.cfg.handshake_timeout_ms {
+                if ctx.is_over(hot.since_tick(), ctx.cfg.handshake_timeout_ms) {
                     return self.refuse(io, ctx, up, slot, Reason::NoWorker);
                 }
             }
             // HELLO is to come; or the worker's answer, whichever worker it is by then.
             State::Handshaking | State::Opening => {
-                if ctx.age_ms(hot.since_tick()) > ctx.cfg.handshake_timeout_ms {
+                if ctx.is_over(hot.since_tick(), ctx.cfg.handshake_timeout_ms) {
                     return self.refuse(io, ctx, up, slot, Reason::HandshakeTimeout);
                 }
             }
             State::Open if blocked => self.send_keepalive_pong(io, ctx, up, slot),
             State::Open => {
                 let idle_timeout_ms = u64::from(ctx.cfg.idle_timeout_ms);
-                if idle_timeout_ms > 0 && idle_ms(ctx, &hot) > idle_timeout_ms {
+                if idle_timeout_ms > 0 && idle_ms(ctx, &hot) >= idle_timeout_ms + TICK_MS {
                     return self.refuse(io, ctx, up, slot, Reason::IdleTimeout);
                 }
                 self.count_idle_period(ctx, slot);
             }
             State::Draining => {
                 let flushing = hot.outbox() != 0 || hot.has(flag::SHUT_WAIT);
-                if !flushing && ctx.age_ms(hot.since_tick()) > ctx.cfg.linger_ms {
+                if !flushing && ctx.is_over(hot.since_tick(), ctx.cfg.linger_ms) {
                     return self.stop(io, ctx, slot);
                 }
             }
         }
         let hot = self.hot(slot);
         if hot.outbox() != 0
-            && ctx.age_ms(self.outboxes.progress_tick(hot.outbox())) > ctx.cfg.write_timeout_ms
+            && ctx.is_over(self.outboxes.progress_tick(hot.outbox()), ctx.cfg.write_timeout_ms)
         {
             return self.close_slow(io, ctx, up, slot);
         }
         let overdue = |handle: u32| {
-            handle != 0 && ctx.age_ms(self.spills.since_tick(handle)) > ctx.cfg.frame_timeout_ms
+            handle != 0 && ctx.is_over(self.spills.since_tick(handle), ctx.cfg.frame_timeout_ms)
         };
         if !blocked && (overdue(hot.spill()) || overdue(self.table.kept(slot))) {
             self.refuse(io, ctx, up, slot, Reason::FrameTimeout);
