@@ -32,14 +32,14 @@ impl Context {
         Self { pools: Pools::new(&cfg), cfg, stats, now_ms: 0, events: Events::default(), entropy }
     }
 
-    /// Time in ticks of one second, as records hold it.
+    /// Time in ticks, as records hold it.
     pub(crate) fn tick(&self) -> u16 {
-        (self.now_ms / 1000) as u16
+        (self.now_ms / TICK_MS) as u16
     }
 
     /// Whole milliseconds since `tick`, rounded down to ticks.
     pub(crate) fn age_ms(&self, tick: u16) -> u32 {
-        u32::from(self.tick().wrapping_sub(tick)) * 1000
+        u32::from(self.tick().wrapping_sub(tick)) * TICK_MS as u32
     }
 
     /// Whether more than `limit_ms` have passed since `tick`. Ticks do not tell by how much less than
@@ -64,5 +64,32 @@ impl Context {
     pub(crate) fn retry_after_ms(&mut self) -> u32 {
         let (from, to) = self.cfg.retry_after_ms;
         from + self.random_below(to.saturating_sub(from) + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_judged_before_a_time_out_is_over_or_two_ticks_after() {
+        let mut ctx = Context::new(
+            CoreConfig::lone(1, Vec::new()),
+            Arc::new(ShardStats::default()),
+            Box::new(|bytes| bytes.fill(0)),
+        );
+        for limit_ms in [0, 1, 500, 999, 1_000, 1_001, 1_500, 20_000] {
+            for began_ms in (0..2_000).step_by(37) {
+                ctx.now_ms = began_ms;
+                let tick = ctx.tick();
+                for passed_ms in (0..u64::from(limit_ms) + 3_000).step_by(53) {
+                    ctx.now_ms = began_ms + passed_ms;
+                    let over = ctx.is_over(tick, limit_ms);
+                    let limit_ms = u64::from(limit_ms);
+                    assert!(!over || passed_ms > limit_ms, "{passed_ms} of {limit_ms} ms");
+                    assert!(over || passed_ms < limit_ms + 2 * TICK_MS, "{passed_ms} of {limit_ms} ms");
+                }
+            }
+        }
     }
 }

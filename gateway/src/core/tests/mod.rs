@@ -1,5 +1,6 @@
 //! Property tests: the parts of the core against plain models. `PROPTEST_CASES` widens them.
 
+mod accept;
 mod admission;
 mod bad_vectors;
 mod churn;
