@@ -59,7 +59,6 @@ impl Rounds {
     }
 
     /// Whether the queue is being looked at.
-    #[cfg(any(test, feature = "sim"))]
     pub(super) const fn is_looking(&self) -> bool {
         self.looking
     }
