@@ -1,7 +1,7 @@
 """What the programs in scripts/ are made of. scripts/README.md has a table of the programs.
 
 * lib:      what several programs use: our binaries, a gateway, the machine, verdicts.
-* examples: the documented client and worker in docs/examples.
+* clients:  the Python library in clients/python.
 * bench:    scripts/bench.
 * faults:   the cases of scripts/faults.
 * kernels:  scripts/kernel-matrix.

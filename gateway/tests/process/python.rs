@@ -8,10 +8,11 @@ use std::{
 
 use crate::support::{Gateway, output};
 
-fn example(name: &str) -> Command {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/examples").join(name);
+/// A program of the library in clients/python.
+fn program(module: &str) -> Command {
     let mut command = Command::new("python3");
-    command.arg(path);
+    command.current_dir(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../clients/python"));
+    command.args(["-B", "-m", module]);
     command
 }
 
@@ -26,7 +27,7 @@ impl Drop for Worker {
 }
 
 fn client(gateway: &Gateway, count: u32) {
-    let mut client = example("edge_client.py");
+    let mut client = program("roosting.client");
     let (host, port) = (gateway.clients.ip().to_string(), gateway.clients.port().to_string());
     client.args([&host, &port, "--key", "alice", "--send", "hello from Python", "--check-echo"]);
     client.args(["--count", &count.to_string()]);
@@ -44,7 +45,7 @@ fn a_python_client_speaks_with_the_gateway() {
 
 #[test]
 fn a_python_worker_serves_the_gateway() {
-    let mut worker = example("worker.py");
+    let mut worker = program("roosting.worker_echo");
     worker.args(["--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).stderr(Stdio::inherit());
     let mut worker = Worker(worker.spawn().unwrap());
     let mut line = String::new();

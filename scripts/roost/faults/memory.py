@@ -4,7 +4,7 @@ import contextlib
 import socket
 import time
 
-from roost.examples import edge_codec as edge
+from roost.clients import edge_codec as edge
 from roost.lib import rig as parts
 from roost.lib.machine import memory_bytes
 from roost.lib.rig import wait

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 
-from roost.examples import edge_codec as edge
+from roost.clients import edge_codec as edge
 
 BODY_BYTES = 32 * 1024
 OP_SEND, OP_RECEIPT = 1, 3

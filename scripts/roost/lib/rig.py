@@ -12,7 +12,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from roost.examples import link_codec
+from roost.clients import link_codec
 from roost.lib import gateway as lib, hlog
 from roost.lib.machine import free_port
 from roost.lib.verdict import Verdict

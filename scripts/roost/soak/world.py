@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from roost.examples import edge_codec
+from roost.clients import edge_codec
 from roost.lib import machine, rig as parts
 
 FAILOVER_MS = 3_000

@@ -1,5 +1,4 @@
-#!/usr/bin/env python3
-"""Plays a gateway against edge_client.py: what it sends, and how it fails."""
+"""Plays a gateway against the client: what it sends, and how it fails."""
 
 import pathlib
 import socket
@@ -7,9 +6,10 @@ import subprocess
 import sys
 import unittest
 
-import edge_codec as edge
+from roosting.edge import codec as edge
 
-CLIENT = pathlib.Path(__file__).resolve().parent / "edge_client.py"
+HERE = pathlib.Path(__file__).resolve().parent
+CLIENT = [sys.executable, "-m", "roosting.client"]
 TIMEOUT_S = 30
 
 
@@ -47,7 +47,7 @@ class ClientTest(unittest.TestCase):
     def start(self, *arguments, timeout="20"):
         port = str(self.listener.getsockname()[1])
         self.process = subprocess.Popen(
-            [sys.executable, CLIENT, "127.0.0.1", port, "--timeout", timeout, *arguments],
+            [*CLIENT, "127.0.0.1", port, "--timeout", timeout, *arguments], cwd=HERE.parent,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         gateway = Gateway(self.listener)
         self.addCleanup(gateway.socket.close)
@@ -146,7 +146,7 @@ class ClientTest(unittest.TestCase):
     def test_nobody_listens(self):
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
-            run = subprocess.run([sys.executable, CLIENT, "127.0.0.1", str(unused.getsockname()[1])],
+            run = subprocess.run([*CLIENT, "127.0.0.1", str(unused.getsockname()[1])], cwd=HERE.parent,
                                  capture_output=True, text=True, timeout=TIMEOUT_S)
         self.assertEqual(run.returncode, 1)
         self.assertIn("refused", run.stderr)

@@ -1,14 +1,13 @@
-#!/usr/bin/env python3
-"""Checks the codecs of these examples against the golden vectors in protocol/vectors."""
+"""Checks the codecs against the golden vectors in protocol/vectors."""
 
 import json
 import pathlib
 import unittest
 
-import edge_codec as edge
-import link_codec as link
+from roosting.edge import codec as edge
+from roosting.worker import codec as link
 
-VECTORS = pathlib.Path(__file__).resolve().parents[2] / "protocol" / "vectors"
+VECTORS = pathlib.Path(__file__).resolve().parents[3] / "protocol" / "vectors"
 
 
 def load(name):

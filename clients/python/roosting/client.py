@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """A client of a roost gateway, written from protocol/SPEC.md; Python 3, standard library only.
 
-    edge_client.py 127.0.0.1 7400 --key alice --send hello --count 3
+    python3 -m roosting.client 127.0.0.1 7400 --key alice --send hello --count 3
 
 sends a message three times and prints the replies. Exits with 1, and says why, if the session is
 refused or ends early, or if a reply is missing (or, with --check-echo, is not what was sent).
@@ -14,7 +13,7 @@ import socket
 import sys
 import time
 
-import edge_codec as edge
+from .edge import codec as edge
 
 
 class Ended(Exception):
@@ -164,7 +163,7 @@ def main():
                 raise Ended("the reply is not what was sent")
         client.close()
     except (Ended, edge.FrameError, OSError) as error:
-        print(f"edge_client: {error}", file=sys.stderr)
+        print(f"client: {error}", file=sys.stderr)
         return 1
     return 0
 

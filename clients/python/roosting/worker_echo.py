@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """An echo worker for roost gateways, written from protocol/SPEC.md; Python 3, standard library only.
 
-    worker.py --listen 127.0.0.1:7500
+    python3 -m roosting.worker_echo --listen 127.0.0.1:7500
 
 Any number of gateways and shards may link up; each gets back what its clients send. Links are
 resumed after a break with nothing lost and nothing twice. SIGTERM drains: gateways move the
@@ -18,7 +17,7 @@ import socket
 import sys
 import time
 
-import link_codec as link
+from .worker import codec as link
 
 WINDOW_BYTES = 4 * 1024 * 1024  # what gateways are granted
 HANDSHAKE_S, KEEPALIVE_S, SESSION_S, DRAIN_S = 10, 10, 300, 10

@@ -1,5 +1,4 @@
-#!/usr/bin/env python3
-"""Plays a gateway against worker.py: handshake, echo, breaks at any byte, resume, failover, moves."""
+"""Plays a gateway against the echo worker: handshake, echo, breaks at any byte, resume, failover, moves."""
 
 import json
 import os
@@ -12,9 +11,10 @@ import sys
 import tempfile
 import unittest
 
-import link_codec as link
+from roosting.worker import codec as link
 
 HERE = pathlib.Path(__file__).resolve().parent
+WORKER = [sys.executable, "-m", "roosting.worker_echo"]
 SECRET = b"a secret for the tests"
 CONNECTION = 7 << 32 | 1
 TIMEOUT_S = 30
@@ -126,7 +126,7 @@ class SecretTest(unittest.TestCase):
             path.write_bytes(content)
             path.chmod(mode)
             ended = subprocess.run(
-                [sys.executable, HERE / "worker.py", "--listen", "127.0.0.1:0", "--secret-file", path],
+                [*WORKER, "--listen", "127.0.0.1:0", "--secret-file", path], cwd=HERE.parent,
                 capture_output=True, text=True, timeout=30)
         self.assertNotEqual(ended.returncode, 0)
         return ended.stderr
@@ -145,7 +145,7 @@ class WorkerTest(unittest.TestCase):
         secret = pathlib.Path(directory.name) / "secret"
         secret.write_bytes(SECRET + b"\n")
         self.process = subprocess.Popen(
-            [sys.executable, HERE / "worker.py", "--listen", "127.0.0.1:0", "--secret-file", secret],
+            [*WORKER, "--listen", "127.0.0.1:0", "--secret-file", secret], cwd=HERE.parent,
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         self.addCleanup(self.stop)
         self.port = int(self.process.stdout.readline().rpartition(":")[2])
@@ -358,7 +358,7 @@ class WorkerTest(unittest.TestCase):
                     gateway.next()
 
     def test_every_bad_vector_closes_the_link(self):
-        vectors = json.loads((HERE.parent.parent / "protocol/vectors/link.json").read_text(encoding="utf-8"))
+        vectors = json.loads((HERE.parents[2] / "protocol/vectors/link.json").read_text(encoding="utf-8"))
         for vector in vectors["bad"]:
             limit = vector.get("frame_bytes_max", 65536)
             with self.subTest(name=vector["name"]):
@@ -394,7 +394,7 @@ class WorkerTest(unittest.TestCase):
 
 class StartTest(unittest.TestCase):
     def test_refuses_to_listen_beyond_loopback_without_a_secret(self):
-        run = subprocess.run([sys.executable, HERE / "worker.py", "--listen", "0.0.0.0:0"],
+        run = subprocess.run([*WORKER, "--listen", "0.0.0.0:0"], cwd=HERE.parent,
                              capture_output=True, text=True, timeout=TIMEOUT_S)
         self.assertNotEqual(run.returncode, 0)
         self.assertIn("--secret-file", run.stderr)

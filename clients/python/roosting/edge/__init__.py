@@ -1,0 +1,1 @@
+"""The client's side of the edge protocol (SPEC.md, part 1)."""

@@ -1,0 +1,14 @@
+"""The Python library in clients/python, for programs that speak the protocols."""
+
+import sys
+
+from roost import ROOT
+
+sys.path.append(str(ROOT / "clients/python"))
+
+from roosting import client as edge_client
+from roosting import worker_echo as worker
+from roosting.edge import codec as edge_codec
+from roosting.worker import codec as link_codec
+
+__all__ = ["edge_client", "edge_codec", "link_codec", "worker"]
