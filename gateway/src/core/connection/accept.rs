@@ -149,9 +149,13 @@ impl Connections {
         if self.accepting.is_closed() || ctx.now_ms < self.accepting.paused_until_ms {
             return;
         }
-        let looks = self.accepting.looks();
         // The listener with the fewest first: none starves while another's accepts take the slots.
-        while let Some(listener) = self.accepting.neediest() {
+        let mut next = self.accepting.neediest();
+        if next.is_none() {
+            return;
+        }
+        let looks = self.accepting.looks();
+        while let Some(listener) = next {
             // Nor while it is not yet known how many wait there: a slot is kept for each such listener.
             if looks > 0 && self.accepting.slots_started - self.table.live() <= looks {
                 return;
@@ -169,6 +173,7 @@ impl Connections {
             self.accepting.last_listener = listener;
             let op = Op::Accept { slot: slot.get(), listener, expected };
             self.submit(io, slot, kind::ACCEPT, op);
+            next = self.accepting.neediest();
         }
     }
 

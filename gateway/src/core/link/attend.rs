@@ -158,10 +158,11 @@ impl Link {
             | self.makes_way;
         self.state == LinkState::Up
             && !marked
-            && self.moves.first().is_none()
+            && self.moves.len() == 0
             && self.undrains_at_ms.is_none()
-            && ctx.now_ms < self.due_ms(&ctx.cfg)
-            && !self.is_gone(&ctx.cfg, ctx.now_ms)
+            // A worker is probed long before it counts as gone; but who was, may be by now.
+            && ctx.now_ms < self.heard_at_ms.max(self.pinged_at_ms) + u64::from(keepalive_ms(&ctx.cfg))
+            && self.silent_ms(ctx.now_ms) < ctx.cfg.link_failover_ms
     }
 
     /// Whether the worker is no longer named, has no connections, and has all that was for it.

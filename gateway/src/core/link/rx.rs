@@ -181,7 +181,8 @@ impl Link {
         let rx = &self.rx;
         let block = rx.block.expect("frames stand in a block");
         let rest = Span { block, offset: rx.handled, len: rx.filled - rx.handled };
-        let Ok(Split::Frame { header, .. }) = link::split(rest.bytes(io), cfg.link_payload_bytes_max()) else {
+        let Ok(Split::Frame { header, .. }) = link::split(rest.bytes(io), cfg.link_payload_bytes_max())
+        else {
             return None;
         };
         let payload = Span { block, offset: rx.handled + HEADER_BYTES as u32, len: header.payload_bytes };
