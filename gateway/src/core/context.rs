@@ -19,8 +19,10 @@ pub(crate) const TICK_MS: u64 = 1_000;
 pub(crate) struct Context {
     pub(crate) cfg: CoreConfig,
     pub(crate) stats: Arc<ShardStats>,
-    /// Time of this turn, in milliseconds. It never goes back.
+    /// Time of this turn, in milliseconds. It never goes back. Set by [`Self::set_now_ms`].
     pub(crate) now_ms: u64,
+    /// The same in ticks: every event asks for it.
+    tick: u16,
     pub(crate) pools: Pools,
     pub(crate) events: Events,
     entropy: Entropy,
@@ -29,12 +31,18 @@ pub(crate) struct Context {
 impl Context {
     pub(crate) fn new(cfg: CoreConfig, stats: Arc<ShardStats>, entropy: Entropy) -> Self {
         stats.set(Stat::SlotsMax, u64::from(cfg.slots_max));
-        Self { pools: Pools::new(&cfg), cfg, stats, now_ms: 0, events: Events::default(), entropy }
+        Self { pools: Pools::new(&cfg), cfg, stats, now_ms: 0, tick: 0, events: Events::default(), entropy }
+    }
+
+    /// A turn begins at this time.
+    pub(crate) fn set_now_ms(&mut self, now_ms: u64) {
+        (self.now_ms, self.tick) = (now_ms, (now_ms / TICK_MS) as u16);
     }
 
     /// Time in ticks, as records hold it.
+    #[inline]
     pub(crate) fn tick(&self) -> u16 {
-        (self.now_ms / TICK_MS) as u16
+        self.tick
     }
 
     /// Whole milliseconds since `tick`, rounded down to ticks.
@@ -80,10 +88,10 @@ mod tests {
         );
         for limit_ms in [0, 1, 500, 999, 1_000, 1_001, 1_500, 20_000] {
             for began_ms in (0..2_000).step_by(37) {
-                ctx.now_ms = began_ms;
+                ctx.set_now_ms(began_ms);
                 let tick = ctx.tick();
                 for passed_ms in (0..u64::from(limit_ms) + 3_000).step_by(53) {
-                    ctx.now_ms = began_ms + passed_ms;
+                    ctx.set_now_ms(began_ms + passed_ms);
                     let over = ctx.is_over(tick, limit_ms);
                     let limit_ms = u64::from(limit_ms);
                     assert!(!over || passed_ms > limit_ms, "{passed_ms} of {limit_ms} ms");

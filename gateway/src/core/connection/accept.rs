@@ -75,6 +75,9 @@ impl Accepting {
 
     /// The listener with the fewest accepts of those that want more, the next in turn among equals.
     fn neediest(&self) -> Option<u16> {
+        if let [rounds] = &self.rounds[..] {
+            return (rounds.due() > 0).then_some(0);
+        }
         let listeners = self.rounds.len();
         let in_turn = |i: &usize| (i + listeners - 1 - usize::from(self.last_listener)) % listeners;
         let wants = |i: &usize| self.rounds[*i].due() > 0;
@@ -147,9 +150,13 @@ impl Connections {
             return;
         }
         // The listener with the fewest first: none starves while another's accepts take the slots.
-        while let Some(listener) = self.accepting.neediest() {
+        let mut next = self.accepting.neediest();
+        if next.is_none() {
+            return;
+        }
+        let looks = self.accepting.looks();
+        while let Some(listener) = next {
             // Nor while it is not yet known how many wait there: a slot is kept for each such listener.
-            let looks = self.accepting.looks();
             if looks > 0 && self.accepting.slots_started - self.table.live() <= looks {
                 return;
             }
@@ -166,6 +173,7 @@ impl Connections {
             self.accepting.last_listener = listener;
             let op = Op::Accept { slot: slot.get(), listener, expected };
             self.submit(io, slot, kind::ACCEPT, op);
+            next = self.accepting.neediest();
         }
     }
 

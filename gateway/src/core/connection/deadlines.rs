@@ -59,8 +59,11 @@ impl Connections {
         let (slice, pause_ms) = Sweep::pace(high_water, ctx.cfg.bounds.sweep_slice);
         let from = self.sweep.cursor;
         let to = (from + slice).min(high_water);
+        let (tick, quiet_ticks) = (ctx.tick(), quiet_ticks(ctx.cfg.idle_timeout_ms));
         for slot in Slot::range(from, to) {
-            self.visit(io, ctx, up, slot);
+            if !self.rests(slot, tick, quiet_ticks) {
+                self.visit(io, ctx, up, slot);
+            }
         }
         self.sweep.cursor = if to == high_water { 0 } else { to };
         self.sweep.due_ms = ctx.now_ms + pause_ms;
@@ -70,6 +73,19 @@ impl Connections {
     fn next_deadline(&self, ctx: &Context) -> u64 {
         let resumes = self.accepting.resumes_at_ms(ctx.now_ms).unwrap_or(u64::MAX);
         self.sweep.due_ms.min(resumes)
+    }
+
+    /// Whether [`Self::visit`] would find nothing: an open connection with nothing unsent and nothing
+    /// incomplete, heard less than so many ticks ago. Nearly all are.
+    #[inline]
+    fn rests(&self, slot: Slot, tick: u16, quiet_ticks: u16) -> bool {
+        let hot = self.hot(slot);
+        hot.is_open()
+            && !hot.has(flag::BLOCKED)
+            && hot.outbox() | hot.spill() == 0
+            && hot.idle_periods() == 0
+            && tick.wrapping_sub(hot.active_tick()) < quiet_ticks
+            && (!self.staged || self.table.kept(slot) == 0)
     }
 
     fn visit(&mut self, io: &mut impl Io, ctx: &mut Context, up: &mut impl Upstream, slot: Slot) {
@@ -153,6 +169,17 @@ impl Connections {
     }
 }
 
+/// Silence up to which an open connection is neither idle for too long nor has a period to count.
+fn quiet_ticks(idle_timeout_ms: u32) -> u16 {
+    match idle_timeout_ms {
+        0 => IDLE_PERIOD,
+        timeout_ms => {
+            let ticks = (u64::from(timeout_ms) + TICK_MS).div_ceil(TICK_MS);
+            ticks.min(IDLE_PERIOD.into()) as u16
+        }
+    }
+}
+
 /// How long a connection has not been heard.
 fn idle_ms(ctx: &Context, hot: &Hot) -> u64 {
     u64::from(hot.idle_periods()) * u64::from(IDLE_PERIOD) * 1_000 + u64::from(ctx.age_ms(hot.active_tick()))
@@ -170,6 +197,18 @@ mod tests {
             let round_ms = u64::from(high_water.div_ceil(slice)) * pause_ms;
             assert!(pause_ms > 0, "{high_water} slots: the loop would spin");
             assert!(round_ms <= ROUND_MS, "{high_water} slots: a round takes {round_ms} ms");
+        }
+    }
+
+    #[test]
+    fn who_is_passed_over_is_neither_idle_for_too_long_nor_has_a_period_to_count() {
+        for timeout_ms in [0, 1, 999, 1_000, 1_001, 60_000, 32_766_001, 32_767_000, 32_767_001, u32::MAX] {
+            let quiet = u64::from(quiet_ticks(timeout_ms));
+            for ticks in (0..=u64::from(u16::MAX)).filter(|ticks| ticks.abs_diff(quiet) < 3) {
+                let is_idle = timeout_ms > 0 && ticks * 1_000 >= u64::from(timeout_ms) + TICK_MS;
+                let has_period = ticks >= u64::from(IDLE_PERIOD);
+                assert_eq!(ticks >= quiet, is_idle || has_period, "{ticks} s, time-out {timeout_ms} ms");
+            }
         }
     }
 }

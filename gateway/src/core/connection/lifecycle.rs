@@ -1,9 +1,11 @@
 //! Where a connection is in its life, and what it may become.
 
-use crate::core::transitions::{Transition, allows, step};
+use bytemuck::Zeroable;
+
+use crate::core::transitions::{Transition, step};
 
 /// The state of a slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Zeroable)]
 #[repr(u8)]
 pub enum State {
     /// No socket; on a free list.
@@ -52,20 +54,34 @@ impl State {
     ];
 
     /// Whether [`TRANSITIONS`] has this step.
-    pub fn may_become(self, next: Self) -> bool {
-        allows(&TRANSITIONS, self, next)
+    #[inline]
+    pub const fn may_become(self, next: Self) -> bool {
+        NEXT[self as usize] & 1 << next as u8 != 0
     }
+}
 
-    pub(super) const fn from_u8(value: u8) -> Self {
-        match value {
-            0 => Self::Free,
-            1 => Self::Accepting,
-            2 => Self::Handshaking,
-            3 => Self::Opening,
-            4 => Self::Open,
-            5 => Self::Draining,
-            6 => Self::Closing,
-            _ => panic!("no such state"),
+/// What may follow each state, a bit each: [`TRANSITIONS`] for every step of every connection to look at.
+const NEXT: [u8; State::ALL.len()] = {
+    let mut next = [0; State::ALL.len()];
+    let mut at = 0;
+    while at < TRANSITIONS.len() {
+        next[TRANSITIONS[at].from as usize] |= 1 << TRANSITIONS[at].to as u8;
+        at += 1;
+    }
+    next
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::transitions::allows;
+
+    #[test]
+    fn a_state_may_become_what_the_table_says() {
+        for from in State::ALL {
+            for to in State::ALL {
+                assert_eq!(from.may_become(to), allows(&TRANSITIONS, from, to), "{from:?} to {to:?}");
+            }
         }
     }
 }

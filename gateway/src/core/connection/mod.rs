@@ -155,12 +155,12 @@ impl Connections {
             return self.on_waiting_counted(ctx, token.index(), result);
         }
         let slot = Slot::new(token.index());
-        if slot.get() >= self.table.slots() || self.hot(slot).generation() != token.generation() {
+        let hot = self.table.get_mut(slot).filter(|hot| hot.generation() == token.generation());
+        let Some(hot) = hot else {
             ctx.stats.inc(Stat::LateCompletions);
             return;
-        }
-        let bit = op_bit(token.kind());
-        let was_there = self.table.hot_mut(slot).end_op(bit);
+        };
+        let was_there = hot.end_op(op_bit(token.kind()));
         assert!(was_there, "invariant op-bits: {token:?} completes an op that is not in the kernel");
         match token.kind() {
             kind::ACCEPT => self.on_accept(io, ctx, up, slot, (result, peer)),
@@ -199,12 +199,9 @@ impl Connections {
     /// The slot of a live connection of this shard with this id.
     pub(crate) fn find(&self, id: ConnectionId) -> Option<Slot> {
         let slot = Slot::new(id.slot());
-        if id.shard() != self.shard || slot.get() >= self.table.slots() {
-            return None;
-        }
-        let hot = self.hot(slot);
+        let hot = self.table.get(slot)?;
         let is_live = !matches!(hot.state(), State::Free | State::Accepting);
-        (hot.generation() == id.generation() && is_live).then_some(slot)
+        (id.shard() == self.shard && hot.generation() == id.generation() && is_live).then_some(slot)
     }
 
     /// Bytes queued for a client.
@@ -235,9 +232,9 @@ impl Connections {
     /// Submits an op of a client and sets its bit.
     #[inline(always)]
     fn submit(&mut self, io: &mut impl Io, slot: Slot, kind: u8, op: Op) {
-        let token = self.token(kind, slot);
-        self.table.hot_mut(slot).begin_op(op_bit(kind));
-        io.submit(token, op);
+        let hot = self.table.hot_mut(slot);
+        hot.begin_op(op_bit(kind));
+        io.submit(Token::new(kind, slot.get(), hot.generation()), op);
     }
 
     /// Changes the state and the gauges that count connections by state.
@@ -275,19 +272,29 @@ impl Connections {
     }
 }
 
-fn op_bit(kind: u8) -> u8 {
-    match kind {
-        kind::ACCEPT => bit::ACCEPT,
-        kind::POLL_IN => bit::POLL_IN,
-        kind::RECV => bit::RECV,
-        kind::SEND => bit::SEND,
-        kind::POLL_OUT => bit::POLL_OUT,
-        kind::CANCEL => bit::CANCEL,
-        kind::SHUTDOWN => bit::SHUTDOWN,
-        kind::CLOSE => bit::CLOSE,
-        other => panic!("no client op has kind {other}"),
-    }
+/// The bit of a kind of op. Of what is no kind, none that an op in the kernel has.
+#[inline]
+const fn op_bit(kind: u8) -> u8 {
+    1_u8.unbounded_shl(kind.wrapping_sub(kind::ACCEPT) as u32)
 }
+
+const _: () = {
+    let bits = [
+        (kind::ACCEPT, bit::ACCEPT),
+        (kind::POLL_IN, bit::POLL_IN),
+        (kind::RECV, bit::RECV),
+        (kind::SEND, bit::SEND),
+        (kind::POLL_OUT, bit::POLL_OUT),
+        (kind::CANCEL, bit::CANCEL),
+        (kind::SHUTDOWN, bit::SHUTDOWN),
+        (kind::CLOSE, bit::CLOSE),
+    ];
+    let mut at = 0;
+    while at < bits.len() {
+        assert!(op_bit(bits[at].0) == bits[at].1);
+        at += 1;
+    }
+};
 
 fn state_gauge(state: State) -> Option<Stat> {
     match state {

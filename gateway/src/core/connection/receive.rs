@@ -47,13 +47,14 @@ impl Connections {
         slot: Slot,
         result: i32,
     ) {
-        match self.hot(slot).state() {
+        let hot = self.hot(slot);
+        match hot.state() {
             State::Closing => self.join(io, ctx, slot),
+            // Whatever the poll said, the receive will say what there is.
+            _ if !hot.has(flag::BLOCKED | flag::RX_WAIT) => self.read(io, ctx, up, slot),
             _ if self.awaits_worker(slot) => self.on_watch(io, ctx, up, slot, result),
             // The end of a watch that was called off; whoever resumes it reads it.
-            _ if self.hot(slot).has(flag::BLOCKED | flag::RX_WAIT) => {}
-            // Whatever the poll said, the receive will say what there is.
-            _ => self.read(io, ctx, up, slot),
+            _ => {}
         }
     }
 
@@ -104,12 +105,6 @@ impl Connections {
         }
     }
 
-    /// Whether bytes of the client are of interest and nothing holds its reading back.
-    pub(super) fn is_reading(&self, slot: Slot) -> bool {
-        let hot = self.hot(slot);
-        hot.reads() && !hot.has(flag::BLOCKED | flag::RX_WAIT)
-    }
-
     /// Handles what was received, or the rest of it. The block is let go, or held until the rest is
     /// handled.
     pub(super) fn handle_received(
@@ -154,7 +149,7 @@ impl Connections {
                 break;
             }
         }
-        while rest.len > 0 && self.is_reading(slot) && !self.held(ctx, up, slot) {
+        while rest.len > 0 && self.hot(slot).is_reading() && !self.held(ctx, up, slot) {
             if frames_left == 0 {
                 return Some(rest);
             }
@@ -221,7 +216,7 @@ impl Connections {
     ) -> bool {
         while self.hot(slot).spill() != 0
             && *frames_left > 0
-            && self.is_reading(slot)
+            && self.hot(slot).is_reading()
             && !self.held(ctx, up, slot)
         {
             let spill = self.hot(slot).spill();
@@ -244,7 +239,7 @@ impl Connections {
             *frames_left -= 1;
             self.handle_frame(io, ctx, up, slot, frame_type, Frame::Spill(len));
             // A close has discarded the spill; a HELLO that found no worker stays in it.
-            if self.hot(slot).spill() == spill && self.is_reading(slot) {
+            if self.hot(slot).spill() == spill && self.hot(slot).is_reading() {
                 if self.spills.consume(&mut ctx.pools, spill, len) {
                     self.table.hot_mut(slot).set_spill(0);
                 } else {
@@ -252,7 +247,7 @@ impl Connections {
                 }
             }
         }
-        self.is_reading(slot)
+        self.hot(slot).is_reading()
     }
 
     /// Why what begins like this is refused before it is complete, if it is: the first byte tells

@@ -76,7 +76,7 @@ pub mod flag {
 pub(crate) struct Hot {
     /// Bumped whenever the slot is freed, so that late completions and frames find nobody.
     generation: u32,
-    state: u8,
+    state: State,
     /// `bit::*`.
     ops: u8,
     worker: u8,
@@ -231,7 +231,7 @@ impl Hot {
 
     #[inline]
     pub(crate) const fn state(&self) -> State {
-        State::from_u8(self.state)
+        self.state
     }
 
     /// The only place where a state changes. Panics if it may not become this one.
@@ -241,7 +241,7 @@ impl Hot {
             before.may_become(state),
             "invariant lifecycle: a connection that is {before:?} becomes {state:?}"
         );
-        self.state = state as u8;
+        self.state = state;
     }
 
     /// The ops that are in the kernel, as `bit::*`.
@@ -432,7 +432,14 @@ impl Hot {
         matches!(self.state(), State::Handshaking | State::Opening | State::Open)
     }
 
+    /// Whether what the client sends is of interest, and nothing holds its reading back.
+    #[inline]
+    pub(crate) const fn is_reading(&self) -> bool {
+        self.reads() && !self.has(flag::BLOCKED | flag::RX_WAIT)
+    }
+
     /// Whether a worker knows the connection, or will when it reads its link.
+    #[inline]
     pub(crate) const fn has_session(&self) -> bool {
         matches!(self.state(), State::Opening | State::Open)
     }

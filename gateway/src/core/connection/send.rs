@@ -183,12 +183,13 @@ impl Connections {
         slot: Slot,
         result: i32,
     ) {
-        if self.hot(slot).state() == State::Closing {
+        let hot = self.hot(slot);
+        let (state, outbox) = (hot.state(), hot.outbox());
+        if state == State::Closing {
             ctx.stats.add(Stat::ClientBytesSent, u64::from(result.max(0).cast_unsigned()));
             self.join(io, ctx, slot);
             return;
         }
-        let outbox = self.hot(slot).outbox();
         match result {
             0.. => {
                 let offered = self.outboxes.front(outbox).len;
@@ -196,7 +197,9 @@ impl Connections {
                 let (sent, tick) = (result.cast_unsigned(), ctx.tick());
                 if self.outboxes.advance(&mut ctx.pools, outbox, sent, tick) {
                     self.table.hot_mut(slot).set_outbox(0);
-                    self.on_flushed(io, ctx, slot);
+                    if state == State::Draining {
+                        self.shut(io, ctx, slot);
+                    }
                 } else if sent < offered {
                     self.await_room(io, ctx, up, slot);
                 } else {
@@ -208,7 +211,7 @@ impl Connections {
             }
             _ => {
                 self.set_flag(slot, flag::SHUT);
-                match self.hot(slot).state() {
+                match state {
                     State::Draining => self.stop(io, ctx, slot),
                     _ => self.close(io, ctx, up, slot, (reason_of(result), None)),
                 }
@@ -244,12 +247,6 @@ impl Connections {
         } else {
             // Whatever the poll said, the send will say what is the matter.
             self.send_front(io, slot);
-        }
-    }
-
-    fn on_flushed(&mut self, io: &mut impl Io, ctx: &Context, slot: Slot) {
-        if self.hot(slot).state() == State::Draining {
-            self.shut(io, ctx, slot);
         }
     }
 

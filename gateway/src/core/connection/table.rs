@@ -98,6 +98,18 @@ impl Table {
         self.live -= 1;
     }
 
+    /// The first part of a record; none of a slot that is not there.
+    #[inline]
+    pub(crate) fn get(&self, slot: Slot) -> Option<&Hot> {
+        self.hot.get(slot.index())
+    }
+
+    /// The same, to change it.
+    #[inline]
+    pub(crate) fn get_mut(&mut self, slot: Slot) -> Option<&mut Hot> {
+        self.hot.get_mut(slot.index())
+    }
+
     #[inline]
     pub(crate) fn hot(&self, slot: Slot) -> &Hot {
         &self.hot[slot.index()]

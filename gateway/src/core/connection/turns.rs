@@ -81,7 +81,7 @@ impl Connections {
     pub(super) fn read(&mut self, io: &mut impl Io, ctx: &mut Context, up: &mut impl Upstream, slot: Slot) {
         if self.turns.buffers.is_empty() {
             self.receive(io, ctx, up, slot);
-        } else if self.hot(slot).has_session() && !self.may_read(up, slot) {
+        } else if !self.may_read(up, slot) {
             self.block(ctx, up, slot, false);
         } else {
             self.await_buffer(ctx, slot);
@@ -89,7 +89,7 @@ impl Connections {
     }
 
     fn receive(&mut self, io: &mut impl Io, ctx: &mut Context, up: &mut impl Upstream, slot: Slot) {
-        if self.hot(slot).has_session() && !self.may_read(up, slot) {
+        if !self.may_read(up, slot) {
             self.block(ctx, up, slot, false);
             return;
         }
@@ -175,7 +175,8 @@ impl Connections {
         slot: Slot,
         full: bool,
     ) {
-        if self.hot(slot).ops() & (bit::RECV | bit::POLL_IN) == 0 && self.is_reading(slot) {
+        let hot = self.hot(slot);
+        if hot.ops() & (bit::RECV | bit::POLL_IN) == 0 && hot.is_reading() {
             if full {
                 self.read(io, ctx, up, slot);
             } else {

@@ -20,17 +20,18 @@ use crate::{
 };
 
 impl Connections {
-    /// Whether what this connection sends can be queued now.
+    /// Whether what this connection sends can be queued now, if it is for a worker.
     #[inline]
     fn may_forward(&self, up: &impl Upstream, slot: Slot) -> bool {
         let hot = self.hot(slot);
-        !hot.has(flag::MOVING) && up.may_forward(hot.worker())
+        !hot.has_session() || !hot.has(flag::MOVING) && up.may_forward(hot.worker())
     }
 
     /// Whether more of this connection may be read.
+    #[inline]
     pub(super) fn may_read(&self, up: &impl Upstream, slot: Slot) -> bool {
         let hot = self.hot(slot);
-        !hot.has(flag::MOVING) && up.may_read(hot.worker())
+        !hot.has_session() || !hot.has(flag::MOVING) && up.may_read(hot.worker())
     }
 
     /// Blocks a connection whose next frame has nowhere to go for the moment: its link has no room,
@@ -38,7 +39,7 @@ impl Connections {
     /// the spill.
     #[inline]
     pub(super) fn held(&mut self, ctx: &Context, up: &mut impl Upstream, slot: Slot) -> bool {
-        let held = self.hot(slot).has_session() && !self.may_forward(up, slot);
+        let held = !self.may_forward(up, slot);
         if held {
             self.block(ctx, up, slot, true);
         }

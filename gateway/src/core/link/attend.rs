@@ -147,6 +147,24 @@ impl Link {
             || self.makes_way && self.removed && self.tx.lag_frames() == 0
     }
 
+    /// Whether nothing is to be done for the link in this turn: it is up and wanted, its worker has been
+    /// heard lately, and nothing is awaited of it.
+    pub(crate) fn is_calm(&self, ctx: &Context) -> bool {
+        let marked = self.removed
+            | self.poisoned
+            | self.overrun
+            | self.moves_overdue
+            | self.session_lost
+            | self.makes_way;
+        self.state == LinkState::Up
+            && !marked
+            && self.moves.len() == 0
+            && self.undrains_at_ms.is_none()
+            // A worker is probed long before it counts as gone; but who was, may be by now.
+            && ctx.now_ms < self.heard_at_ms.max(self.pinged_at_ms) + u64::from(keepalive_ms(&ctx.cfg))
+            && self.silent_ms(ctx.now_ms) < ctx.cfg.link_failover_ms
+    }
+
     /// Whether the worker is no longer named, has no connections, and has all that was for it.
     fn is_done(&self) -> bool {
         self.removed && self.connections == 0 && self.tx.lag_frames() == 0 && self.resend.is_empty()

@@ -58,11 +58,9 @@ impl Link {
 
     /// Whether the queue is within the window: what failed sessions left may go there.
     pub(crate) fn has_room(&self) -> bool {
-        let leaves = self.makes_way && self.removed;
-        self.session.is_some_and(|session| self.tx.retained_bytes() < u64::from(session.window_bytes))
-            && !self.failing_over
-            && !self.overrun
-            && !leaves
+        let closed = self.failing_over | self.overrun | (self.makes_way & self.removed);
+        !closed
+            && self.session.is_some_and(|session| self.tx.retained_bytes() < u64::from(session.window_bytes))
     }
 
     /// Whether frames of failed sessions wait for room here.

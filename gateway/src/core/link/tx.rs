@@ -216,14 +216,15 @@ impl TxQueue {
         self.sent += u64::from(len);
         let mut left = len;
         while left > 0 {
-            let rest = (self.frames[self.frames_sent] & LEN) - self.frame_sent;
+            let frame = self.frames[self.frames_sent];
+            let rest = (frame & LEN) - self.frame_sent;
             if left < rest {
                 self.frame_sent += left;
                 break;
             }
             left -= rest;
             self.frame_sent = 0;
-            let sequenced = self.frames[self.frames_sent] & UNSEQUENCED == 0;
+            let sequenced = frame & UNSEQUENCED == 0;
             self.sequenced_sent += u64::from(sequenced);
             self.unsequenced_unsent -= u32::from(!sequenced);
             self.frames_sent += 1;

@@ -12,6 +12,9 @@ impl Routing {
         for index in self.links.indices() {
             let link = &mut self.links[index];
             link.note_unread(ctx.now_ms);
+            if link.is_calm(ctx) {
+                continue;
+            }
             link.drop_moves(|connection| {
                 connections.find(connection).is_some_and(|slot| connections.hot(slot).has(flag::MOVING))
             });

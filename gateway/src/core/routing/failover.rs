@@ -156,7 +156,8 @@ impl Routing {
         ctx: &mut Context,
         connections: &Connections,
     ) -> bool {
-        let mut busy = self.failovers == 0 && self.share_unacked(ctx, connections);
+        let shares = self.failovers == 0 && !self.unacked.is_empty();
+        let mut busy = shares && self.share_unacked(ctx, connections);
         for link in self.links.indices() {
             busy |= self.resend(io, ctx, connections, link.worker());
         }

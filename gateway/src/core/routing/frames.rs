@@ -163,7 +163,9 @@ impl Routing {
         let slot = connections.find(connection)?;
         let hot = connections.hot(slot);
         let is_its_own = hot.has_session() && hot.worker() == worker;
-        (is_its_own && !self.awaits_failover(worker, slot.get())).then_some(slot)
+        // Who speaks has a session.
+        let awaits = self.failovers > 0 && self.awaits_failover(worker, slot.get());
+        (is_its_own && !awaits).then_some(slot)
     }
 
     fn on_accept(

@@ -175,8 +175,10 @@ impl Routing {
     /// Runs a bounded part of failovers, moves and resumptions. Returns whether more is left.
     pub(crate) fn run(&mut self, io: &mut impl Io, ctx: &mut Context, connections: &mut Connections) -> bool {
         let mut busy = false;
-        for link in self.links.indices() {
-            busy |= self.run_failover(io, ctx, connections, link.worker());
+        if self.failovers > 0 {
+            for link in self.links.indices() {
+                busy |= self.run_failover(io, ctx, connections, link.worker());
+            }
         }
         busy |= self.run_resends(io, ctx, connections);
         busy |= self.run_rebalance(io, ctx, connections);

@@ -170,6 +170,9 @@ impl Routing {
             // Each would only be put back.
             return false;
         }
+        if self.record(worker).blocked_count() == 0 {
+            return false;
+        }
         for _ in 0..ctx.cfg.bounds.resumes {
             if !(self.link(worker).has_credit() || self.can_scatter(worker)) {
                 return false;

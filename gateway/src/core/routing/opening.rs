@@ -44,15 +44,16 @@ impl Routing {
         ctx: &mut Context,
         connections: &mut Connections,
     ) -> bool {
+        if self.waiting.count == 0 {
+            self.waiting.left = 0;
+            return false;
+        }
         for (index, link) in self.links.iter() {
             let record = &mut self.workers[index.index()];
             if record.may_be_awaited && link.has_credit() {
                 record.may_be_awaited = false;
                 self.waiting.left = connections.high_water();
             }
-        }
-        if self.waiting.count == 0 {
-            self.waiting.left = 0;
         }
         let mut looked_at = 0;
         for _ in 0..ctx.cfg.bounds.routing_visits.min(self.waiting.left) {

@@ -3,7 +3,7 @@
 use std::iter;
 
 use roost_protocol::{
-    ConnectionId, Reason, hash,
+    ConnectionId, Reason, edge, hash,
     link::{Header, LinkType, Open},
 };
 
@@ -37,7 +37,9 @@ impl Upstream for Routing {
             self.record_mut(worker).may_be_awaited = true;
             return Greeting::Wait;
         }
-        let mut payload = Vec::with_capacity(Open::PAYLOAD_BYTES_MAX);
+        // As long as the payload, and not as it may be: the allocator is quick with what is short.
+        let fixed_bytes = Open::PAYLOAD_BYTES_MAX - edge::KEY_BYTES_MAX - edge::TOKEN_BYTES_MAX;
+        let mut payload = Vec::with_capacity(fixed_bytes + hello.key.len() + hello.token.len());
         Open { routing_hash, peer, key: hello.key, token: hello.token }.encode_payload(&mut payload);
         let header = Header::new(LinkType::Open, connection, payload.len() as u32).aux(listener);
         link.add_connection();

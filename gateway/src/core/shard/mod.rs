@@ -53,7 +53,7 @@ impl ShardCore {
 
     /// Arms the accepts and dials the workers. `slots_started` is the driver's.
     pub fn start(&mut self, io: &mut impl Io, now_ms: u64, slots_started: u32) {
-        self.ctx.now_ms = now_ms;
+        self.ctx.set_now_ms(now_ms);
         self.connections.start_sweep(&self.ctx);
         self.set_slots_started(slots_started);
         self.routing.attend_links(io, &mut self.ctx, &self.connections);
@@ -87,7 +87,7 @@ impl ShardCore {
 
     /// Begins a turn at this time, which must not go back.
     pub fn begin_turn(&mut self, now_ms: u64) {
-        self.ctx.now_ms = self.ctx.now_ms.max(now_ms);
+        self.ctx.set_now_ms(self.ctx.now_ms.max(now_ms));
     }
 
     /// Touches the records that these completions are for, ahead of [`Self::on_completion`].
