@@ -12,8 +12,8 @@ use std::{
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Parser, ValueEnum};
 use roost_router::{
-    Address, AddressError, BindError, Listener, ShutdownHandle, Stats, Worker, WorkerConfig, handlers,
-    listen, metrics, secret,
+    Address, AddressError, BindError, KeyPolicy, Listener, ShutdownHandle, Stats, Worker, WorkerConfig,
+    handlers, listen, metrics, secret,
     shell::{http, log, say},
 };
 use signal_hook::{
@@ -48,6 +48,18 @@ struct Args {
     /// Bytes queued for a link beyond its window before the worker stops handling what fills it.
     #[arg(long, value_name = "BYTES", default_value_t = WorkerConfig::default().pending_bytes_max)]
     pending_bytes_max: usize,
+    /// Bytes that handling one message may queue in all; one frame on each link it may in any case.
+    #[arg(long, value_name = "BYTES", default_value_t = WorkerConfig::default().call_bytes_max)]
+    call_bytes_max: usize,
+    /// Bytes that topics may take: 100 for each membership, 128 and its name for each topic.
+    #[arg(long, value_name = "BYTES", default_value_t = WorkerConfig::default().topic_bytes_max)]
+    topic_bytes_max: usize,
+    /// Open connections that a key may have here; 0: any number.
+    #[arg(long, value_name = "N", default_value_t = WorkerConfig::default().connections_per_key_max)]
+    connections_per_key_max: usize,
+    /// What becomes of one more.
+    #[arg(long, value_enum, default_value = "close-oldest")]
+    connections_per_key_policy: KeyPolicyName,
     /// How long a session is kept for a gateway that has gone away, in ms.
     #[arg(long, value_name = "MS", default_value_t = WorkerConfig::default().session_ttl_ms)]
     session_ttl_ms: u64,
@@ -72,6 +84,14 @@ enum HandlerName {
     Route,
     /// Like echo, and passes marked messages to many clients.
     Fanout,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum KeyPolicyName {
+    /// It opens, and the oldest is closed.
+    CloseOldest,
+    /// It is refused.
+    RefuseNewest,
 }
 
 fn main() -> ExitCode {
@@ -108,6 +128,13 @@ fn run(args: Args, signals: Signals) -> anyhow::Result<()> {
         secret: read_secret(&args)?,
         window_bytes: args.window_bytes,
         pending_bytes_max: args.pending_bytes_max,
+        call_bytes_max: args.call_bytes_max,
+        topic_bytes_max: args.topic_bytes_max,
+        connections_per_key_max: args.connections_per_key_max,
+        connections_per_key_policy: match args.connections_per_key_policy {
+            KeyPolicyName::CloseOldest => KeyPolicy::CloseOldest,
+            KeyPolicyName::RefuseNewest => KeyPolicy::RefuseNewest,
+        },
         session_ttl_ms: args.session_ttl_ms,
         keepalive_ms: args.keepalive_ms,
         handshake_timeout_ms: args.handshake_timeout_ms,

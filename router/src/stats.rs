@@ -64,8 +64,14 @@ stats! {
     DuplicatesDropped = "duplicates_dropped": Counter;
     /// Frames for connections that are not open here (they crossed a CLOSE).
     StaleFrames = "stale_frames": Counter;
-    /// Sends that the handler was refused: receiver gone, queue full or payload too long.
+    /// Sends that the handler was refused: receiver gone, a bound reached or payload too long.
     SendsRefused = "sends_refused": Counter;
+    /// Connections refused or closed because their key has as many as it may.
+    KeyLimited = "key_limited": Counter;
+    /// Messages published on topics.
+    Publishes = "publishes": Counter;
+    /// Joins of topics that were refused.
+    JoinsRefused = "joins_refused": Counter;
     /// RELAY frames received.
     RelaysReceived = "relays_received": Counter;
     /// RELAY frames queued.
@@ -102,6 +108,14 @@ stats! {
     Sessions = "sessions": Gauge;
     /// Open connections.
     Connections = "connections": Gauge;
+    /// Topics that have members.
+    Topics = "topics": Gauge;
+    /// Members of topics.
+    TopicMembers = "topic_members": Gauge;
+    /// Bytes that topics and their members count.
+    TopicBytes = "topic_bytes": Gauge;
+    /// Timers that are set.
+    Timers = "timers": Gauge;
     /// Rounds of time-driven work, several a second; they stop with the worker's thread.
     Ticks = "ticks": Counter;
 }
@@ -127,6 +141,13 @@ impl Stats {
     pub(crate) fn add(&self, stat: Stat, count: u64) {
         let value = &self.0[stat as usize];
         value.store(value.load(Relaxed).wrapping_add(count), Relaxed);
+    }
+
+    /// Says how high a gauge stands; only the worker's thread may.
+    #[inline]
+    pub(crate) fn set(&self, stat: Stat, value: u64) {
+        debug_assert!(stat.kind() == StatKind::Gauge, "{stat:?} counts");
+        self.0[stat as usize].store(value, Relaxed);
     }
 
     /// Subtracts from a gauge; only the worker's thread may.

@@ -36,7 +36,7 @@ pub(crate) enum Phase {
     Pending,
     /// Messages flow.
     Open,
-    /// The handler has closed it, and the gateway has not said so yet.
+    /// It has been closed from here, and the gateway has not said so yet.
     Shut,
 }
 
@@ -121,6 +121,12 @@ impl Connections {
         let was_open = get(&page.open, index);
         set(&mut page.open, index, false);
         was_open
+    }
+
+    /// A pending connection stays until the gateway says that it is gone, and does not open. False if it
+    /// is not there or not pending.
+    pub(crate) fn refuse(&mut self, id: ConnectionId, session: SessionRef) -> bool {
+        self.open(id, session) && self.shut(id)
     }
 
     /// How far a connection is; none if it is not there.
@@ -256,6 +262,7 @@ mod tests {
         Insert,
         Remove,
         Open,
+        Refuse,
         Shut,
         RemoveAny,
     }
@@ -265,6 +272,7 @@ mod tests {
             4 => Just(Step::Insert),
             3 => Just(Step::Remove),
             3 => Just(Step::Open),
+            1 => Just(Step::Refuse),
             2 => Just(Step::Shut),
             1 => Just(Step::RemoveAny),
         ];
@@ -297,6 +305,13 @@ mod tests {
                         prop_assert_eq!(table.open(id, SessionRef(number)), pending.is_some());
                         if let Some(entry) = pending {
                             *entry = (id, Phase::Open, Some(SessionRef(number)));
+                        }
+                    }
+                    Step::Refuse => {
+                        let pending = live.filter(|entry| entry.1 == Phase::Pending);
+                        prop_assert_eq!(table.refuse(id, SessionRef(number)), pending.is_some());
+                        if let Some(entry) = pending {
+                            *entry = (id, Phase::Shut, Some(SessionRef(number)));
                         }
                     }
                     Step::Shut => {

@@ -6,15 +6,18 @@ use roost_protocol::{
     ConnectionId, Reason, SessionRef,
     edge::{self, FrameType},
     hash::routing_hash,
-    link::{Header, LinkType, header::FLAG_ALL},
+    link::{HEADER_BYTES, Header, LinkType, header::FLAG_ALL},
 };
 
 use super::{
+    budget::{Budget, Limit},
     connections::Phase,
     directory::Clients,
     registry::{Link, Registry},
+    timers::Timers,
 };
 use crate::{
+    config::{KeyPolicy, WorkerConfig},
     id::{Client, LinkId},
     stats::{Stat, Stats},
 };
@@ -30,9 +33,9 @@ pub enum SendError {
     /// The connection is not open here.
     #[error("the connection is not open")]
     Closed,
-    /// The gateway is away and its queue is full.
-    #[error("the link is down and its queue is full")]
-    Full,
+    /// A bound is reached, and this one says which.
+    #[error("{}", .0.text())]
+    Full(Limit),
     /// The payload is longer than the gateway's `frame_bytes_max`.
     #[error("the payload is longer than the gateway allows")]
     TooLong,
@@ -43,25 +46,92 @@ pub enum SendError {
 /// Everything is queued and leaves in order per link; nothing blocks. When a queue grows beyond
 /// `pending_bytes_max`, the worker stops handling the frames that fill it until the gateway has
 /// caught up.
+///
+/// One call may queue [`call_bytes_max`](WorkerConfig::call_bytes_max) bytes in all, link headers included,
+/// and one frame on each link in any case. So no link's queue grows beyond `pending_bytes_max` and the larger
+/// of `call_bytes_max` and one frame. What is beyond is refused with [`SendError::Full`]. Answers that the
+/// protocol asks for (accept, reject, close) are never refused, nor counted.
+///
+/// ```
+/// # use roost_router::{Client, Context, Limit, SendError};
+/// /// Sends what fits into this call, and gives back where to go on.
+/// fn send_history(ctx: &mut Context<'_>, client: Client, messages: &[Vec<u8>]) -> usize {
+///     let refused = messages.iter().position(|message| {
+///         matches!(ctx.send(client, message), Err(SendError::Full(Limit::Queue | Limit::Call)))
+///     });
+///     refused.unwrap_or(messages.len())
+/// }
+/// ```
 pub struct Context<'a> {
     pub(super) registry: &'a mut Registry,
     pub(super) stats: &'a Stats,
+    pub(super) timers: &'a mut Timers,
+    pub(super) config: &'a WorkerConfig,
+    pub(super) budget: Budget,
     /// The link whose frame is being handled; none while the worker itself closes connections.
     pub(super) current: Option<LinkId>,
     /// Another thread pushes: it waits for queues as the frames of a link do.
     pub(super) outside: bool,
-    pub(super) pending_bytes_max: usize,
 }
 
 impl Context<'_> {
     /// Opens the session of a client that asked for one. `session` must mean the same to every
     /// worker of the fleet. Does nothing if the client has gone or has been answered.
+    ///
+    /// Where its key has [`connections_per_key_max`](WorkerConfig::connections_per_key_max) open connections
+    /// here, its oldest one is closed, or this one is refused, as the configuration says. One that is refused
+    /// here, after [`on_open`](crate::Handler::on_open), is told of by [`on_close`](crate::Handler::on_close).
+    ///
+    /// ```
+    /// # use roost_router::{Client, Context, Opening};
+    /// # use roost_protocol::{Reason, SessionRef};
+    /// fn let_in(ctx: &mut Context<'_>, client: Client, opening: &Opening<'_>) {
+    ///     if opening.token == b"open sesame" {
+    ///         ctx.accept(client, SessionRef(opening.routing_hash));
+    ///     } else {
+    ///         ctx.reject(client, Reason::WorkerRejected, 0);
+    ///     }
+    /// }
+    /// ```
     pub fn accept(&mut self, client: Client, session: SessionRef) {
+        let refused = self.refuses_newest(client);
         let Some(link) = self.registry.get_mut(client.link) else { return };
-        if link.connections.open(client.connection, session) {
+        if refused {
+            if link.connections.refuse(client.connection, session) {
+                self.push_reject(client, Reason::WorkerRejected, 0);
+                self.stats.add(Stat::KeyLimited, 1);
+            }
+        } else if link.connections.open(client.connection, session) {
             let header = Header::new(LinkType::Accept, client.connection, 8);
             link.session.push(header, &[&session.0.to_be_bytes()]);
             self.registry.note_sent(self.current, client.link);
+            self.registry.opened(client);
+            self.close_oldest(client);
+        }
+    }
+
+    /// Whether the key of a connection that would open has as many as it may, and those stay.
+    pub(super) fn refuses_newest(&self, client: Client) -> bool {
+        self.config.connections_per_key_policy == KeyPolicy::RefuseNewest && self.is_key_over(client, 1)
+    }
+
+    /// Whether the key of `client` has more open connections than it may, with `further` ones.
+    pub(super) fn is_key_over(&self, client: Client, further: usize) -> bool {
+        let connections_max = self.config.connections_per_key_max;
+        connections_max > 0
+            && self
+                .registry
+                .key(client)
+                .is_some_and(|key| self.registry.count_of(key).0 + further > connections_max)
+    }
+
+    /// `client` has opened: the oldest connections of its key go.
+    fn close_oldest(&mut self, client: Client) {
+        while self.is_key_over(client, 0) {
+            let oldest = self.registry.key(client).and_then(|key| self.registry.count_of(key).1);
+            let Some(oldest) = oldest.filter(|&oldest| oldest != client) else { return };
+            self.close(oldest, Reason::WorkerClosed, 0);
+            self.stats.add(Stat::KeyLimited, 1);
         }
     }
 
@@ -72,17 +142,33 @@ impl Context<'_> {
         let Some(link) = self.registry.get_mut(client.link) else { return };
         if link.connections.phase(client.connection) == Some(Phase::Pending) {
             self.registry.remove_connection(client);
-            let link = self.registry.get_mut(client.link).expect("it was just there");
-            let reason = if reason == Reason::Moved { Reason::WorkerRejected } else { reason };
-            let header = Header::new(LinkType::Reject, client.connection, 4).reason(reason);
-            link.session.push(header, &[&retry_after_ms.to_be_bytes()]);
-            self.registry.note_sent(self.current, client.link);
+            self.push_reject(client, reason, retry_after_ms);
             self.stats.add(Stat::Rejects, 1);
             self.stats.sub(Stat::Connections, 1);
         }
     }
 
+    fn push_reject(&mut self, client: Client, reason: Reason, retry_after_ms: u32) {
+        let Some(link) = self.registry.get_mut(client.link) else { return };
+        let reason = if reason == Reason::Moved { Reason::WorkerRejected } else { reason };
+        let header = Header::new(LinkType::Reject, client.connection, 4).reason(reason);
+        link.session.push(header, &[&retry_after_ms.to_be_bytes()]);
+        self.registry.note_sent(self.current, client.link);
+    }
+
     /// Sends a message to a client.
+    ///
+    /// ```
+    /// # use roost_router::{Client, Context, SendError};
+    /// fn greet(ctx: &mut Context<'_>, client: Client, name: &str) -> Result<(), SendError> {
+    ///     ctx.send(client, b"hello")?;
+    ///     ctx.send_parts(client, &[b"you are ", name.as_bytes()])
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// The connection is not open here, the payload is too long for its gateway, or a bound is reached. What
+    /// is refused is counted in [`Stat::SendsRefused`].
     #[inline]
     pub fn send(&mut self, client: Client, payload: &[u8]) -> Result<(), SendError> {
         self.send_parts(client, &[payload])
@@ -103,9 +189,9 @@ impl Context<'_> {
             return Err(SendError::Closed);
         }
         let edge_header = message_header(link, parts)?;
-        self.admit(client.link)?;
-        let link = self.registry.get_mut(client.link).expect("it was just there");
         let payload_bytes = edge_header.len() + parts.iter().map(|part| part.len()).sum::<usize>();
+        self.admit(client.link, HEADER_BYTES + payload_bytes)?;
+        let link = self.registry.get_mut(client.link).expect("it was just there");
         let header = Header::new(LinkType::Data, client.connection, payload_bytes as u32);
         match *parts {
             [payload] => link.session.push(header, &[&edge_header, payload]),
@@ -121,44 +207,73 @@ impl Context<'_> {
     }
 
     /// Sends one message to many clients. Returns how many it was queued for: those that are open
-    /// here, whose gateway takes payloads of this size and has room.
+    /// here, whose gateway takes payloads of this size and has room. A call of many clients may take more
+    /// than [`call_bytes_max`](WorkerConfig::call_bytes_max): it is queued for as many of them as fit.
+    ///
+    /// ```
+    /// # use roost_router::{Client, Context};
+    /// fn tell(ctx: &mut Context<'_>, players: &[Client]) -> bool {
+    ///     ctx.multicast(players, b"your turn") == players.len()
+    /// }
+    /// ```
     pub fn multicast(&mut self, clients: &[Client], payload: &[u8]) -> usize {
         let mut clients: Vec<Client> = clients.to_vec();
         clients.sort_unstable_by_key(|client| (client.link.index, client.link.serial, client.connection));
         clients.dedup();
         let mut queued = 0;
         for group in clients.chunk_by(|a, b| a.link == b.link) {
-            queued += self.multicast_on(group[0].link, group, payload).unwrap_or(0);
+            let ids: Vec<u8> = group
+                .iter()
+                .filter(|&&client| self.registry.is_open(client))
+                .flat_map(|client| client.connection.to_bits().to_be_bytes())
+                .collect();
+            queued += self.multicast_on(group[0].link, &ids, payload).unwrap_or(0);
         }
         self.stats.add(Stat::SendsRefused, (clients.len() - queued) as u64);
         queued
     }
 
-    fn multicast_on(&mut self, id: LinkId, group: &[Client], payload: &[u8]) -> Result<usize, SendError> {
-        let link = self.registry.get_mut(id).ok_or(SendError::Closed)?;
+    /// Sends one message to the open connections of a link with these ids. Gives how many of them it was
+    /// queued for: fewer than all where a bound was reached on the way.
+    pub(super) fn multicast_on(
+        &mut self,
+        id: LinkId,
+        ids: &[u8],
+        payload: &[u8],
+    ) -> Result<usize, SendError> {
+        let link = self.registry.get(id).ok_or(SendError::Closed)?;
         let edge_header = message_header(link, &[payload])?;
-        self.admit(id)?;
-        let link = self.registry.get_mut(id).expect("it was just there");
-        let ids: Vec<u8> = group
-            .iter()
-            .filter(|client| link.connections.phase(client.connection) == Some(Phase::Open))
-            .flat_map(|client| client.connection.to_bits().to_be_bytes())
-            .collect();
         let fixed_bytes = COUNT_BYTES + edge_header.len() + payload.len();
         let ids_bytes_max = (link.session.payload_out_bytes_max() - fixed_bytes) / ID_BYTES * ID_BYTES;
+        let mut queued = 0;
         for ids in ids.chunks(ids_bytes_max) {
-            let count = (ids.len() / ID_BYTES) as u32;
-            let header = Header::new(LinkType::Multicast, NO_CONNECTION, (fixed_bytes + ids.len()) as u32);
-            link.session.push(header, &[&count.to_be_bytes(), ids, &edge_header, payload]);
+            let payload_bytes = fixed_bytes + ids.len();
+            match self.admit(id, HEADER_BYTES + payload_bytes) {
+                Ok(()) => {}
+                Err(error) if queued == 0 => return Err(error),
+                Err(_) => break,
+            }
+            let link = self.registry.get_mut(id).expect("it was just there");
+            let count = ids.len() / ID_BYTES;
+            let header = Header::new(LinkType::Multicast, NO_CONNECTION, payload_bytes as u32);
+            link.session.push(header, &[&(count as u32).to_be_bytes(), ids, &edge_header, payload]);
             self.stats.add(Stat::FanoutsSent, 1);
+            queued += count;
         }
         self.registry.note_sent(self.current, id);
-        Ok(ids.len() / ID_BYTES)
+        Ok(queued)
     }
 
     /// Sends one message to all connections of all gateways that have a link here: with
     /// `all_workers` whatever worker serves them, else only those served here. Returns over how
     /// many links it was sent.
+    ///
+    /// ```
+    /// # use roost_router::Context;
+    /// fn announce(ctx: &mut Context<'_>) -> usize {
+    ///     ctx.broadcast(b"maintenance at noon", true)
+    /// }
+    /// ```
     pub fn broadcast(&mut self, payload: &[u8], all_workers: bool) -> usize {
         let mut links = 0;
         for id in self.registry.ids() {
@@ -173,9 +288,9 @@ impl Context<'_> {
     fn broadcast_on(&mut self, id: LinkId, payload: &[u8], all_workers: bool) -> Result<(), SendError> {
         let link = self.registry.get_mut(id).ok_or(SendError::Closed)?;
         let edge_header = message_header(link, &[payload])?;
-        self.admit(id)?;
-        let payload_bytes = (edge_header.len() + payload.len()) as u32;
-        let mut header = Header::new(LinkType::Broadcast, NO_CONNECTION, payload_bytes);
+        let payload_bytes = edge_header.len() + payload.len();
+        self.admit(id, HEADER_BYTES + payload_bytes)?;
+        let mut header = Header::new(LinkType::Broadcast, NO_CONNECTION, payload_bytes as u32);
         header.flags = if all_workers { FLAG_ALL } else { 0 };
         let link = self.registry.get_mut(id).expect("it was just there");
         link.session.push(header, &[&edge_header, payload]);
@@ -187,6 +302,17 @@ impl Context<'_> {
     /// Hands a payload, the concatenation of `parts`, to the worker that serves `routing_hash`,
     /// by way of the gateway whose frame is being handled. It is lost when that gateway knows no
     /// worker that is up, or the worker's queue is full: who must know should ask for an answer.
+    ///
+    /// ```
+    /// # use roost_router::{Context, SendError};
+    /// # use roost_protocol::hash::routing_hash;
+    /// fn pass_on(ctx: &mut Context<'_>, key: &[u8], payload: &[u8]) -> Result<(), SendError> {
+    ///     ctx.relay(routing_hash(key), &[b"note: ", payload])
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// No frame is being handled ([`SendError::Closed`]), the payload is too long, or a bound is reached.
     pub fn relay(&mut self, routing_hash: u64, parts: &[&[u8]]) -> Result<(), SendError> {
         let sent = self.try_relay(routing_hash, parts);
         self.stats.add(if sent.is_ok() { Stat::RelaysSent } else { Stat::SendsRefused }, 1);
@@ -195,11 +321,13 @@ impl Context<'_> {
 
     fn try_relay(&mut self, routing_hash: u64, parts: &[&[u8]]) -> Result<(), SendError> {
         let id = self.current.ok_or(SendError::Closed)?;
-        let link = self.registry.get_mut(id).ok_or(SendError::Closed)?;
+        let link = self.registry.get(id).ok_or(SendError::Closed)?;
         let payload_bytes = 8 + parts.iter().map(|part| part.len()).sum::<usize>();
         if payload_bytes > link.session.payload_out_bytes_max() {
             return Err(SendError::TooLong);
         }
+        self.admit(id, HEADER_BYTES + payload_bytes)?;
+        let link = self.registry.get_mut(id).expect("it was just there");
         let hash = routing_hash.to_be_bytes();
         let mut all: Vec<&[u8]> = Vec::with_capacity(1 + parts.len());
         all.push(&hash);
@@ -213,6 +341,15 @@ impl Context<'_> {
     /// [`on_close`](crate::Handler::on_close) follows when the gateway has done it. Does nothing
     /// if it is not open. [`Reason::Moved`], which a worker must not give, becomes
     /// [`Reason::WorkerClosed`].
+    ///
+    /// ```
+    /// # use roost_router::{Client, Context};
+    /// # use roost_protocol::Reason;
+    /// fn hang_up(ctx: &mut Context<'_>, client: Client) {
+    ///     let _ = ctx.send(client, b"goodbye");
+    ///     ctx.close(client, Reason::WorkerClosed, 5_000); // come back in 5 s
+    /// }
+    /// ```
     pub fn close(&mut self, client: Client, reason: Reason, retry_after_ms: u32) {
         let Some(link) = self.registry.get_mut(client.link) else { return };
         if link.connections.shut(client.connection) {
@@ -220,7 +357,8 @@ impl Context<'_> {
             let header = Header::new(LinkType::Close, client.connection, 4).reason(reason);
             link.session.push(header, &[&retry_after_ms.to_be_bytes()]);
             self.registry.note_sent(self.current, client.link);
-            self.registry.leave_key(client);
+            self.registry.leave_all(client);
+            self.note_topics();
         }
     }
 
@@ -282,24 +420,46 @@ impl Context<'_> {
         Some(self.registry.get(client.link)?.session.frame_bytes_max())
     }
 
-    /// Whether a link's queue takes more, where the frame being handled came over another one:
-    /// replies on the same link are always taken, for its frames stop being handled.
+    /// Shows how large topics are.
+    pub(super) fn note_topics(&self) {
+        let topics = &self.registry.topics;
+        self.stats.set(Stat::Topics, topics.count() as u64);
+        self.stats.set(Stat::TopicMembers, topics.members() as u64);
+        self.stats.set(Stat::TopicBytes, topics.bytes() as u64);
+    }
+
+    /// Takes room for a frame on a link. Replies to the gateway whose frame is being handled have what a
+    /// call may queue, since its frames stop being handled; so has who waits for the gateway.
     #[inline]
-    fn admit(&mut self, to: LinkId) -> Result<(), SendError> {
-        if self.current == Some(to) {
-            return Ok(());
+    pub(super) fn admit(&mut self, to: LinkId, frame_bytes: usize) -> Result<(), SendError> {
+        let link = self.registry.get_mut(to).ok_or(SendError::Closed)?;
+        if !self.budget.allows(frame_bytes, link.last_call) {
+            return Err(SendError::Full(Limit::Call));
         }
-        let link = self.registry.get(to).ok_or(SendError::Closed)?;
-        if link.session.pending_bytes() <= self.pending_bytes_max {
-            return Ok(());
+        if link.session.pending_bytes() > self.config.pending_bytes_max {
+            return self.admit_over(to, frame_bytes);
         }
-        if !link.session.is_flowing() {
-            return Err(SendError::Full);
+        link.last_call = self.budget.call;
+        self.budget.spend(frame_bytes);
+        Ok(())
+    }
+
+    /// As [`Self::admit`], where the queue has as much as it should have.
+    fn admit_over(&mut self, to: LinkId, frame_bytes: usize) -> Result<(), SendError> {
+        let bytes_max = self.config.pending_bytes_max.saturating_add(self.config.call_bytes_max);
+        let link = self.registry.get_mut(to).ok_or(SendError::Closed)?;
+        let has_room = link.session.pending_bytes().saturating_add(frame_bytes) <= bytes_max;
+        let is_reply = self.current == Some(to);
+        let waits = is_reply || (self.current.is_some() || self.outside) && link.session.is_flowing();
+        if !has_room || !waits {
+            return Err(SendError::Full(Limit::Queue));
         }
+        link.last_call = self.budget.call;
+        self.budget.spend(frame_bytes);
         match self.current {
+            Some(_) if is_reply => {}
             Some(current) => self.registry.wait_for(current, to),
-            None if self.outside => self.registry.pushes_wait_for(to),
-            None => return Err(SendError::Full),
+            None => self.registry.pushes_wait_for(to),
         }
         Ok(())
     }

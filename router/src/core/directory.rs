@@ -1,4 +1,4 @@
-//! Which connections a key has here, by its routing hash.
+//! Which open connections a key has here, by its routing hash.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -22,7 +22,7 @@ struct Further {
 }
 
 /// The open connections of a key, oldest first; what [`super::Context::clients_of`] returns.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Clients {
     first: Option<Client>,
     further: std::vec::IntoIter<Client>,
@@ -72,16 +72,20 @@ impl Directory {
         }
     }
 
-    /// The connections of a key, oldest first, that `keep` lets through.
-    pub(super) fn get(&self, key: u64, keep: impl Fn(Client) -> bool) -> Clients {
-        let first = self.first.get(&key).copied().filter(|&client| keep(client));
+    /// The connections of a key, oldest first.
+    pub(super) fn get(&self, key: u64) -> Clients {
+        let first = self.first.get(&key).copied();
         let further = if self.further.is_empty() { None } else { self.further.get(&key) };
-        let further: Vec<Client> = further
-            .into_iter()
-            .flat_map(|further| further.by_age.values().copied())
-            .filter(|&client| keep(client))
-            .collect();
+        let further: Vec<Client> =
+            further.into_iter().flat_map(|further| further.by_age.values().copied()).collect();
         Clients { first, further: further.into_iter() }
+    }
+
+    /// How many connections a key has, and the oldest of them.
+    pub(super) fn count(&self, key: u64) -> (usize, Option<Client>) {
+        let first = self.first.get(&key).copied();
+        let further = self.further.get(&key).map_or(0, |further| further.by_age.len());
+        (usize::from(first.is_some()) + further, first)
     }
 }
 
@@ -139,10 +143,12 @@ mod tests {
                     model.retain(|&pair| pair != (key, index));
                 }
                 for key in 0..4 {
-                    let found = directory.get(key, |client| client.connection.slot() != 5);
+                    let found = directory.get(key);
                     let expected: Vec<u32> =
-                        model.iter().filter(|pair| pair.0 == key && pair.1 != 5).map(|pair| pair.1).collect();
+                        model.iter().filter(|pair| pair.0 == key).map(|pair| pair.1).collect();
                     prop_assert_eq!(found.len(), expected.len());
+                    let oldest = expected.first().map(|&index| client(index));
+                    prop_assert_eq!(directory.count(key), (expected.len(), oldest));
                     let found: Vec<u32> = found.map(|client| client.connection.slot()).collect();
                     prop_assert_eq!(found, expected);
                 }

@@ -4,14 +4,19 @@
 //! [`Core::detach`], [`Core::tick`]) and asks which links have something to send
 //! ([`Core::take_dirty`], [`Core::fill`]).
 
+mod budget;
 mod connections;
 mod context;
 mod directory;
 mod handler;
 mod outside;
+mod publish;
 mod registry;
 #[cfg(test)]
 mod tests;
+mod time;
+mod timers;
+mod topics;
 
 use std::sync::Arc;
 
@@ -23,10 +28,15 @@ use roost_protocol::{
     },
 };
 
+use budget::Budget;
+pub use budget::Limit;
 pub use context::{Context, SendError};
 pub use directory::Clients;
-pub use handler::{Handler, Opening};
+pub use handler::{Closed, Handler, Opened, Opening};
 use registry::{Peer, Registry};
+use timers::Timers;
+pub use timers::{TimerId, TimersFull};
+pub use topics::{JoinError, TOPIC_NAME_BYTES_MAX};
 
 use crate::{
     config::WorkerConfig,
@@ -80,6 +90,7 @@ pub struct Core<H> {
     handler: H,
     registry: Registry,
     stats: Arc<Stats>,
+    timers: Timers,
     draining: bool,
     /// Links whose TCP connection is dead or useless.
     broken: Vec<LinkId>,
@@ -88,10 +99,12 @@ pub struct Core<H> {
 impl<H: Handler> Core<H> {
     /// A worker without sessions. `instance` must be random.
     pub fn new(config: WorkerConfig, instance: InstanceId, handler: H, stats: Arc<Stats>) -> Self {
+        let by_key = handler.finds_clients_by_key() || config.connections_per_key_max > 0;
         Self {
-            config,
             instance,
-            registry: Registry::new(handler.finds_clients_by_key()),
+            registry: Registry::new(by_key, config.topic_bytes_max),
+            timers: Timers::new(config.timers_max, handler.tick_ms()),
+            config,
             handler,
             stats,
             draining: false,
@@ -139,6 +152,7 @@ impl<H: Handler> Core<H> {
         payload: &[u8],
         now_ms: u64,
     ) -> Result<Attachment, LinkFailure> {
+        self.time_is(now_ms);
         handshake.verify(&self.identity(), payload)?;
         let peer = peer_of(&handshake.hello);
         // The answer must still be the same. Only the position may have gone on: what the last TCP
@@ -191,6 +205,7 @@ impl<H: Handler> Core<H> {
         bytes: &[u8],
         now_ms: u64,
     ) -> Result<usize, LinkFailure> {
+        self.time_is(now_ms);
         let id = attachment.link;
         let entry = self.current(attachment)?;
         entry.session.note_received(now_ms);
@@ -268,15 +283,7 @@ impl<H: Handler> Core<H> {
             LinkType::Open => self.handle_open(client, header, payload)?,
             LinkType::Closed if !payload.is_empty() => return Err(LinkError::Malformed),
             LinkType::Closed => self.handle_closed(client, header.aux_reason()),
-            LinkType::Reopen => {
-                let reopen = Reopen::decode(payload)?;
-                self.begin(client, reopen.routing_hash)?;
-                let entry = self.registry.get_mut(link).expect("frames come over live links");
-                entry.connections.open(client.connection, reopen.session);
-                self.stats.add(Stat::Reopens, 1);
-                let (handler, mut ctx) = self.call(Some(link));
-                handler.on_reopen(&mut ctx, client, &reopen);
-            }
+            LinkType::Reopen => self.handle_reopen(client, payload)?,
             LinkType::Relay => {
                 let Relay { routing_hash, payload } = Relay::decode(payload)?;
                 self.stats.add(Stat::RelaysReceived, 1);
@@ -310,7 +317,33 @@ impl<H: Handler> Core<H> {
         self.stats.add(Stat::Opens, 1);
         let opening = Opening { routing_hash, peer, key, token, listener: header.aux };
         let (handler, mut ctx) = self.call(Some(client.link));
-        handler.on_open(&mut ctx, client, &opening);
+        if ctx.refuses_newest(client) {
+            ctx.stats.add(Stat::KeyLimited, 1);
+            ctx.reject(client, Reason::WorkerRejected, 0);
+        } else {
+            handler.on_open(&mut ctx, client, Opened::New(opening));
+        }
+        Ok(())
+    }
+
+    fn handle_reopen(&mut self, client: Client, payload: &[u8]) -> Result<(), LinkError> {
+        let reopen = Reopen::decode(payload)?;
+        self.begin(client, reopen.routing_hash)?;
+        let entry = self.registry.get_mut(client.link).expect("frames come over live links");
+        entry.connections.open(client.connection, reopen.session);
+        self.registry.opened(client);
+        self.stats.add(Stat::Reopens, 1);
+        let (handler, mut ctx) = self.call(Some(client.link));
+        if ctx.is_key_over(client, 0) {
+            // What has opened here since its worker was another's is younger, and stays.
+            ctx.stats.add(Stat::KeyLimited, 1);
+            ctx.close(client, Reason::WorkerClosed, 0);
+            self.registry.remove_connection(client);
+            self.stats.add(Stat::Closes, 1);
+            self.stats.sub(Stat::Connections, 1);
+        } else {
+            handler.on_open(&mut ctx, client, Opened::Moved(reopen));
+        }
         Ok(())
     }
 
@@ -321,7 +354,7 @@ impl<H: Handler> Core<H> {
             return Err(LinkError::Malformed);
         }
         if let Some(replaced) = entry.connections.replaced_by(client.connection) {
-            self.registry.leave_key(Client { connection: replaced, ..client });
+            self.registry.leave_all(Client { connection: replaced, ..client });
         }
         let entry = self.registry.get_mut(client.link).expect("frames come over live links");
         let replaced = entry.connections.insert(client.connection);
@@ -331,14 +364,15 @@ impl<H: Handler> Core<H> {
             // The gateway says CLOSED before it uses a slot again; let one that does not do as
             // little harm as possible.
             tracing::warn!(?connection, "a gateway used a slot again without CLOSED");
-            self.ended(Client { connection, ..client }, session, Reason::Internal);
+            self.ended(Client { connection, ..client }, session, Closed::Ended(Reason::Internal));
         }
         Ok(())
     }
 
     fn handle_closed(&mut self, client: Client, reason: Reason) {
         if let Some(session) = self.registry.remove_connection(client) {
-            self.ended(client, session, reason);
+            let closed = if reason == Reason::Moved { Closed::Moved } else { Closed::Ended(reason) };
+            self.ended(client, session, closed);
         }
         if reason == Reason::Moved {
             // Answered for unknown connections too: the gateway waits for it.
@@ -348,11 +382,12 @@ impl<H: Handler> Core<H> {
         }
     }
 
-    fn ended(&mut self, client: Client, session: Option<SessionRef>, reason: Reason) {
+    fn ended(&mut self, client: Client, session: Option<SessionRef>, closed: Closed) {
         self.stats.add(Stat::Closes, 1);
         self.stats.sub(Stat::Connections, 1);
         let (handler, mut ctx) = self.call(Some(client.link));
-        handler.on_close(&mut ctx, client, session, reason);
+        ctx.note_topics();
+        handler.on_close(&mut ctx, client, session, closed);
     }
 
     /// Moves to `out` what the link may send now. Empty if there is nothing. Err if the
@@ -392,6 +427,7 @@ impl<H: Handler> Core<H> {
 
     /// Time has passed: probes silent links, ends expired sessions.
     pub fn tick(&mut self, now_ms: u64) {
+        self.time_is(now_ms);
         let (keepalive_ms, session_ttl_ms) = (self.config.keepalive_ms, self.config.session_ttl_ms);
         for id in self.registry.ids() {
             let entry = self.registry.get_mut(id).expect("only this loop discards links");
@@ -457,7 +493,8 @@ impl<H: Handler> Core<H> {
             self.stats.add(Stat::Closes, 1);
             self.stats.sub(Stat::Connections, 1);
             let (handler, mut ctx) = self.call(None);
-            handler.on_close(&mut ctx, client, session, Reason::Moved);
+            ctx.note_topics();
+            handler.on_close(&mut ctx, client, session, Closed::Lost);
         }
         let entry = self.registry.get(id).expect("the caller knows the link");
         if entry.session.is_attached() {
@@ -470,12 +507,15 @@ impl<H: Handler> Core<H> {
 
     #[inline]
     fn call(&mut self, current: Option<LinkId>) -> (&mut H, Context<'_>) {
+        let budget = Budget::new(self.registry.begin_call(), self.config.call_bytes_max);
         let ctx = Context {
             registry: &mut self.registry,
             stats: &self.stats,
+            timers: &mut self.timers,
+            config: &self.config,
+            budget,
             current,
             outside: false,
-            pending_bytes_max: self.config.pending_bytes_max,
         };
         (&mut self.handler, ctx)
     }

@@ -3,8 +3,8 @@
 use super::{Context, Core, Handler};
 
 impl<H: Handler> Core<H> {
-    /// Runs `work`, which came from outside. What it sends to a gateway that is there is always taken; then
-    /// [`Self::pushes_wait`] says whether more of it may run.
+    /// Runs `work`, which came from outside. It may queue what one call may; then [`Self::pushes_wait`] says
+    /// whether more of it may run.
     pub fn push(&mut self, work: impl FnOnce(&mut Context<'_>)) {
         let (_, mut ctx) = self.call(None);
         ctx.outside = true;

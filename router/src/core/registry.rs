@@ -7,6 +7,7 @@ use roost_protocol::{InstanceId, SessionRef};
 use super::{
     connections::{Connections, Phase},
     directory::{Clients, Directory},
+    topics::Topics,
 };
 use crate::{
     id::{Client, LinkId},
@@ -35,6 +36,8 @@ pub(crate) struct Link {
     barriers: Vec<Barrier>,
     /// Stands in the list of links to write to.
     dirty: bool,
+    /// The last call that queued something here beyond what the protocol asks for.
+    pub(super) last_call: u64,
 }
 
 /// The sessions, by id and by peer.
@@ -44,57 +47,96 @@ pub(crate) struct Registry {
     by_peer: HashMap<Peer, LinkId>,
     next_serial: u32,
     dirty: Vec<LinkId>,
-    /// The connections of each key, where the handler asks for them.
+    /// The open connections of each key, where somebody asks for them.
     directory: Option<Directory>,
+    /// Who has joined what.
+    pub(super) topics: Topics,
+    /// Calls so far.
+    calls: u64,
     /// Sessions whose queues must become shorter before more pushes run.
     pushes_wait_for: Vec<LinkId>,
 }
 
 impl Registry {
-    /// A registry without links. `by_key`: whether it finds the clients of a key.
-    pub(crate) fn new(by_key: bool) -> Self {
-        Self { directory: by_key.then(Directory::default), ..Self::default() }
+    /// A registry without links. `by_key`: whether it finds the clients of a key; `topic_bytes_max`: what
+    /// topics may take.
+    pub(crate) fn new(by_key: bool, topic_bytes_max: usize) -> Self {
+        Self {
+            directory: by_key.then(Directory::default),
+            topics: Topics::new(topic_bytes_max),
+            ..Self::default()
+        }
     }
 
-    /// A live connection belongs to the key with this routing hash.
+    /// A call begins; gives its number, from 1.
+    #[inline]
+    pub(crate) fn begin_call(&mut self) -> u64 {
+        self.calls += 1;
+        self.calls
+    }
+
+    /// A live connection belongs to the key with this routing hash. The key leads to it once it is open.
     pub(crate) fn set_key(&mut self, client: Client, routing_hash: u64) {
-        if self.directory.is_none() {
-            return;
-        }
-        if let Some(link) = self.get_mut(client.link) {
+        if self.directory.is_some()
+            && let Some(link) = self.get_mut(client.link)
+        {
             link.connections.set_key(client.connection, routing_hash);
         }
-        if let Some(directory) = &mut self.directory {
-            directory.insert(routing_hash, client);
+    }
+
+    /// A connection is open: its key leads to it.
+    pub(crate) fn opened(&mut self, client: Client) {
+        let key = self.key(client);
+        if let (Some(directory), Some(key)) = (&mut self.directory, key) {
+            directory.insert(key, client);
         }
     }
 
-    /// A connection cannot be sent to any more: its key does not lead to it.
-    pub(crate) fn leave_key(&mut self, client: Client) {
-        let Some(directory) = &mut self.directory else { return };
-        let link = self.links.get(client.link.index as usize).and_then(Option::as_ref);
-        let link = link.filter(|link| link.id == client.link);
-        if let Some(routing_hash) = link.and_then(|link| link.connections.key(client.connection)) {
-            directory.remove(routing_hash, client);
+    /// The routing hash of a live connection's key, where a directory is kept.
+    pub(crate) fn key(&self, client: Client) -> Option<u64> {
+        self.get(client.link)?.connections.key(client.connection)
+    }
+
+    /// How many open connections a key has, and the oldest of them; none where no directory is kept.
+    pub(crate) fn count_of(&self, routing_hash: u64) -> (usize, Option<Client>) {
+        self.directory.as_ref().map_or((0, None), |directory| directory.count(routing_hash))
+    }
+
+    /// A connection cannot be sent to any more: neither its key nor a topic leads to it.
+    pub(crate) fn leave_all(&mut self, client: Client) {
+        if self.directory.is_some()
+            && let Some(key) = self.key(client)
+            && let Some(directory) = &mut self.directory
+        {
+            directory.remove(key, client);
+        }
+        // Memberships go by the place of the link: it must be this link's.
+        if !self.topics.is_empty() && self.get(client.link).is_some() {
+            self.topics.leave_all(client.link.index, client.connection);
         }
     }
 
     /// Takes a connection out; none if it is not there. Gives its session reference, if it had one.
     pub(crate) fn remove_connection(&mut self, client: Client) -> Option<Option<SessionRef>> {
-        self.leave_key(client);
+        self.leave_all(client);
         self.get_mut(client.link)?.connections.remove(client.connection)
     }
 
     /// The open connections of a key, oldest first; none where no directory is kept.
     pub(crate) fn clients_of(&self, routing_hash: u64) -> Clients {
-        let is_open = |client: Client| {
-            let link = self.get(client.link);
-            link.is_some_and(|link| link.connections.phase(client.connection) == Some(Phase::Open))
-        };
-        match &self.directory {
-            Some(directory) => directory.get(routing_hash, is_open),
-            None => Directory::default().get(routing_hash, is_open),
-        }
+        self.directory.as_ref().map_or_else(Clients::default, |directory| directory.get(routing_hash))
+    }
+
+    /// The link in this place.
+    pub(crate) fn id_at(&self, index: u32) -> Option<LinkId> {
+        Some(self.links.get(index as usize)?.as_ref()?.id)
+    }
+
+    /// Whether messages flow over this connection.
+    #[inline]
+    pub(crate) fn is_open(&self, client: Client) -> bool {
+        self.get(client.link)
+            .is_some_and(|link| link.connections.phase(client.connection) == Some(Phase::Open))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -117,6 +159,7 @@ impl Registry {
             waits_for: Vec::new(),
             barriers: Vec::new(),
             dirty: false,
+            last_call: 0,
         });
         assert!(self.by_peer.insert(peer, id).is_none(), "one session per peer");
         id

@@ -1,9 +1,9 @@
 //! Sends every message back to its sender.
 
-use roost_protocol::{SessionRef, link::Reopen};
+use roost_protocol::SessionRef;
 
 use crate::{
-    core::{Context, Handler, Opening},
+    core::{Context, Handler, Opened},
     id::Client,
 };
 
@@ -16,14 +16,14 @@ impl Handler for Echo {
         false
     }
 
-    fn on_open(&mut self, ctx: &mut Context<'_>, client: Client, opening: &Opening<'_>) {
-        ctx.accept(client, SessionRef(opening.routing_hash));
+    fn on_open(&mut self, ctx: &mut Context<'_>, client: Client, opened: Opened<'_>) {
+        if let Opened::New(opening) = opened {
+            ctx.accept(client, SessionRef(opening.routing_hash));
+        }
     }
 
     fn on_message(&mut self, ctx: &mut Context<'_>, client: Client, payload: &[u8], _resent: bool) {
         // Refused only if it is longer than the gateway takes, which therefore did not bring it.
         let _ = ctx.send(client, payload);
     }
-
-    fn on_reopen(&mut self, _ctx: &mut Context<'_>, _client: Client, _reopen: &Reopen) {}
 }

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use roost_protocol::{Reason, SessionRef, link::Reopen};
+use roost_protocol::SessionRef;
 
 use crate::{
-    core::{Context, Handler, Opening},
+    core::{Closed, Context, Handler, Opened},
     id::Client,
 };
 
@@ -29,12 +29,10 @@ impl Handler for Fanout {
         false
     }
 
-    fn on_open(&mut self, ctx: &mut Context<'_>, client: Client, opening: &Opening<'_>) {
-        ctx.accept(client, SessionRef(opening.routing_hash));
-        self.insert(client);
-    }
-
-    fn on_reopen(&mut self, _ctx: &mut Context<'_>, client: Client, _reopen: &Reopen) {
+    fn on_open(&mut self, ctx: &mut Context<'_>, client: Client, opened: Opened<'_>) {
+        if let Opened::New(opening) = opened {
+            ctx.accept(client, SessionRef(opening.routing_hash));
+        }
         self.insert(client);
     }
 
@@ -43,7 +41,7 @@ impl Handler for Fanout {
         _ctx: &mut Context<'_>,
         client: Client,
         _session: Option<SessionRef>,
-        _reason: Reason,
+        _closed: Closed,
     ) {
         let Some(position) = self.positions.remove(&client) else { return };
         self.clients.swap_remove(position);

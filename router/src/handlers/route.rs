@@ -3,10 +3,10 @@
 //! A user is known by the routing hash of the key, which is all that REOPEN brings; see
 //! `router/README.md` for the messages.
 
-use roost_protocol::{SessionRef, edge::KEY_BYTES_MAX, hash::routing_hash, link::Reopen};
+use roost_protocol::{SessionRef, edge::KEY_BYTES_MAX, hash::routing_hash};
 
 use crate::{
-    core::{Context, Handler, Opening, SendError},
+    core::{Context, Handler, Opened, SendError},
     id::Client,
 };
 
@@ -46,11 +46,11 @@ struct Send<'a> {
 }
 
 impl Handler for Route {
-    fn on_open(&mut self, ctx: &mut Context<'_>, client: Client, opening: &Opening<'_>) {
-        ctx.accept(client, SessionRef(opening.routing_hash));
+    fn on_open(&mut self, ctx: &mut Context<'_>, client: Client, opened: Opened<'_>) {
+        if let Opened::New(opening) = opened {
+            ctx.accept(client, SessionRef(opening.routing_hash));
+        }
     }
-
-    fn on_reopen(&mut self, _ctx: &mut Context<'_>, _client: Client, _reopen: &Reopen) {}
 
     fn on_message(&mut self, ctx: &mut Context<'_>, client: Client, payload: &[u8], resent: bool) {
         let Some(SessionRef(sender)) = ctx.session(client) else { return };
@@ -133,7 +133,7 @@ fn parse_send(payload: &[u8]) -> Option<Send<'_>> {
 fn status_of(error: SendError) -> Status {
     match error {
         SendError::Closed => Status::Offline,
-        SendError::Full => Status::Busy,
+        SendError::Full(_) => Status::Busy,
         SendError::TooLong => Status::TooLong,
     }
 }

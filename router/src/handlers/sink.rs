@@ -1,9 +1,9 @@
 //! Swallows every message.
 
-use roost_protocol::{SessionRef, link::Reopen};
+use roost_protocol::SessionRef;
 
 use crate::{
-    core::{Context, Handler, Opening},
+    core::{Context, Handler, Opened},
     id::Client,
 };
 
@@ -16,11 +16,11 @@ impl Handler for Sink {
         false
     }
 
-    fn on_open(&mut self, ctx: &mut Context<'_>, client: Client, opening: &Opening<'_>) {
-        ctx.accept(client, SessionRef(opening.routing_hash));
+    fn on_open(&mut self, ctx: &mut Context<'_>, client: Client, opened: Opened<'_>) {
+        if let Opened::New(opening) = opened {
+            ctx.accept(client, SessionRef(opening.routing_hash));
+        }
     }
 
     fn on_message(&mut self, _ctx: &mut Context<'_>, _client: Client, _payload: &[u8], _resent: bool) {}
-
-    fn on_reopen(&mut self, _ctx: &mut Context<'_>, _client: Client, _reopen: &Reopen) {}
 }

@@ -14,7 +14,10 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{core::Context, id::Client};
+use crate::{
+    core::{Context, JoinError, SendError},
+    id::Client,
+};
 
 /// Pushes that run before other tasks of the worker get their turn.
 const BATCH: usize = 64;
@@ -39,7 +42,8 @@ pub enum PushError {
 ///
 /// A push to a gateway that is there, but takes less than it is sent, waits in the queue until it has
 /// caught up. A gateway that is away, or takes nothing, is not waited for: what is sent to it beyond
-/// `pending_bytes_max` is refused and counted in [`Stat::SendsRefused`](crate::Stat::SendsRefused).
+/// `pending_bytes_max` is refused and counted in [`Stat::SendsRefused`](crate::Stat::SendsRefused). One push
+/// may queue what one call of a handler may ([`Context`]).
 /// What was queued for a client whose link is cut reaches it once, when the link is up again.
 ///
 /// Success of a typed send means that the worker will try. Who must know what became of it uses
@@ -107,7 +111,7 @@ impl WorkerHandle {
     /// # Errors
     /// The queue is full, or the worker has ended; the code has not run and will not.
     pub fn post(&self, work: impl FnOnce(&mut Context<'_>) + Send + 'static) -> Result<(), PushError> {
-        self.push(Push::Work(Box::new(work)))
+        self.push(Push::Work(Box::new(work), 0))
     }
 
     /// Runs code on the worker's thread, as [`Self::post`] does, and brings back what it returns.
@@ -126,11 +130,21 @@ impl WorkerHandle {
         &self,
         work: impl FnOnce(&mut Context<'_>) -> R + Send + 'static,
     ) -> Result<Answer<R>, PushError> {
+        self.call_of(0, work)
+    }
+
+    /// As [`Self::call`], for work that carries `bytes` bytes.
+    fn call_of<R: Send + 'static>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce(&mut Context<'_>) -> R + Send + 'static,
+    ) -> Result<Answer<R>, PushError> {
         let (sender, receiver) = oneshot::channel();
-        self.post(move |ctx| {
+        let work = move |ctx: &mut Context<'_>| {
             // Whoever asked may have gone.
             let _ = sender.send(work(ctx));
-        })?;
+        };
+        self.push(Push::Work(Box::new(work), bytes))?;
         Ok(Answer(receiver))
     }
 
@@ -167,6 +181,78 @@ impl WorkerHandle {
         self.push(Push::Broadcast(payload.into(), all_workers))
     }
 
+    /// Sends one message to all members of a topic: [`Context::publish`]. The answer, which need not be looked
+    /// at, says for how many of them it was queued.
+    ///
+    /// ```
+    /// # use roost_router::{PushError, SendError, WorkerHandle};
+    /// async fn goal(handle: &WorkerHandle) -> Result<(), PushError> {
+    ///     handle.publish("match/17", "1:0")?; // never mind how many hear it
+    ///     match handle.publish("match/17", "1:1")?.await? {
+    ///         Ok(members) => println!("{members} hear of it"),
+    ///         Err(SendError::Full(_)) => println!("later"),
+    ///         Err(error) => println!("{error}"),
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// The queue is full, or the worker has ended.
+    pub fn publish(
+        &self,
+        topic: impl Into<Bytes>,
+        payload: impl Into<Bytes>,
+    ) -> Result<Answer<Result<usize, SendError>>, PushError> {
+        let (topic, payload) = (topic.into(), payload.into());
+        self.call_of(topic.len() + payload.len(), move |ctx| ctx.publish(&topic, &payload))
+    }
+
+    /// Has a connection join a topic: [`Context::join`].
+    ///
+    /// ```
+    /// # use roost_router::{JoinError, PushError, WorkerHandle};
+    /// /// All connections of a user that are here now. Those that come later join in `on_open`.
+    /// fn join_all(handle: &WorkerHandle, user: &'static str) -> Result<Result<(), JoinError>, PushError> {
+    ///     let devices = handle.call(move |ctx| Vec::from_iter(ctx.clients_of(user.as_bytes())))?;
+    ///     for device in devices.wait()? {
+    ///         if let Err(error) = handle.join(device, "news")?.wait()? {
+    ///             return Ok(Err(error));
+    ///         }
+    ///     }
+    ///     Ok(Ok(()))
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// The queue is full, or the worker has ended.
+    pub fn join(
+        &self,
+        client: Client,
+        topic: impl Into<Bytes>,
+    ) -> Result<Answer<Result<bool, JoinError>>, PushError> {
+        let topic = topic.into();
+        self.call_of(topic.len(), move |ctx| ctx.join(client, &topic))
+    }
+
+    /// Has a connection leave a topic: [`Context::leave`].
+    ///
+    /// # Errors
+    /// The queue is full, or the worker has ended.
+    pub fn leave(&self, client: Client, topic: impl Into<Bytes>) -> Result<Answer<bool>, PushError> {
+        let topic = topic.into();
+        self.call_of(topic.len(), move |ctx| ctx.leave(client, &topic))
+    }
+
+    /// The members of a topic: [`Context::topic_members`].
+    ///
+    /// # Errors
+    /// The queue is full, or the worker has ended.
+    pub fn topic_members(&self, topic: impl Into<Bytes>) -> Result<Answer<Vec<Client>>, PushError> {
+        let topic = topic.into();
+        self.call_of(topic.len(), move |ctx| ctx.topic_members(&topic))
+    }
+
     fn push(&self, push: Push) -> Result<(), PushError> {
         let bytes = push.bytes();
         let waiting_bytes = self.bytes.fetch_add(bytes, Relaxed);
@@ -188,7 +274,8 @@ impl WorkerHandle {
 
 /// One push.
 pub(super) enum Push {
-    Work(Box<dyn FnOnce(&mut Context<'_>) + Send>),
+    /// Code, and the bytes that it carries.
+    Work(Box<dyn FnOnce(&mut Context<'_>) + Send>, usize),
     Send(Client, Bytes),
     SendToKey(Bytes, Bytes),
     Multicast(Vec<Client>, Bytes),
@@ -199,7 +286,7 @@ impl Push {
     /// What it counts against `push_bytes_max`.
     fn bytes(&self) -> usize {
         match self {
-            Self::Work(_) => 0,
+            Self::Work(_, bytes) => *bytes,
             Self::Send(_, payload) | Self::Broadcast(payload, _) => payload.len(),
             Self::SendToKey(key, payload) => key.len() + payload.len(),
             Self::Multicast(clients, payload) => payload.len() + size_of::<Client>() * clients.len(),
@@ -209,7 +296,7 @@ impl Push {
     /// Does it. What is refused is counted there; nobody is left to be told.
     pub(super) fn run(self, ctx: &mut Context<'_>) {
         match self {
-            Self::Work(work) => work(ctx),
+            Self::Work(work, _) => work(ctx),
             Self::Send(client, payload) => drop(ctx.send(client, &payload)),
             Self::SendToKey(key, payload) => drop(ctx.send_to_key(&key, &payload)),
             Self::Multicast(clients, payload) => drop(ctx.multicast(&clients, &payload)),

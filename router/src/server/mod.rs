@@ -8,7 +8,14 @@ mod shutdown;
 mod stream;
 mod streams;
 
-use std::{cell::RefCell, collections::HashMap, io, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    io,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use roost_protocol::{InstanceId, auth};
 use tokio::sync::Notify;
@@ -31,6 +38,8 @@ use streams::Streams;
 
 /// How often time-driven work is done, at least.
 const TICK_MAX_MS: u64 = 250;
+/// The longest sleep until the next timer, in milliseconds: a day.
+const TIMERS_SLEEP_MAX_MS: u64 = 24 * 60 * 60 * 1_000;
 /// Pause after a failed accept (out of descriptors): the cause does not go away at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long links get, in the end, to finish what they are doing.
@@ -86,6 +95,8 @@ impl Worker {
             streams: RefCell::default(),
             pump: Notify::new(),
             pushes: Notify::new(),
+            timers: Notify::new(),
+            timers_wake_ms: Cell::new(0),
             clock: Clock::new(tick_ms(&self.config)),
             handshake_timeout_ms: self.config.handshake_timeout_ms,
             handshakes_max: self.config.handshakes_max,
@@ -115,6 +126,10 @@ struct Server<H> {
     pump: Notify,
     /// Pushes that waited for a queue may go on.
     pushes: Notify,
+    /// A timer is due earlier than the task of the timers wakes.
+    timers: Notify,
+    /// When that is; at once, while it is awake.
+    timers_wake_ms: Cell<u64>,
     clock: Clock,
     handshake_timeout_ms: u64,
     handshakes_max: usize,
@@ -174,6 +189,9 @@ impl<H: Handler> Server<H> {
                 socket.stream.shut_down();
             }
         }
+        if core.next_due_ms().is_some_and(|due_ms| due_ms < self.timers_wake_ms.get()) {
+            self.timers.notify_one();
+        }
     }
 
     /// A queue may have become shorter, so that frames that were set aside can be handled.
@@ -215,6 +233,7 @@ async fn serve_until_shutdown<H: Handler>(
     let mut tasks = vec![tokio_uring::spawn(tick(server.clone(), tick_ms(&config)))];
     tasks.push(tokio_uring::spawn(pump(server.clone())));
     tasks.push(tokio_uring::spawn(push(server.clone(), intake)));
+    tasks.push(tokio_uring::spawn(timers(server.clone())));
     for listener in listeners {
         tasks.push(tokio_uring::spawn(accept(server.clone(), AsyncListener::new(listener)?)));
     }
@@ -262,11 +281,38 @@ async fn tick<H: Handler>(server: Rc<Server<H>>, tick_ms: u64) {
     }
 }
 
+/// Calls the handler when ticks and timers are due, in slices between which other tasks run.
+///
+/// After a pause of the process the clock, which leaves it out, says that nothing more is due than before.
+/// What is due all the same, as after a long call, waits until what gateways said meanwhile has been read.
+async fn timers<H: Handler>(server: Rc<Server<H>>) {
+    loop {
+        let due_ms = server.core.borrow().next_due_ms().unwrap_or(u64::MAX);
+        let wait_ms = due_ms.saturating_sub(server.now_ms());
+        if wait_ms > 0 {
+            server.timers_wake_ms.set(due_ms);
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(wait_ms.min(TIMERS_SLEEP_MAX_MS))) => {}
+                () = server.timers.notified() => {}
+            }
+            continue;
+        }
+        server.timers_wake_ms.set(0);
+        // Once for the ring to be looked at, once for the readers that it wakes.
+        for _ in 0..2 {
+            tokio::task::yield_now().await;
+        }
+        server.core.borrow_mut().run_due(server.now_ms());
+        server.wake_links();
+    }
+}
+
 /// Handles frames that were set aside, in slices between which other tasks run.
 async fn pump<H: Handler>(server: Rc<Server<H>>) {
     loop {
         server.pump.notified().await;
         loop {
+            server.core.borrow_mut().time_is(server.now_ms());
             let more = server.core.borrow_mut().pump();
             server.wake_writers();
             if !more {
@@ -287,6 +333,7 @@ async fn push<H: Handler>(server: Rc<Server<H>>, mut intake: Intake) {
                 server.pushes.notified().await;
             }
             intake.taken(&push);
+            server.core.borrow_mut().time_is(server.now_ms());
             server.core.borrow_mut().push(|ctx| push.run(ctx));
         }
         server.wake_writers();

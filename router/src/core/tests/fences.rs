@@ -143,7 +143,7 @@ fn a_gateway_that_begins_anew_ends_the_old_session() {
     wire.stage = WireStage::Hello;
     rig.settle(&mut peer, &mut wire);
     assert_eq!((peer.sessions, peer.resumes), (2, 0));
-    let closed = |key: &[u8]| Event::Close(Some(SessionRef(routing_hash(key))), Reason::Moved);
+    let closed = |key: &[u8]| Event::Close(Some(SessionRef(routing_hash(key))), Closed::Lost);
     let mut events = handler.take();
     events.sort_by_key(|event| *event == closed(b"b"));
     assert_eq!(events, [closed(b"a"), closed(b"b")]);
@@ -243,7 +243,7 @@ fn a_session_waits_for_its_gateway_and_then_expires() {
     handler.take();
     rig.now_ms += 1_000;
     rig.core.tick(rig.now_ms);
-    assert_eq!(handler.take(), [Event::Close(Some(SessionRef(routing_hash(b"a"))), Reason::Moved)]);
+    assert_eq!(handler.take(), [Event::Close(Some(SessionRef(routing_hash(b"a"))), Closed::Lost)]);
     assert_eq!((rig.stats.get(Stat::SessionsExpired), rig.stats.get(Stat::Sessions)), (1, 0));
     rig.dial(&mut peer, &mut wire);
     rig.settle(&mut peer, &mut wire);

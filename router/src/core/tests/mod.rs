@@ -1,17 +1,21 @@
 //! The core against a strict model of a gateway, byte by byte where it matters.
 
+mod bounds;
 mod fences;
+mod keys;
 #[path = "../../../tests/support/peer.rs"]
 #[allow(dead_code, unreachable_pub, missing_docs)]
 mod peer;
 mod pressure;
 mod pushes;
 mod random;
+mod time;
+mod topics;
 mod traffic;
 
 use std::{cell::RefCell, collections::HashSet, rc::Rc, sync::Arc};
 
-use roost_protocol::{ConnectionId, InstanceId, Reason, SessionRef, link::Reopen};
+use roost_protocol::{ConnectionId, InstanceId, Reason, SessionRef};
 
 use super::*;
 use peer::Peer;
@@ -175,7 +179,7 @@ impl<H: Handler> Rig<H> {
 enum Event {
     Open(Vec<u8>),
     Message(Vec<u8>, bool),
-    Close(Option<SessionRef>, Reason),
+    Close(Option<SessionRef>, Closed),
     Reopen(u64),
     Relay(u64, Vec<u8>),
 }
@@ -204,9 +208,14 @@ impl Recorder {
 }
 
 impl Handler for Recorder {
-    fn on_open(&mut self, ctx: &mut Context<'_>, client: Client, opening: &Opening<'_>) {
-        self.note(Event::Open(opening.key.to_vec()));
-        ctx.accept(client, SessionRef(opening.routing_hash));
+    fn on_open(&mut self, ctx: &mut Context<'_>, client: Client, opened: Opened<'_>) {
+        match opened {
+            Opened::New(opening) => {
+                self.note(Event::Open(opening.key.to_vec()));
+                ctx.accept(client, SessionRef(opening.routing_hash));
+            }
+            Opened::Moved(reopen) => self.note(Event::Reopen(reopen.session.0)),
+        }
     }
 
     fn on_message(&mut self, ctx: &mut Context<'_>, client: Client, payload: &[u8], resent: bool) {
@@ -219,13 +228,9 @@ impl Handler for Recorder {
         _ctx: &mut Context<'_>,
         _client: Client,
         session: Option<SessionRef>,
-        reason: Reason,
+        closed: Closed,
     ) {
-        self.note(Event::Close(session, reason));
-    }
-
-    fn on_reopen(&mut self, _ctx: &mut Context<'_>, _client: Client, reopen: &Reopen) {
-        self.note(Event::Reopen(reopen.session.0));
+        self.note(Event::Close(session, closed));
     }
 
     fn on_relay(&mut self, _ctx: &mut Context<'_>, routing_hash: u64, payload: &[u8]) {

@@ -110,7 +110,7 @@ fn pushes_wait_for_a_gateway_that_is_there_and_not_for_one_that_is_away() {
     rig.cut(&mut peer, &mut wire);
     let queued = (0..100).take_while(|_| send_to_key(&mut rig, b"alice", &BODY).is_ok()).count();
     assert_eq!(queued, 11, "the queue is full with ten, and takes one more");
-    assert_eq!(send_to_key(&mut rig, b"alice", &BODY), Err(SendError::Full));
+    assert_eq!(send_to_key(&mut rig, b"alice", &BODY), Err(SendError::Full(Limit::Queue)));
     assert!(!rig.core.pushes_wait(), "nobody waits for a gateway that is away");
     rig.dial(&mut peer, &mut wire);
     rig.settle(&mut peer, &mut wire);

@@ -295,7 +295,7 @@ proptest! {
                     assert_eq!(queued, 1);
                     sent.entry((gateway, slot)).or_default().push(body.clone());
                 }
-                Err(error) => assert_eq!(error, SendError::Full),
+                Err(error) => assert_eq!(error, SendError::Full(Limit::Queue)),
             });
         }
         world.settle();

@@ -43,7 +43,7 @@ fn clients_open_talk_and_leave() {
         [
             Event::Open(b"key".to_vec()),
             Event::Message(b"hi".to_vec(), false),
-            Event::Close(session, Reason::ClientReset)
+            Event::Close(session, Closed::Ended(Reason::ClientReset))
         ]
     );
     assert_eq!(peer.messages(id), [b"hi"]);
@@ -95,7 +95,7 @@ fn a_closed_connection_takes_nothing_more() {
     peer.closed(id, Reason::WorkerClosed);
     rig.settle(&mut peer, &mut wire);
     let session = Some(SessionRef(routing_hash(b"key")));
-    assert_eq!(handler.take().last(), Some(&Event::Close(session, Reason::WorkerClosed)));
+    assert_eq!(handler.take().last(), Some(&Event::Close(session, Closed::Ended(Reason::WorkerClosed))));
     assert_eq!(rig.stats.get(Stat::Connections), 0);
 
     // A reason that a worker must not give.
@@ -110,7 +110,7 @@ fn a_closed_connection_takes_nothing_more() {
 fn a_rejected_client_is_forgotten_at_once() {
     struct Bouncer;
     impl Handler for Bouncer {
-        fn on_open(&mut self, ctx: &mut Context<'_>, client: Client, _: &Opening<'_>) {
+        fn on_open(&mut self, ctx: &mut Context<'_>, client: Client, _: Opened<'_>) {
             ctx.reject(client, Reason::WorkerRejected, 250);
             ctx.accept(client, SessionRef(1));
             assert_eq!(ctx.send(client, b"x"), Err(SendError::Closed));
@@ -118,10 +118,9 @@ fn a_rejected_client_is_forgotten_at_once() {
         fn on_message(&mut self, _: &mut Context<'_>, _: Client, _: &[u8], _: bool) {
             panic!("nobody is let in");
         }
-        fn on_close(&mut self, _: &mut Context<'_>, _: Client, _: Option<SessionRef>, _: Reason) {
+        fn on_close(&mut self, _: &mut Context<'_>, _: Client, _: Option<SessionRef>, _: Closed) {
             panic!("nobody was let in");
         }
-        fn on_reopen(&mut self, _: &mut Context<'_>, _: Client, _: &Reopen) {}
     }
     let mut rig = Rig::new(WorkerConfig::default(), Bouncer);
     let (mut peer, mut wire) = rig.link_up(Peer::new(1, 0));
@@ -260,7 +259,7 @@ fn a_slot_used_again_without_closed_does_little_harm() {
     assert_eq!(
         handler.take()[1..],
         [
-            Event::Close(Some(SessionRef(routing_hash(b"a"))), Reason::Internal),
+            Event::Close(Some(SessionRef(routing_hash(b"a"))), Closed::Ended(Reason::Internal)),
             Event::Open(b"b".to_vec()),
             Event::Message(b"hi".to_vec(), false)
         ]
