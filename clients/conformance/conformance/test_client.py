@@ -61,7 +61,7 @@ def main():
             if take(conn, edge.PONG, fields["heartbeat_interval_ms"] / 1_000) is None:
                 return 1
     conn.send(edge.frame(edge.MESSAGE, message if BROKEN == "E-25" else message[:fields["frame_bytes_max"]]))
-    echo = take(conn, edge.MESSAGE, 5)
+    echo = take(conn, edge.MESSAGE, 20)
     if echo is None or len(echo) > fields["frame_bytes_max"]:
         return 1
     conn.send(edge.frame(edge.CLOSE))

@@ -6,7 +6,7 @@ import time
 from . import link, worker_errors
 from .net import Failure
 from .report import judges
-from .session import Gateway, SHORT
+from .session import Gateway, LONG, SHORT
 
 
 @judges("L-27", "L-13", "L-14", "L-29", "L-40", "L-39", "L-42", "L-115", "L-43", "L-28", "L-30")
@@ -80,11 +80,11 @@ def refusals(report, peer):
 
 
 def refused(report, new, number, code, what):
-    answer = new.conn.receive(3)
+    answer = new.conn.receive(LONG)
     got = None if answer is None else (link.NAMES.get(answer.type), answer.aux)
     report.check(number, got == ("LINK_REFUSE", code), f"{what} is answered by {got or new.conn.ended}, due is {code}")
     if got == ("LINK_REFUSE", code):
-        report.check("L-32", new.conn.ends(4), f"the connection ends behind LINK_REFUSE ({what})")
+        report.check("L-32", new.conn.ends(LONG), f"the connection ends behind LINK_REFUSE ({what})")
     new.conn.close()
 
 
@@ -99,7 +99,7 @@ def nothing_changes_before_the_proof(report, peer):
         stranger.read_welcome(new)
         if peer.secret:
             new.conn.send(link.proof_frame(bytes(32)))
-            new.conn.receive(3)
+            new.conn.receive(LONG)
         new.conn.close()
     gateway.echoed(link.ID[1], b"still there", "L-45")
     new = gateway.say_hello()
@@ -112,9 +112,9 @@ def nothing_changes_before_the_proof(report, peer):
     old = gateway.link
     gateway.give_proof(second)
     gateway.go_up(second)
-    report.check("L-47", old.conn.ends(3), "the older TCP connection of the session is closed")
+    report.check("L-47", old.conn.ends(LONG), "the older TCP connection of the session is closed")
     gateway.give_proof(first)
-    report.check("L-54", first.conn.ends(3), "what was answered before the session changed does not hold")
+    report.check("L-54", first.conn.ends(LONG), "what was answered before the session changed does not hold")
     gateway.echoed(link.ID[1], b"and goes on", "L-47")
     other = peer.gateway(report, gateway=gateway.fields["gateway"], shard=1, shards=2)
     other.connect()
@@ -133,10 +133,10 @@ def connections(report, peer):
     for connection in (link.ID[0], link.ID[1], (1 << 56) - 1):
         gateway.send(link.open_(connection, b"key", b"token"))
         before = gateway.acked_by_worker
-        frame = gateway.link.frame(2)
+        frame = gateway.link.frame(LONG)
         while frame is not None and frame.type not in (link.ACCEPT, link.REJECT):
             before = gateway.acked_by_worker
-            frame = gateway.link.frame(2)
+            frame = gateway.link.frame(LONG)
         report.need("L-85", frame is not None and frame.type == link.ACCEPT, f"OPEN is answered by {frame}")
         report.check("L-68", before < len(gateway.sent), "ACCEPT comes before the ACK of its OPEN")
         report.check("L-10", frame.connection == connection, f"id {frame.connection:#x} of {connection:#x}")
@@ -203,7 +203,7 @@ def streams(report, peer):
     report.check("L-120", frame.payload == link.message(b"cut in pieces"), "frames are the same however TCP cuts them")
     gateway.link.conn.send(link.data(link.ID[1], b"half of it")[:20])
     gateway.link.conn.half_close()
-    report.check("L-120", gateway.link.conn.ends(5), "the end of our sending side ends the connection")
+    report.check("L-120", gateway.link.conn.ends(LONG), "the end of our sending side ends the connection")
     gateway.end()
 
 
@@ -214,7 +214,7 @@ def resume_at_every_position(report, peer):
     gateway.send(*[link.open_(link.ID[n]) for n in range(3)])
     texts = [b"message %d" % n for n in range(9)]
     gateway.send(*[link.data(link.ID[n % 3], text) for n, text in enumerate(texts)])
-    until = time.monotonic() + 5
+    until = time.monotonic() + LONG
     while len(gateway.got) < 12 and time.monotonic() < until:
         gateway.link.frame(0.2)
     report.need("L-86", len(gateway.got) == 12, f"{len(gateway.got)} of 12 answers")
@@ -228,7 +228,7 @@ def resume_at_every_position(report, peer):
         report.need("L-79", stated <= received, f"it has {stated} handled where the gateway has {received} answers")
         gateway.give_proof(new)
         gateway.go_up(new)
-        until = time.monotonic() + 3
+        until = time.monotonic() + LONG
         while gateway.next < 12 and time.monotonic() < until and not new.conn.ended:
             new.frame(0.2)
         report.need("L-70", gateway.next == 12, f"{12 - gateway.next} frames did not come again from position {received}")
@@ -280,7 +280,7 @@ def other_positions(report, peer):
 
 def arrivals(on, silence):
     """The sequenced frames that come until there is silence for so long; the first may take longer."""
-    frames, until = [], time.monotonic() + 5
+    frames, until = [], time.monotonic() + LONG
     while (frame := on.frame(silence if frames else max(until - time.monotonic(), 0.01))) is not None:
         if frame.type >= 16:
             frames.append(frame)
@@ -329,10 +329,10 @@ def draining(report, peer):
     gateway.send(link.frame(link.CLOSED, b"", link.ID[1], aux=25))
     gateway.link.expect("L-148", link.MOVED)
     gateway.ack()
-    until = time.monotonic() + 10
+    until = time.monotonic() + 2 * LONG
     while time.monotonic() < until and not gateway.link.conn.ended:
         gateway.link.frame(0.2)
-    report.check("L-160", peer.child.ended(10) is not None, "without connections it leaves")
+    report.check("L-160", peer.child.ended(LONG) is not None, "without connections it leaves")
     gateway.end()
 
 

@@ -64,7 +64,7 @@ def errors(report, peer):
 
 def closes(gateway):
     """Whether the worker ends the connection; what it says until then is counted."""
-    for _ in range(50):
+    for _ in range(150):
         if gateway.link.frame(0.1) is None and gateway.link.conn.ended:
             return True
     return False

@@ -61,7 +61,7 @@ class Worker:
                 conn.send(frame)
         return hello
 
-    def frame(self, timeout=5):
+    def frame(self, timeout=15):
         """The next frame but ACK, PING and PONG, which are dealt with; sequenced ones are counted and acknowledged."""
         until = time.monotonic() + timeout
         while (left := until - time.monotonic()) > 0:
@@ -85,7 +85,7 @@ class Worker:
                 return frame
         return None
 
-    def expect(self, number, code, timeout=5):
+    def expect(self, number, code, timeout=15):
         frame = self.frame(timeout)
         if frame is None or frame.type != code:
             name = link.NAMES.get(frame.type) if frame else self.conn.ended or "silence"
@@ -105,7 +105,7 @@ class Client:
         if hello:
             self.conn.send(edge.hello(key, token))
 
-    def expect(self, number, code, timeout=5):
+    def expect(self, number, code, timeout=15):
         """The payload of the next frame, which must be of this type; unasked PONGs are passed over."""
         frame = self.conn.receive(timeout)
         while frame and frame[0] == edge.PONG and code != edge.PONG:
