@@ -136,11 +136,13 @@
 //! * [`core`]: all sessions of a worker and its handler, sans-IO: what a frame means.
 //! * [`handlers`]: applications for tests and measurements.
 //! * [`server`]: sockets, tasks and timers on tokio-uring.
+//! * [`api`]: the HTTP API of the reference worker.
 //!
 //! Shared with the gateway's shell: [`secret`], files with secrets, [`listen`], TCP listeners, and
 //! [`shell`], the outside of programs: log, standard output, HTTP.
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod config;
 pub mod core;
 pub mod handlers;

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Parser, ValueEnum};
 use roost_router::{
-    Address, AddressError, BindError, KeyPolicy, Listener, ShutdownHandle, Stats, Worker, WorkerConfig,
+    Address, AddressError, BindError, KeyPolicy, Listener, ShutdownHandle, Stats, Worker, WorkerConfig, api,
     handlers, listen, metrics, secret,
     shell::{http, log, say},
 };
@@ -39,6 +39,16 @@ struct Args {
     /// Where to serve figures over HTTP: /stats (JSON), /metrics (Prometheus), /healthz.
     #[arg(long, value_name = "ADDR")]
     metrics: Option<SocketAddr>,
+    /// Where to serve the HTTP API that pushes to users: docs/worker-http.md. Needs --handler route.
+    #[arg(long, value_name = "ADDR")]
+    api: Option<SocketAddr>,
+    /// File with the token that requests to the API must bear, at least 16 bytes (trailing line ends ignored).
+    #[arg(long, value_name = "FILE", requires = "api")]
+    api_token_file: Option<PathBuf>,
+    /// Serve the API to other hosts without TLS, and also without a token where none is given: whoever is on
+    /// the way can read the messages.
+    #[arg(long, requires = "api")]
+    api_insecure: bool,
     /// Write the figures to this file as JSON when the worker ends.
     #[arg(long, value_name = "FILE")]
     stats_file: Option<PathBuf>,
@@ -150,6 +160,7 @@ fn run(args: Args, signals: Signals) -> anyhow::Result<()> {
     let worker = Worker::new(config);
     let stats = worker.stats();
     let _figures = args.metrics.map(|address| serve_metrics(address, stats.clone())).transpose()?;
+    let _api = serve_api(&args, &worker)?;
     let (handle, shutdown) = roost_router::shutdown();
     drain_on_signals(signals, handle)?;
     let ran = match args.handler {
@@ -217,6 +228,32 @@ fn serve_metrics(address: SocketAddr, stats: Arc<Stats>) -> anyhow::Result<http:
         say::announce(format!("roost-router: metrics on http://{address}\n"));
     }
     Ok(server)
+}
+
+fn serve_api(args: &Args, worker: &Worker) -> anyhow::Result<Option<http::Server>> {
+    let Some(address) = args.api else { return Ok(None) };
+    if !matches!(args.handler, HandlerName::Route) {
+        bail!("--api needs a handler that finds users by key: give --handler route");
+    }
+    if !address.ip().to_canonical().is_loopback() && !args.api_insecure {
+        bail!(
+            "--api {address} can be reached from other hosts, and there is no TLS: listen on loopback behind a \
+             TLS terminator, or give --api-insecure"
+        );
+    }
+    let token = args.api_token_file.as_deref().map(secret::link).transpose();
+    let token = token.map_err(|cause| anyhow!("--api-token-file {cause}"))?;
+    if let Some(warning) = token.as_ref().and_then(|token| token.warning.as_ref()) {
+        tracing::warn!("--api-token-file {warning}");
+    }
+    let listener = listen::tcp(address)
+        .map_err(|error| anyhow!("cannot serve the API: {}", listen::explain(&error, address, "--api")))?;
+    let server = api::serve(listener, worker.handle(), worker.stats(), token.map(|token| token.bytes))
+        .context("cannot serve the API")?;
+    for address in server.addresses() {
+        say::announce(format!("roost-router: API on http://{address}\n"));
+    }
+    Ok(Some(server))
 }
 
 fn drain_on_signals(mut signals: Signals, handle: ShutdownHandle) -> anyhow::Result<()> {

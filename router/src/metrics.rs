@@ -49,7 +49,7 @@ struct Figures {
 }
 
 impl Service for Figures {
-    async fn answer(&self, request: &Parts) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: &Parts, _: http::Body) -> Response<Full<Bytes>> {
         if !http::reads(&request.method) {
             return http::method_not_allowed("GET, HEAD");
         }

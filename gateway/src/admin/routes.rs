@@ -11,7 +11,7 @@ use hyper::{
 };
 use roost_router::shell::{
     exposition::Format,
-    http::{Service, method_not_allowed, reads, respond, text},
+    http::{Body, Service, method_not_allowed, reads, respond, text},
 };
 use tokio::{sync::Semaphore, task::yield_now};
 
@@ -67,7 +67,7 @@ impl Routes {
 }
 
 impl Service for Routes {
-    async fn answer(&self, request: &Parts) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: &Parts, _: Body) -> Response<Full<Bytes>> {
         let (method, path) = (&request.method, request.uri.path());
         let mut response = match path.strip_prefix("/api/") {
             Some(rest) => self.api(method, rest, request.uri.query().unwrap_or(""), &request.headers).await,

@@ -48,7 +48,7 @@ pub(crate) const HOUSES: &[House] = &[
         guests: &[],
         rooms: &[
             "id", "config", "stats", "secret", "listen", "shell", "session", "core", "handlers", "server",
-            "metrics",
+            "metrics", "api",
         ],
     },
     House {

@@ -11,6 +11,7 @@ mod directory;
 mod handler;
 mod outside;
 mod publish;
+mod reach;
 mod registry;
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use hyper::{
     Request,
     body::{Body as _, Incoming},
@@ -23,11 +24,12 @@ use tokio::{
 };
 
 use super::{
-    Service,
+    Service, body,
     places::{Place, Stage},
 };
 
-/// From the accept, or from the last answer, to the end of the next request's head.
+/// From the accept, or from the last answer, to the end of the next request's head; and from there to
+/// the end of a body that is read.
 const HEAD_WITHIN: Duration = Duration::from_secs(5);
 /// From there until the answer is known.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -45,10 +47,21 @@ pub(super) async fn serve<S: Service>(stream: TcpStream, place: Place, service: 
     let service = service_fn(move |request: Request<Incoming>| {
         let (place, service) = (Arc::clone(&answering), Arc::clone(&service));
         async move {
+            let (head, incoming) = request.into_parts();
+            let body = match service.body_bytes_max(&head) {
+                // It is not waited for: with no use for it, the connection ends.
+                0 => {
+                    drop(incoming);
+                    Ok(Bytes::new())
+                }
+                bytes_max => {
+                    // Its client keeps us waiting, as with a head.
+                    place.set_stage(Stage::Head);
+                    body::read(incoming, bytes_max).await
+                }
+            };
             place.set_stage(Stage::Answer);
-            // A body that comes with it is not waited for: with no use for it, the connection ends.
-            let (head, _) = request.into_parts();
-            let response = service.answer(&head).await;
+            let response = service.answer(&head, body).await;
             let bytes = response.body().size_hint().exact().unwrap_or(0);
             place.write(usize::try_from(bytes).unwrap_or(usize::MAX));
             Ok::<_, Infallible>(response)

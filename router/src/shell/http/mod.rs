@@ -1,13 +1,15 @@
-//! HTTP/1.1 for figures and health, on a thread of its own, where whoever plays with a public port
+//! HTTP/1.1 for figures, health and the worker's API, each server on a thread of its own, where whoever plays with a public port
 //! harms nobody else.
 //!
 //! * [`places`]: how many connections are served, and who gives way to a newcomer.
 //! * [`connection`]: one connection and its deadlines.
+//! * [`body`]: what a request brings, bounded in bytes and time.
 //!
 //! Connections are taken as they come: a probe does not wait in the listener's queue behind those
 //! that do nothing. Where places run out, the address that holds most of them gives one back: the
 //! one on which its client has kept us waiting longest.
 
+mod body;
 mod connection;
 mod places;
 
@@ -37,6 +39,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+pub use body::{Body, BodyError};
 use places::Places;
 
 /// Connections served at once where a process may have so many descriptors (RLIMIT_NOFILE): a
@@ -59,9 +62,15 @@ const BACKLOG: i32 = 4_096;
 
 /// What is served.
 pub trait Service: Send + Sync + 'static {
-    /// The answer to a request; its body is not read. A future that is not done in time is
-    /// dropped, and its connection with it.
-    fn answer(&self, request: &Parts) -> impl Future<Output = Response<Full<Bytes>>> + Send;
+    /// Bytes of this request's body that are read; with 0 it is not looked at, and counts as empty.
+    fn body_bytes_max(&self, request: &Parts) -> usize {
+        let _ = request;
+        0
+    }
+
+    /// The answer to a request. A future that is not done in time is dropped, and its connection
+    /// with it.
+    fn answer(&self, request: &Parts, body: Body) -> impl Future<Output = Response<Full<Bytes>>> + Send;
 }
 
 /// A running server. It ends when this is dropped.
