@@ -5,6 +5,7 @@
 //! the incomplete rest for callers that have no buffer of their own.
 
 mod frame;
+mod goaway;
 
 use crate::{
     Reason, SessionRef,
@@ -12,6 +13,8 @@ use crate::{
 };
 
 pub use frame::Frame;
+pub use goaway::{CLOSE_CODES, CLOSE_TEXT_BYTES_MAX, Goaway};
+pub(crate) use goaway::{NotForClients, check_close};
 
 /// The protocol version of this crate, in HELLO and WELCOME.
 pub const VERSION: u8 = 1;
@@ -73,7 +76,7 @@ impl FrameType {
             Self::Hello => (2 + 2 + KEY_BYTES_MAX + 2 + TOKEN_BYTES_MAX) as u32,
             Self::Welcome => Welcome::PAYLOAD_BYTES as u32,
             Self::Ping | Self::Pong => PING_BYTES_MAX as u32,
-            Self::Goaway => (8 + ALTERNATIVE_BYTES_MAX) as u32,
+            Self::Goaway => Goaway::PAYLOAD_BYTES_MAX as u32,
             Self::Close => 1,
         }
     }
@@ -247,15 +250,19 @@ impl<'a> Hello<'a> {
 pub struct Welcome {
     /// How often a client must be heard, in milliseconds; 0: it need not.
     pub heartbeat_interval_ms: u32,
+    /// Silence after which the gateway closes a client, in milliseconds; 0: never.
+    pub idle_timeout_ms: u32,
     /// The longest MESSAGE payload in bytes, both directions.
     pub frame_bytes_max: u32,
+    /// Messages per second that a client may send; 0: no limit.
+    pub messages_per_s_max: u32,
     /// The worker's reference of this session.
     pub session: SessionRef,
 }
 
 impl Welcome {
     /// Bytes of the payload.
-    pub const PAYLOAD_BYTES: usize = 2 + 4 + 4 + 8;
+    pub const PAYLOAD_BYTES: usize = 2 + 4 + 4 + 4 + 4 + 8;
 
     /// The whole frame.
     pub fn encode(&self) -> [u8; HEADER_BYTES + Self::PAYLOAD_BYTES] {
@@ -264,8 +271,10 @@ impl Welcome {
         out[..4].copy_from_slice(&header.encode());
         out[4] = VERSION;
         out[6..10].copy_from_slice(&self.heartbeat_interval_ms.to_be_bytes());
-        out[10..14].copy_from_slice(&self.frame_bytes_max.to_be_bytes());
-        out[14..].copy_from_slice(&self.session.0.to_be_bytes());
+        out[10..14].copy_from_slice(&self.idle_timeout_ms.to_be_bytes());
+        out[14..18].copy_from_slice(&self.frame_bytes_max.to_be_bytes());
+        out[18..22].copy_from_slice(&self.messages_per_s_max.to_be_bytes());
+        out[22..].copy_from_slice(&self.session.0.to_be_bytes());
         out
     }
 
@@ -281,49 +290,12 @@ impl Welcome {
         }
         let welcome = Self {
             heartbeat_interval_ms: reader.u32()?,
+            idle_timeout_ms: reader.u32()?,
             frame_bytes_max: reader.u32()?,
+            messages_per_s_max: reader.u32()?,
             session: SessionRef(reader.u64()?),
         };
         if reader.is_empty() { Ok(welcome) } else { Err(FrameError::Malformed) }
-    }
-}
-
-/// GOAWAY: the gateway ends the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Goaway<'a> {
-    /// Why.
-    pub reason: Reason,
-    /// When the client may come back, in milliseconds from now, already jittered; 0: no advice.
-    pub retry_after_ms: u32,
-    /// Another address to go to (UTF-8, `host:port`), or empty.
-    pub alternative: &'a [u8],
-}
-
-impl<'a> Goaway<'a> {
-    /// Appends the whole frame. Panics if the alternative is over [`ALTERNATIVE_BYTES_MAX`].
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        assert!(self.alternative.len() <= ALTERNATIVE_BYTES_MAX);
-        let payload_bytes = (8 + self.alternative.len()) as u32;
-        out.extend(Header { frame_type: FrameType::Goaway, payload_bytes }.encode());
-        out.extend([self.reason.code(), 0]);
-        out.extend(self.retry_after_ms.to_be_bytes());
-        out.extend((self.alternative.len() as u16).to_be_bytes());
-        out.extend(self.alternative);
-    }
-
-    /// Decodes the payload. A reason code that this version does not know is [`Reason::Internal`].
-    pub fn decode(payload: &'a [u8]) -> Result<Self, FrameError> {
-        let mut reader = Reader::new(payload);
-        let reason = Reason::from_code(reader.u8()?).unwrap_or(Reason::Internal);
-        if reader.u8()? != 0 {
-            return Err(FrameError::ReservedBits);
-        }
-        let retry_after_ms = reader.u32()?;
-        let alternative = reader.counted()?;
-        if !reader.is_empty() || alternative.len() > ALTERNATIVE_BYTES_MAX {
-            return Err(FrameError::Malformed);
-        }
-        Ok(Self { reason, retry_after_ms, alternative })
     }
 }
 
@@ -412,12 +384,19 @@ mod tests {
         let hello = Hello { key: b"user-7", token: b"t" };
         hello.encode(&mut out);
         assert_eq!(Hello::decode(&out[HEADER_BYTES..]), Ok(hello));
-        let welcome =
-            Welcome { heartbeat_interval_ms: 60_000, frame_bytes_max: 65_536, session: SessionRef(9) };
+        let welcome = Welcome {
+            heartbeat_interval_ms: 60_000,
+            idle_timeout_ms: 150_000,
+            frame_bytes_max: 65_536,
+            messages_per_s_max: 7,
+            session: SessionRef(9),
+        };
         assert_eq!(Welcome::decode(&welcome.encode()[HEADER_BYTES..]), Ok(welcome));
-        out.clear();
-        let goaway = Goaway { reason: Reason::Drain, retry_after_ms: 1_500, alternative: b"h:1" };
-        goaway.encode(&mut out);
-        assert_eq!(Goaway::decode(&out[HEADER_BYTES..]), Ok(goaway));
+        let plain = Goaway::new(Reason::Drain, 1_500);
+        for goaway in [plain, Goaway { code: 4000, alternative: b"h:1", text: "see you", ..plain }] {
+            out.clear();
+            goaway.encode(&mut out);
+            assert_eq!(Goaway::decode(&out[HEADER_BYTES..]), Ok(goaway));
+        }
     }
 }

@@ -1,9 +1,10 @@
 //! Any link frame as one typed value.
 
 use super::{
-    Header, LinkError, LinkHello, LinkProof, LinkType, LinkWelcome, Open, Refusal, Relay, Reopen, body,
+    Accept, Ending, Header, LinkError, LinkHello, LinkProof, LinkType, LinkWelcome, Open, Refusal, Relay,
+    Reopen, body,
 };
-use crate::{SessionRef, edge::PING_BYTES_MAX};
+use crate::edge::PING_BYTES_MAX;
 
 /// The payload of a link frame, decoded and checked against its type's layout; flags, aux and
 /// connection id stand in the [`Header`]. Convenient for tools and tests; a gateway or worker on
@@ -28,16 +29,16 @@ pub enum Frame<'a> {
     Draining,
     /// See [`Open`]; the listener is aux.
     Open(Open<'a>),
-    /// The session reference.
-    Accept(SessionRef),
-    /// Retry-after in milliseconds; the reason is aux.
-    Reject(u32),
+    /// See [`Accept`].
+    Accept(Accept<'a>),
+    /// See [`Ending`]; the reason is aux.
+    Reject(Ending<'a>),
     /// The payload of the MESSAGE.
     Data(&'a [u8]),
     /// The reason is aux.
     Closed,
-    /// Retry-after in milliseconds; the reason is aux.
-    Close(u32),
+    /// See [`Ending`]; the reason is aux.
+    Close(Ending<'a>),
     /// One MESSAGE for many.
     Multicast {
         /// The bytes of the connection ids; [`body::multicast_ids`] walks them.
@@ -70,11 +71,11 @@ impl<'a> Frame<'a> {
             LinkType::Pong => Self::Pong(short(payload)?),
             LinkType::Draining => empty(payload, Self::Draining)?,
             LinkType::Open => Self::Open(Open::decode(payload)?),
-            LinkType::Accept => Self::Accept(SessionRef(body::decode_u64(payload)?)),
-            LinkType::Reject => Self::Reject(body::decode_retry_after_ms(payload)?),
+            LinkType::Accept => Self::Accept(Accept::decode(payload)?),
+            LinkType::Reject => Self::Reject(Ending::decode(payload)?),
             LinkType::Data => Self::Data(message(payload)?),
             LinkType::Closed => empty(payload, Self::Closed)?,
-            LinkType::Close => Self::Close(body::decode_retry_after_ms(payload)?),
+            LinkType::Close => Self::Close(Ending::decode(payload)?),
             LinkType::Multicast => {
                 let (ids, frame) = body::split_multicast(payload)?;
                 Self::Multicast { ids, message: message(frame)? }
@@ -87,7 +88,8 @@ impl<'a> Frame<'a> {
     }
 
     /// Appends the whole frame; flags, aux and connection are those of `header`, type and length
-    /// follow from the frame. A retry-after of 0 is written out, not left empty.
+    /// follow from the frame. A retry-after of 0 is written out, not left empty; code and text are left
+    /// out where there is neither.
     ///
     /// Panics where a field is over its limit.
     pub fn encode(&self, header: Header, out: &mut Vec<u8>) {
@@ -137,10 +139,8 @@ impl<'a> Frame<'a> {
             Self::Ping(payload) | Self::Pong(payload) => out.extend(payload),
             Self::LinkRefuse(_) | Self::Draining | Self::Closed | Self::Moved => {}
             Self::Open(open) => open.encode_payload(out),
-            Self::Accept(session) => out.extend(session.0.to_be_bytes()),
-            Self::Reject(retry_after_ms) | Self::Close(retry_after_ms) => {
-                out.extend(retry_after_ms.to_be_bytes());
-            }
+            Self::Accept(accept) => accept.encode_payload(out),
+            Self::Reject(ending) | Self::Close(ending) => ending.encode_payload(out),
             Self::Data(message) | Self::Broadcast(message) => encode_frame(FrameType::Message, message, out),
             Self::Multicast { ids, message } => {
                 let count = u32::try_from(ids.len() / 8).expect("fits u32");

@@ -35,11 +35,23 @@ pub struct LinkHello {
     pub window_bytes: u32,
     /// The longest payload of an edge MESSAGE, in bytes.
     pub frame_bytes_max: u32,
+    /// Optional features that the gateway understands, a bit each. One is used only where both sides
+    /// state it; this version defines none, and bits that are not defined are ignored.
+    pub capabilities: u32,
+    /// After how much silence the gateway gives a worker up, in milliseconds. A worker should keep a
+    /// session for several times as long.
+    pub link_failover_ms: u32,
+    /// After how much silence the gateway sends PING, in milliseconds; 0: never.
+    pub link_keepalive_ms: u32,
+    /// Silence after which the gateway closes a client, in milliseconds; 0: never.
+    pub idle_timeout_ms: u32,
+    /// Messages per second that a client may send; 0: no limit.
+    pub messages_per_s_max: u32,
 }
 
 impl LinkHello {
     /// Bytes of the payload.
-    pub const PAYLOAD_BYTES: usize = 2 + 2 + 2 + 2 + 16 + NONCE_BYTES + 16 + 8 + 4 + 4;
+    pub const PAYLOAD_BYTES: usize = 2 + 2 + 2 + 2 + 16 + NONCE_BYTES + 16 + 8 + 4 + 4 + 5 * 4;
 
     /// The payload, which is also what the proofs cover.
     pub fn encode_payload(&self) -> Vec<u8> {
@@ -54,6 +66,11 @@ impl LinkHello {
         out.extend(self.received_position.to_be_bytes());
         out.extend(self.window_bytes.to_be_bytes());
         out.extend(self.frame_bytes_max.to_be_bytes());
+        out.extend(self.capabilities.to_be_bytes());
+        out.extend(self.link_failover_ms.to_be_bytes());
+        out.extend(self.link_keepalive_ms.to_be_bytes());
+        out.extend(self.idle_timeout_ms.to_be_bytes());
+        out.extend(self.messages_per_s_max.to_be_bytes());
         out
     }
 
@@ -72,6 +89,11 @@ impl LinkHello {
             received_position: reader.u64()?,
             window_bytes: reader.u32()?,
             frame_bytes_max: reader.u32()?,
+            capabilities: reader.u32()?,
+            link_failover_ms: reader.u32()?,
+            link_keepalive_ms: reader.u32()?,
+            idle_timeout_ms: reader.u32()?,
+            messages_per_s_max: reader.u32()?,
         };
         // A limit over what an edge header can state would overflow the sums made of it.
         let in_range = shard < shards && shards <= SHARDS_MAX && hello.frame_bytes_max <= FRAME_BYTES_LIMIT;
@@ -95,13 +117,15 @@ pub struct LinkWelcome {
     pub nonce: [u8; NONCE_BYTES],
     /// Sequenced frames of the gateway that the worker has handled; 0 in a new session.
     pub received_position: u64,
+    /// Optional features that the worker understands; see [`LinkHello::capabilities`].
+    pub capabilities: u32,
     /// The worker's proof; none where no secret is configured.
     pub proof: Option<[u8; PROOF_BYTES]>,
 }
 
 impl LinkWelcome {
     /// Bytes of the payload before the proof field; the proofs cover these.
-    pub const PROVEN_BYTES: usize = 2 + 2 + 4 + 16 + NONCE_BYTES + 8;
+    pub const PROVEN_BYTES: usize = 2 + 2 + 4 + 16 + NONCE_BYTES + 8 + 4;
 
     /// The payload without its proof field.
     pub fn encode_proven(&self) -> Vec<u8> {
@@ -111,6 +135,7 @@ impl LinkWelcome {
         out.extend(self.worker.0);
         out.extend(self.nonce);
         out.extend(self.received_position.to_be_bytes());
+        out.extend(self.capabilities.to_be_bytes());
         out
     }
 
@@ -134,6 +159,7 @@ impl LinkWelcome {
             worker: InstanceId(reader.array()?),
             nonce: reader.array()?,
             received_position: reader.u64()?,
+            capabilities: reader.u32()?,
             proof: decode_proof(&mut reader)?,
         };
         let consistent = welcome.resumed || welcome.received_position == 0;

@@ -7,8 +7,13 @@ pub const HEADER_BYTES: usize = 16;
 /// Set on sequenced frames that are sent again to another worker after a failover.
 pub const FLAG_RESENT: u8 = 0x01;
 /// BROADCAST to every open connection of the shard, whatever worker it is routed to; without it,
-/// only to those routed over this link.
+/// only to those routed over this link. RELAY to every other worker.
 pub const FLAG_ALL: u8 = 0x02;
+/// The message of DATA, MULTICAST or BROADCAST is UTF-8 text. Nobody checks that, and the edge protocol
+/// has no such mark: a gateway ignores it there, and sets it on nothing of such a client.
+pub const FLAG_TEXT: u8 = 0x04;
+/// RELAY to one session of a worker, which the connection id names: the answer to a RELAY.
+pub const FLAG_DIRECT: u8 = 0x10;
 
 macro_rules! link_types {
     ($( $(#[$doc:meta])* $name:ident = $code:literal; )+) => {
@@ -49,15 +54,15 @@ link_types! {
     Draining = 8;
     /// Gateway to worker: a client wants a session.
     Open = 16;
-    /// Worker to gateway: the session is open; the payload is the session reference.
+    /// Worker to gateway: the session is open; the payload has the session reference.
     Accept = 17;
-    /// Worker to gateway: no session; aux is the reason, the payload retry-after in ms.
+    /// Worker to gateway: no session; aux is the reason, the payload what else the client is told.
     Reject = 18;
     /// Both directions: one edge frame, verbatim.
     Data = 19;
     /// Gateway to worker: the connection is gone; aux is the reason.
     Closed = 20;
-    /// Worker to gateway: close the connection; aux is the reason, the payload retry-after in ms.
+    /// Worker to gateway: close the connection; aux is the reason, the payload what else the client is told.
     Close = 21;
     /// Worker to gateway: one edge frame for many connections.
     Multicast = 22;
@@ -67,7 +72,7 @@ link_types! {
     Reopen = 24;
     /// Worker to gateway: the answer to CLOSED with reason `moved`: nothing more follows.
     Moved = 25;
-    /// Worker to gateway to worker: a payload for whoever serves a key.
+    /// Worker to gateway to worker: a payload for whoever serves a key, for one worker or for all.
     Relay = 26;
 }
 
@@ -148,7 +153,8 @@ pub struct Header {
     pub flags: u8,
     /// A reason, a listener's index or a refusal code, by type; else 0.
     pub aux: u16,
-    /// The connection that the frame is about; 0 where the type has none.
+    /// The connection that the frame is about; 0 where the type has none. Of a RELAY that a gateway sends,
+    /// or that goes to one session, the origin: see [`Self::origin`].
     pub connection: ConnectionId,
 }
 
@@ -170,6 +176,19 @@ impl Header {
     #[inline]
     pub const fn reason(self, reason: Reason) -> Self {
         self.aux(reason.code() as u16)
+    }
+
+    /// The same with these `FLAG_*`.
+    #[inline]
+    pub const fn flags(mut self, flags: u8) -> Self {
+        self.flags = flags;
+        self
+    }
+
+    /// Of a RELAY: the session of the worker that sent it, or to which it goes; opaque to workers.
+    #[inline]
+    pub const fn origin(&self) -> u64 {
+        self.connection.to_bits()
     }
 
     /// The reason in aux; [`Reason::Internal`] where this version does not know the code.
@@ -194,11 +213,15 @@ impl Header {
             return Err(LinkError::UnknownType(code));
         };
         let allowed = match link_type {
-            LinkType::Broadcast => FLAG_ALL,
+            LinkType::Broadcast => FLAG_ALL | FLAG_TEXT,
+            LinkType::Data | LinkType::Multicast => FLAG_RESENT | FLAG_TEXT,
+            LinkType::Relay => FLAG_RESENT | FLAG_ALL | FLAG_DIRECT,
             _ if link_type.is_sequenced() => FLAG_RESENT,
             _ => 0,
         };
-        if flags & !allowed != 0 {
+        // A RELAY goes to one or to all: both bits together are an error, and no other type has DIRECT.
+        let to_one_and_all = flags & (FLAG_ALL | FLAG_DIRECT) == FLAG_ALL | FLAG_DIRECT;
+        if flags & !allowed != 0 || to_one_and_all {
             return Err(LinkError::ReservedFlags(flags));
         }
         let payload_bytes = u32::from_be_bytes([l0, l1, l2, l3]);

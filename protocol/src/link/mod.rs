@@ -2,15 +2,18 @@
 //!
 //! * [`header`]: the 16-byte header and the frame types.
 //! * [`handshake`]: LINK_HELLO, LINK_WELCOME, LINK_PROOF and LINK_REFUSE.
+//! * [`answer`]: what a worker says about a connection: ACCEPT, REJECT, CLOSE.
 //! * [`body`]: the payloads of the frames of a running link.
 //! * [`frame`]: any frame as one typed value, for tools and tests.
 
+pub mod answer;
 pub mod body;
 pub mod frame;
 pub mod handshake;
 pub mod header;
 
-pub use body::{Open, Relay, Reopen, multicast_ids, split_multicast};
+pub use answer::{Accept, Ending};
+pub use body::{Framing, Open, Relay, Reopen, multicast_ids, split_multicast};
 pub use frame::Frame;
 pub use handshake::{LinkHello, LinkProof, LinkWelcome, Refusal};
 pub use header::{HEADER_BYTES, Header, LinkError, LinkType, Split, split};
@@ -21,7 +24,7 @@ pub const VERSION: u8 = 1;
 /// the receiver's last acknowledgement.
 pub const WINDOW_BYTES_DEFAULT: u32 = 4 * 1024 * 1024;
 /// Bytes that a link payload may be longer than the largest edge frame: the connection ids of a
-/// MULTICAST or the fields of an OPEN must fit. A link payload is at most
+/// MULTICAST or the fields of an OPEN, meta included, must fit. A link payload is at most
 /// `4 + frame_bytes_max + PAYLOAD_EXTRA_BYTES_MAX` bytes.
 pub const PAYLOAD_EXTRA_BYTES_MAX: u32 = 64 * 1024;
 

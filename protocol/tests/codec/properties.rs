@@ -7,7 +7,10 @@ use roost_protocol::{
     ConnectionId, InstanceId, Reason, SessionRef,
     edge::{self, Decoder, Goaway, Hello, Welcome},
     hash::{rendezvous, routing_hash},
-    link::{self, Header, LinkHello, LinkProof, LinkType, LinkWelcome, Open, Refusal, Relay, Reopen},
+    link::{
+        self, Accept, Ending, Framing, Header, LinkHello, LinkProof, LinkType, LinkWelcome, Open, Refusal,
+        Relay, Reopen, body::META_BYTES_MAX,
+    },
 };
 
 use crate::bodies;
@@ -26,28 +29,39 @@ fn edge_frame() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         (bytes(edge::KEY_BYTES_MAX), bytes(edge::TOKEN_BYTES_MAX))
             .prop_map(move |(key, token)| encode(edge::Frame::Hello(Hello { key: &key, token: &token }))),
-        (any::<u32>(), any::<u32>(), any::<u64>()).prop_map(
-            move |(heartbeat_interval_ms, limit, session)| {
-                let session = SessionRef(session);
-                encode(edge::Frame::Welcome(Welcome {
-                    heartbeat_interval_ms,
-                    frame_bytes_max: limit,
-                    session,
-                }))
-            }
-        ),
+        any::<(u32, u32, u32, u32, u64)>().prop_map(move |(heartbeat, idle, limit, rate, session)| {
+            encode(edge::Frame::Welcome(Welcome {
+                heartbeat_interval_ms: heartbeat,
+                idle_timeout_ms: idle,
+                frame_bytes_max: limit,
+                messages_per_s_max: rate,
+                session: SessionRef(session),
+            }))
+        }),
         bytes(FRAME_BYTES_MAX as usize).prop_map(move |payload| encode(edge::Frame::Message(&payload))),
         bytes(edge::PING_BYTES_MAX).prop_map(move |payload| encode(edge::Frame::Ping(&payload))),
         bytes(edge::PING_BYTES_MAX).prop_map(move |payload| encode(edge::Frame::Pong(&payload))),
-        (reason, any::<u32>(), bytes(edge::ALTERNATIVE_BYTES_MAX)).prop_map(
-            move |(reason, retry_after_ms, alternative)| encode(edge::Frame::Goaway(Goaway {
+        (reason, any::<u32>(), bytes(edge::ALTERNATIVE_BYTES_MAX), close_code(), close_text()).prop_map(
+            move |(reason, retry_after_ms, alternative, code, text)| encode(edge::Frame::Goaway(Goaway {
                 reason,
                 retry_after_ms,
-                alternative: &alternative
+                code,
+                alternative: &alternative,
+                text: &text
             }))
         ),
         any::<Option<u8>>().prop_map(move |code| encode(edge::Frame::Close(code))),
     ]
+}
+
+/// A close code that an application may state.
+fn close_code() -> impl Strategy<Value = u16> {
+    prop_oneof![Just(0), edge::CLOSE_CODES]
+}
+
+/// A text that an application may state: letters of one to four bytes.
+fn close_text() -> impl Strategy<Value = String> {
+    vec(any::<char>(), 0..=edge::CLOSE_TEXT_BYTES_MAX / 4).prop_map(String::from_iter)
 }
 
 /// A link frame, as its bytes.
@@ -62,6 +76,11 @@ fn link_frame() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
+/// How a client frames what it says.
+fn framing() -> impl Strategy<Value = Framing> {
+    any::<Index>().prop_map(|index| *index.get(&Framing::ALL))
+}
+
 /// A link frame about no connection.
 fn link_body() -> impl Strategy<Value = Vec<u8>> {
     let bytes = |max: usize| vec(any::<u8>(), 0..=max);
@@ -72,8 +91,11 @@ fn link_body() -> impl Strategy<Value = Vec<u8>> {
         frame.encode(Header::new(frame.link_type(), ConnectionId::from_bits(0), 0), &mut out);
         out
     };
-    let hello = (0..256u16, instance(), any::<([u8; 16], [u8; 16], u64, u32)>(), 0..=edge::FRAME_BYTES_LIMIT)
-        .prop_map(|(shard, gateway, (nonce, expected, received_position, window_bytes), frame_bytes_max)| {
+    let session = any::<([u8; 16], [u8; 16], u64, u32)>();
+    let hello = (0..256u16, instance(), session, 0..=edge::FRAME_BYTES_LIMIT, any::<[u32; 5]>()).prop_map(
+        |(shard, gateway, (nonce, expected, received_position, window_bytes), frame_bytes_max, stated)| {
+            let [capabilities, link_failover_ms, link_keepalive_ms, idle_timeout_ms, messages_per_s_max] =
+                stated;
             link::Frame::LinkHello(LinkHello {
                 shard,
                 shards: shard + 1,
@@ -83,16 +105,23 @@ fn link_body() -> impl Strategy<Value = Vec<u8>> {
                 received_position,
                 window_bytes,
                 frame_bytes_max,
+                capabilities,
+                link_failover_ms,
+                link_keepalive_ms,
+                idle_timeout_ms,
+                messages_per_s_max,
             })
-        });
-    let welcome = (instance(), any::<(bool, [u8; 16], u64, Option<[u8; 32]>)>(), 1..=u32::MAX).prop_map(
-        |(worker, (resumed, nonce, position, proof), window_bytes)| {
+        },
+    );
+    let welcome = (instance(), any::<(bool, [u8; 16], u64, u32, Option<[u8; 32]>)>(), 1..=u32::MAX).prop_map(
+        |(worker, (resumed, nonce, position, capabilities, proof), window_bytes)| {
             link::Frame::LinkWelcome(LinkWelcome {
                 resumed,
                 window_bytes,
                 worker: InstanceId(worker),
                 nonce,
                 received_position: if resumed { position } else { 0 },
+                capabilities,
                 proof,
             })
         },
@@ -103,11 +132,11 @@ fn link_body() -> impl Strategy<Value = Vec<u8>> {
         any::<Option<[u8; 32]>>().prop_map(|proof| link::Frame::LinkProof(LinkProof { proof })),
         (1..=4u16).prop_map(|code| link::Frame::LinkRefuse(Refusal::from_code(code))),
         any::<u64>().prop_map(link::Frame::Ack),
-        any::<u64>().prop_map(|session| link::Frame::Accept(SessionRef(session))),
-        any::<u32>().prop_map(link::Frame::Reject),
-        any::<u32>().prop_map(link::Frame::Close),
-        any::<(u64, u64)>().prop_map(|(routing_hash, session)| {
-            link::Frame::Reopen(Reopen { routing_hash, session: SessionRef(session) })
+        any::<(u64, Option<u64>)>().prop_map(|(session, routing_hash)| {
+            link::Frame::Accept(Accept { routing_hash, ..Accept::new(SessionRef(session)) })
+        }),
+        (any::<(u64, u64)>(), framing()).prop_map(|((routing_hash, session), framing)| {
+            link::Frame::Reopen(Reopen { routing_hash, session: SessionRef(session), framing })
         }),
         Just(link::Frame::Draining),
         Just(link::Frame::Closed),
@@ -115,7 +144,12 @@ fn link_body() -> impl Strategy<Value = Vec<u8>> {
     ];
     let ids = vec(any::<u64>(), 0..20)
         .prop_map(|ids| ids.iter().flat_map(|id| id.to_be_bytes()).collect::<Vec<u8>>());
-    let open = (any::<(u64, Option<SocketAddr>)>(), bytes(edge::KEY_BYTES_MAX), bytes(edge::TOKEN_BYTES_MAX));
+    let open = (
+        (any::<(u64, Option<SocketAddr>)>(), framing()),
+        bytes(edge::KEY_BYTES_MAX),
+        bytes(edge::TOKEN_BYTES_MAX),
+        bytes(META_BYTES_MAX),
+    );
     prop_oneof![
         12 => fixed.prop_map(encode),
         1 => bytes(8).prop_map(move |payload| encode(link::Frame::Ping(&payload))),
@@ -128,9 +162,25 @@ fn link_body() -> impl Strategy<Value = Vec<u8>> {
         1 => (any::<u64>(), message()).prop_map(move |(routing_hash, payload)| {
             encode(link::Frame::Relay(Relay { routing_hash, payload: &payload }))
         }),
-        1 => open.prop_map(move |((routing_hash, peer), key, token)| {
-            encode(link::Frame::Open(Open { routing_hash, peer, key: &key, token: &token }))
+        1 => open.prop_map(move |(((routing_hash, peer), framing), key, token, meta)| {
+            let open = Open { routing_hash, framing, peer, key: &key, token: &token, meta: &meta };
+            encode(link::Frame::Open(open))
         }),
+        1 => (any::<(u64, u64)>(), "[a-zA-Z0-9!#$%&'*+.^_`|~-]{1,64}").prop_map(
+            move |((session, routing_hash), subprotocol)| {
+                encode(link::Frame::Accept(Accept {
+                    session: SessionRef(session),
+                    routing_hash: Some(routing_hash),
+                    subprotocol: Some(&subprotocol),
+                }))
+            }
+        ),
+        2 => (any::<(bool, u32)>(), close_code(), close_text()).prop_map(
+            move |((reject, retry_after_ms), code, text)| {
+                let ending = Ending { retry_after_ms, code, text: &text };
+                encode(if reject { link::Frame::Reject(ending) } else { link::Frame::Close(ending) })
+            }
+        ),
     ]
 }
 

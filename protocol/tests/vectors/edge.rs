@@ -8,7 +8,7 @@ use roost_protocol::{
 };
 use serde_json::Value;
 
-use crate::{bytes, for_each, frame_bytes_max, load, text, u32_of, u64_of};
+use crate::{bytes, for_each, frame_bytes_max, load, text, u16_of, u32_of, u64_of};
 
 /// The byte strings of a frame, which [`Frame`] borrows.
 struct Fields {
@@ -20,7 +20,7 @@ fn fields(frame: &Value) -> Fields {
     let field = |name: &str| frame.get(name).map(bytes).unwrap_or_default();
     match text(&frame["type"]) {
         "HELLO" => Fields { first: field("key"), second: field("token") },
-        "GOAWAY" => Fields { first: field("alternative"), second: Vec::new() },
+        "GOAWAY" => Fields { first: field("alternative"), second: text(&frame["text"]).into() },
         _ => Fields { first: field("payload"), second: Vec::new() },
     }
 }
@@ -31,7 +31,9 @@ fn frame_of<'a>(frame: &Value, fields: &'a Fields) -> Frame<'a> {
         "HELLO" => Frame::Hello(Hello { key: first, token: second }),
         "WELCOME" => Frame::Welcome(Welcome {
             heartbeat_interval_ms: u32_of(&frame["heartbeat_interval_ms"]),
+            idle_timeout_ms: u32_of(&frame["idle_timeout_ms"]),
             frame_bytes_max: u32_of(&frame["frame_bytes_max"]),
+            messages_per_s_max: u32_of(&frame["messages_per_s_max"]),
             session: SessionRef(u64_of(&frame["session"])),
         }),
         "MESSAGE" => Frame::Message(first),
@@ -40,7 +42,9 @@ fn frame_of<'a>(frame: &Value, fields: &'a Fields) -> Frame<'a> {
         "GOAWAY" => Frame::Goaway(Goaway {
             reason: reason_of(text(&frame["reason"])),
             retry_after_ms: u32_of(&frame["retry_after_ms"]),
+            code: u16_of(&frame["code"]),
             alternative: first,
+            text: str::from_utf8(second).expect("it was text"),
         }),
         "CLOSE" => Frame::Close(frame["code"].as_u64().map(|code| code.try_into().expect("a u8"))),
         other => panic!("no edge frame is called {other}"),

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use roost_protocol::{
     ConnectionId, InstanceId, SessionRef,
     link::{
-        Frame, Header, LinkError, LinkHello, LinkProof, LinkType, LinkWelcome, Open, Refusal, Relay, Reopen,
-        Split, payload_bytes_max, split,
+        Accept, Ending, Frame, Framing, Header, LinkError, LinkHello, LinkProof, LinkType, LinkWelcome, Open,
+        Refusal, Relay, Reopen, Split, payload_bytes_max, split,
     },
 };
 use serde_json::Value;
@@ -18,26 +18,36 @@ use crate::{array, bytes, for_each, frame_bytes_max, load, text, u16_of, u32_of,
 struct Fields {
     first: Vec<u8>,
     second: Vec<u8>,
+    third: Vec<u8>,
 }
 
 fn fields(frame: &Value) -> Fields {
     let field = |name: &str| frame.get(name).map(bytes).unwrap_or_default();
     match text(&frame["type"]) {
-        "OPEN" => Fields { first: field("key"), second: field("token") },
+        "OPEN" => Fields { first: field("key"), second: field("token"), third: field("meta") },
         "MULTICAST" => Fields {
             first: frame["ids"].as_array().unwrap().iter().flat_map(bytes).collect(),
             second: field("message"),
+            ..Fields::default()
         },
-        "PING" | "PONG" | "RELAY" => Fields { first: field("payload"), second: Vec::new() },
-        "DATA" | "BROADCAST" => Fields { first: field("message"), second: Vec::new() },
+        "PING" | "PONG" | "RELAY" => Fields { first: field("payload"), ..Fields::default() },
+        "DATA" | "BROADCAST" => Fields { first: field("message"), ..Fields::default() },
         _ => Fields::default(),
     }
 }
 
-fn frame_of<'a>(frame: &Value, fields: &'a Fields) -> Frame<'a> {
-    let Fields { first, second } = fields;
+fn frame_of<'a>(frame: &'a Value, fields: &'a Fields) -> Frame<'a> {
+    let Fields { first, second, third } = fields;
     let proof = || (!frame["proof"].is_null()).then(|| array(&frame["proof"]));
-    let retry_after_ms = || u32_of(&frame["retry_after_ms"]);
+    let ending = || Ending {
+        retry_after_ms: u32_of(&frame["retry_after_ms"]),
+        code: u16_of(&frame["code"]),
+        text: text(&frame["text"]),
+    };
+    let framing = || {
+        let code = u16_of(&frame["framing"]).try_into().ok();
+        code.and_then(Framing::from_code).expect("a framing")
+    };
     match text(&frame["type"]) {
         "LINK_HELLO" => Frame::LinkHello(LinkHello {
             shard: u16_of(&frame["shard"]),
@@ -48,6 +58,11 @@ fn frame_of<'a>(frame: &Value, fields: &'a Fields) -> Frame<'a> {
             received_position: u64_of(&frame["received_position"]),
             window_bytes: u32_of(&frame["window_bytes"]),
             frame_bytes_max: u32_of(&frame["frame_bytes_max"]),
+            capabilities: u32_of(&frame["capabilities"]),
+            link_failover_ms: u32_of(&frame["link_failover_ms"]),
+            link_keepalive_ms: u32_of(&frame["link_keepalive_ms"]),
+            idle_timeout_ms: u32_of(&frame["idle_timeout_ms"]),
+            messages_per_s_max: u32_of(&frame["messages_per_s_max"]),
         }),
         "LINK_WELCOME" => Frame::LinkWelcome(LinkWelcome {
             resumed: frame["resumed"].as_bool().unwrap(),
@@ -55,6 +70,7 @@ fn frame_of<'a>(frame: &Value, fields: &'a Fields) -> Frame<'a> {
             worker: InstanceId(array(&frame["worker"])),
             nonce: array(&frame["nonce"]),
             received_position: u64_of(&frame["received_position"]),
+            capabilities: u32_of(&frame["capabilities"]),
             proof: proof(),
         }),
         "LINK_PROOF" => Frame::LinkProof(LinkProof { proof: proof() }),
@@ -65,20 +81,27 @@ fn frame_of<'a>(frame: &Value, fields: &'a Fields) -> Frame<'a> {
         "DRAINING" => Frame::Draining,
         "OPEN" => Frame::Open(Open {
             routing_hash: u64_of(&frame["routing_hash"]),
+            framing: framing(),
             peer: frame["peer"].as_str().map(|peer| peer.parse().expect("a socket address")),
             key: first,
             token: second,
+            meta: third,
         }),
-        "ACCEPT" => Frame::Accept(SessionRef(u64_of(&frame["session"]))),
-        "REJECT" => Frame::Reject(retry_after_ms()),
+        "ACCEPT" => Frame::Accept(Accept {
+            session: SessionRef(u64_of(&frame["session"])),
+            routing_hash: frame.get("routing_hash").filter(|hash| !hash.is_null()).map(u64_of),
+            subprotocol: frame["subprotocol"].as_str(),
+        }),
+        "REJECT" => Frame::Reject(ending()),
         "DATA" => Frame::Data(first),
         "CLOSED" => Frame::Closed,
-        "CLOSE" => Frame::Close(retry_after_ms()),
+        "CLOSE" => Frame::Close(ending()),
         "MULTICAST" => Frame::Multicast { ids: first, message: second },
         "BROADCAST" => Frame::Broadcast(first),
         "REOPEN" => Frame::Reopen(Reopen {
             routing_hash: u64_of(&frame["routing_hash"]),
             session: SessionRef(u64_of(&frame["session"])),
+            framing: framing(),
         }),
         "MOVED" => Frame::Moved,
         "RELAY" => Frame::Relay(Relay { routing_hash: u64_of(&frame["routing_hash"]), payload: first }),
