@@ -8,7 +8,7 @@ use roost_protocol::{InstanceId, edge, link};
 use crate::core::{
     bounds::Bounds,
     limits::{Cap, PerIp},
-    listener::ListenerConfig,
+    listener::{Framing, ListenerConfig},
 };
 
 /// What becomes of a client when no worker is up, be it new or its worker given up.
@@ -176,6 +176,11 @@ impl CoreConfig {
     pub const fn outbox_reserve_bytes(outbox_bytes_total: u64) -> u64 {
         let part = outbox_bytes_total / 16;
         if part < 512 * 1024 { part } else { 512 * 1024 }
+    }
+
+    /// How the clients of a listener mark frames.
+    pub(crate) fn framing(&self, listener: u16) -> Framing {
+        self.listeners.get(usize::from(listener)).map_or_else(Framing::default, |listener| listener.framing)
     }
 
     /// The longest link payload, both directions.

@@ -1,6 +1,8 @@
 //! What a listener's clients pass between their socket and their frames: plain values. What they do
 //! stands in `core::connection`.
 
+use roost_protocol::link;
+
 /// What clients of a listener pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ListenerConfig {
@@ -29,4 +31,13 @@ pub enum Framing {
     /// The edge protocol's own (SPEC.md, part 1).
     #[default]
     Edge,
+}
+
+impl Framing {
+    /// What OPEN and REOPEN call it.
+    pub(crate) const fn on_links(self) -> link::Framing {
+        match self {
+            Self::Edge => link::Framing::Edge,
+        }
+    }
 }

@@ -88,7 +88,8 @@ fn link_frame_bytes(config: &CoreConfig) -> u32 {
 /// The longest of the frames that wait for a window: DATA and OPEN.
 fn waiting_frame_bytes(config: &CoreConfig) -> u32 {
     let data = config.frame_bytes_max + edge::HEADER_BYTES as u32;
-    data.max(link::Open::PAYLOAD_BYTES_MAX as u32) + link::HEADER_BYTES as u32
+    // No listener has meta for OPEN yet.
+    data.max(link::Open::PLAIN_BYTES_MAX as u32) + link::HEADER_BYTES as u32
 }
 
 /// Blocks that a link's queue is sure of: a window, a frame that was begun with the window all but

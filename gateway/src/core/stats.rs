@@ -91,6 +91,10 @@ stats! {
     RelaysForwarded: Counter,
     /// RELAY frames dropped: no worker is up, or the owner's queue is over its limit.
     RelaysDropped: Counter,
+    /// RELAY frames dropped: the session that they answer is gone.
+    RelaysOriginGone: Counter,
+    /// Connections that a worker gave another routing hash when it accepted them.
+    ConnectionsRekeyed: Counter,
     /// Fan-out deliveries (MULTICAST and BROADCAST), one per receiver.
     FanoutDeliveries: Counter,
     /// Links that came up with a session that went on.

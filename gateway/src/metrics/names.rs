@@ -93,8 +93,10 @@ families! {
     LINK_FRAMES_STALE = counter("roost_link_frames_stale", ["shard"], "Frames of workers for connections that are gone or belong to another worker.");
     FRAMES_RESENT = counter("roost_link_frames_resent", ["shard"], "Frames sent to another worker after a failover, marked as sent again.");
     CONNECTIONS_MOVED = counter("roost_connections_moved", ["shard"], "Connections moved to another worker.");
+    CONNECTIONS_REKEYED = counter("roost_connections_rekeyed", ["shard"], "Connections that their worker gave another routing hash when it accepted them.");
     RELAYS_FORWARDED = counter("roost_relays_forwarded", ["shard"], "Messages between workers passed on.");
     RELAYS_DROPPED = counter("roost_relays_dropped", ["shard"], "Messages between workers dropped: no worker up, or its queue full.");
+    RELAYS_ORIGIN_GONE = counter("roost_relays_origin_gone", ["shard"], "Answers between workers dropped: the session that asked is gone.");
     OUTBOXES = gauge("roost_outboxes", ["shard"], "Clients with unsent data.");
     OUTBOX_BYTES = gauge("roost_outbox_bytes", ["shard"], "Unsent data for clients.");
     SPILLS = gauge("roost_spills", ["shard"], "Clients with an incomplete frame.");
@@ -151,6 +153,8 @@ pub(super) const fn of(stat: Stat) -> Option<(Family, Option<&'static str>)> {
         Stat::FramesResent => (FRAMES_RESENT, None),
         Stat::RelaysForwarded => (RELAYS_FORWARDED, None),
         Stat::RelaysDropped => (RELAYS_DROPPED, None),
+        Stat::RelaysOriginGone => (RELAYS_ORIGIN_GONE, None),
+        Stat::ConnectionsRekeyed => (CONNECTIONS_REKEYED, None),
         Stat::FanoutDeliveries => (FANOUT_DELIVERIES, None),
         Stat::LinkResumes => (LINK_RESUMES, None),
         Stat::LinkSessionsStarted => (LINK_SESSIONS, None),

@@ -181,10 +181,11 @@ const fn blocked(view: &SlotView) -> bool {
 }
 
 /// What must have happened at least once.
-pub const COUNTERS: [Stat; 12] = [
+pub const COUNTERS: [Stat; 14] = [
     Stat::AcceptErrors,
     Stat::Blocked,
     Stat::ConnectionsMoved,
+    Stat::ConnectionsRekeyed,
     Stat::FanoutDeliveries,
     Stat::FramesResent,
     Stat::LinkErrors,
@@ -193,6 +194,7 @@ pub const COUNTERS: [Stat; 12] = [
     Stat::LinkResumes,
     Stat::PerIpUntracked,
     Stat::RelaysDropped,
+    Stat::RelaysOriginGone,
     Stat::RxPoolWaits,
 ];
 

@@ -84,6 +84,7 @@ impl Hands {
             worker,
             nonce: [9; handshake::NONCE_BYTES],
             received_position: 0,
+            capabilities: 0,
             proof: None,
         };
         let mut bytes = Vec::new();

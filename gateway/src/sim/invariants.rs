@@ -20,7 +20,10 @@ pub const INVARIANTS: &[(&str, &str)] = &[
     ("spill-sums", "every spill has an owner; its bytes are those of its pieces"),
     ("reads-in-one-place", "a connection waits for input in exactly one place: poll, receive, or a list"),
     ("blocked-resumed", "a connection that waits stands on the list from which it will be resumed"),
-    ("placement", "an open connection is with the worker that owns its key, or on its way there"),
+    (
+        "placement",
+        "an open connection is with the worker that owns its last routing hash, or on its way there",
+    ),
     ("no-orphans", "nothing is queued for a worker whose session is given up"),
     (
         "deadlines",
@@ -40,6 +43,7 @@ pub const INVARIANTS: &[(&str, &str)] = &[
     ("at-least-once", "nothing is left out, across breaks, failovers and moves"),
     ("in-order", "messages of one sender arrive in the order in which they were sent"),
     ("fencing", "a worker that was given up is not heard any more"),
+    ("relay-origin", "an answer between workers reaches the session that asked, or nobody"),
     ("right-client", "what is for one client reaches no other"),
     ("whole-frames", "a frame arrives whole or not at all, with the bytes that were written"),
     ("goaway-last", "nothing follows GOAWAY"),

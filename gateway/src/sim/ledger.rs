@@ -8,6 +8,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use roost_protocol::{SessionRef, link::Ending};
+
 /// The first bytes of a message of a client: kind, client, number.
 pub const UP_BYTES: usize = 9;
 /// The first bytes of a message of a worker: kind, tenure, order, re-sent, client, number.
@@ -102,6 +104,23 @@ pub fn decode_up(payload: &[u8]) -> Option<(u32, u32)> {
     (head[0] == b'U' && is_padded(payload, UP_BYTES)).then_some((client, number))
 }
 
+/// What a worker that has words for a client adds to REJECT and CLOSE: they tell whom they are for.
+pub fn words_for(client: u32) -> (u16, String) {
+    (4000 + (client % 1_000) as u16, format!("client {client} of many"))
+}
+
+/// REJECT's or CLOSE's payload, with words or without.
+pub fn encode_ending(client: u32, retry_after_ms: u32, with_words: bool) -> Vec<u8> {
+    let (code, text) = words_for(client);
+    let mut ending = Ending::after_ms(retry_after_ms);
+    if with_words {
+        (ending.code, ending.text) = (code, &text);
+    }
+    let mut out = Vec::new();
+    ending.encode_payload(&mut out);
+    out
+}
+
 /// Fills up with bytes that depend on the head and the position, so that any mix-up shows.
 fn pad(out: &mut Vec<u8>, len: usize) {
     let seed = checksum(out);
@@ -153,6 +172,9 @@ pub struct Ledger {
     records: BTreeMap<u32, Record>,
     /// The listener that each client comes to.
     listeners: BTreeMap<u32, u16>,
+    /// The routing hash that a worker accepted a connection with, by the reference that it gave: that of
+    /// OPEN, or another one.
+    hashes: BTreeMap<u64, u64>,
     tenures: u32,
     sessions: u32,
 }
@@ -212,6 +234,19 @@ impl Ledger {
             ));
         }
         Tenure { id: self.tenures, client, order: 0, next: None, fresh }
+    }
+
+    /// A worker accepts a client, whose routing hash is this one from now on. Gives the reference of the
+    /// session, by which the client, the gateway and other workers must know that hash.
+    pub fn on_accept(&mut self, client: u32, routing_hash: u64) -> SessionRef {
+        let session = (self.hashes.len() as u64) << 32 | u64::from(client);
+        self.hashes.insert(session, routing_hash);
+        SessionRef(session)
+    }
+
+    /// The routing hash that a session was accepted with.
+    pub fn hash_of(&self, session: u64) -> Option<u64> {
+        self.hashes.get(&session).copied()
     }
 
     /// Numbers a worker's session.

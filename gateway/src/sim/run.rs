@@ -11,7 +11,10 @@ use std::{
 use roost_protocol::Reason;
 
 use crate::{
-    core::{Command, CoreConfig, link::LinkState, pool, shard::inspect::LinkView, stats::ShardStats},
+    core::{
+        Command, CoreConfig, link::LinkState, pool, record::State, shard::inspect::LinkView,
+        stats::ShardStats,
+    },
     event_loop::{Clock, Request, Shard, ShardHandle, Target, channel},
     op::{Block, Driver, LinkAddress},
     sim::{
@@ -225,6 +228,7 @@ impl Run {
             let core = self.shard.core();
             let free: Vec<Block> = touched.into_iter().filter(|&block| core.is_free_block(block)).collect();
             self.shard.driver_mut().memory_mut().poison(&free);
+            self.check_hashes()?;
         }
         if let Some(violation) = self.world.borrow_mut().violations.pop() {
             return Err(violation);
@@ -255,6 +259,20 @@ impl Run {
                 return Err(format!(
                     "invariant clients-stay: {} lost its connection by {broken}",
                     client.describe(&cast.ledger)
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// An open connection is routed by the hash that its session was accepted with.
+    fn check_hashes(&self) -> Result<(), String> {
+        let cast = self.cast.borrow();
+        for view in self.shard.core().slot_views().filter(|view| view.state == State::Open) {
+            let accepted = cast.ledger.hash_of(view.session);
+            if accepted != Some(view.routing_hash) {
+                return Err(format!(
+                    "invariant placement: {view:x?} was accepted with the routing hash {accepted:x?}"
                 ));
             }
         }

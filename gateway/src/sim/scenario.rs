@@ -138,6 +138,7 @@ impl Scenario {
         drawn.leavers(&mut chaos, &mut habits, &mut manners);
         drawn.stopped_workers(&mut config, &mut chaos, &mut manners);
         drawn.slow_turns(&config, &mut faults);
+        drawn.talkers(&mut habits);
         let Drawn { calm_at_us, latency_max_us, link_down, .. } = drawn;
         Self {
             seed,
@@ -295,6 +296,10 @@ fn draw_habits(rng: &mut Rng, comfortable: bool, secret: &Option<Vec<u8>>) -> Ha
         pushes,
         fans_out,
         relays,
+        relays_all: 0,
+        answers: 0,
+        rekeys: 0,
+        words: 0,
         closes,
         rejects,
         pings,

@@ -19,9 +19,12 @@ use roost_gateway::{
     sim::Hands,
 };
 use roost_protocol::{
-    ConnectionId, InstanceId,
+    ConnectionId, InstanceId, SessionRef,
     edge::{self, FrameType, Hello},
-    link::{self, Header, LinkHello, LinkType, LinkWelcome, Relay, Split, handshake},
+    link::{
+        self, Accept, Ending, Header, LinkHello, LinkType, LinkWelcome, Relay, Split, handshake,
+        header::{FLAG_ALL, FLAG_DIRECT},
+    },
 };
 
 /// What an input has reached, in words.
@@ -250,6 +253,7 @@ impl<'a> Machine<'a> {
             worker: if resumed && parameter & 16 == 0 { hello.expected_worker } else { instance },
             nonce: [9; handshake::NONCE_BYTES],
             received_position: if resumed { position } else { 0 },
+            capabilities: 0,
             proof: None,
         };
         let wire = &mut self.wires[link];
@@ -274,8 +278,20 @@ impl<'a> Machine<'a> {
                 let part = (view.offered_frames - view.acked_frames) * u64::from(parameter) / 255;
                 (view.acked_frames + part).to_be_bytes().to_vec()
             }
-            LinkType::Accept => u64::from(parameter).to_be_bytes().to_vec(),
-            LinkType::Reject => u32::from(parameter).to_be_bytes().to_vec(),
+            LinkType::Accept => {
+                let mut body = Vec::new();
+                // Every third one belongs to another hash from now on.
+                let routing_hash = (parameter % 3 == 2).then(|| u64::from(parameter) << 56);
+                let session = SessionRef(parameter.into());
+                Accept { routing_hash, ..Accept::new(session) }.encode_payload(&mut body);
+                body
+            }
+            LinkType::Reject => {
+                let mut body = Vec::new();
+                let (code, text) = if parameter % 2 == 1 { (4_001, "bye") } else { (0, "") };
+                Ending { retry_after_ms: parameter.into(), code, text }.encode_payload(&mut body);
+                body
+            }
             LinkType::Multicast => {
                 let mut body = (self.known.len() as u32).to_be_bytes().to_vec();
                 body.extend(self.known.iter().flat_map(|id| id.to_bits().to_be_bytes()));
@@ -291,7 +307,12 @@ impl<'a> Machine<'a> {
         };
         let state = view.state;
         self.seen.insert(format!("{link_type:?}, link {state:?}"));
-        let header = Header::new(link_type, id, payload.len() as u32);
+        let flags = match (link_type, parameter % 16) {
+            (LinkType::Relay, 1) => FLAG_DIRECT,
+            (LinkType::Relay, 2) => FLAG_ALL,
+            _ => 0,
+        };
+        let header = Header::new(link_type, id, payload.len() as u32).flags(flags);
         self.wires[link].tx.extend(header.encode());
         self.wires[link].tx.extend(payload);
     }

@@ -9,6 +9,7 @@ use std::{
 use roost_protocol::{
     ConnectionId, InstanceId, Reason, SessionRef,
     edge::FrameType,
+    hash,
     link::{self, Header, LinkHello, LinkType, LinkWelcome, Split, handshake},
 };
 
@@ -40,6 +41,7 @@ impl Worker {
             worker: instance,
             nonce: [3; 16],
             received_position: 0,
+            capabilities: 0,
             proof: None,
         };
         let mut out = Vec::new();
@@ -175,6 +177,7 @@ fn a_worker_with_another_secret_gets_no_link() {
         worker: InstanceId([9; 16]),
         nonce: [3; 16],
         received_position: 0,
+        capabilities: 0,
         proof: Some([1; 32]),
     };
     let mut out = Vec::new();
@@ -183,6 +186,65 @@ fn a_worker_with_another_secret_gets_no_link() {
     gateway.wait_for_line("secrets differ");
     assert_eq!(gateway.metric("roost_links_up", &[]), 0);
     assert!(gateway.metric("roost_link_protocol_errors", &[]) >= 1);
+}
+
+#[test]
+fn a_worker_of_an_earlier_draft_is_refused_and_logged_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut gateway = gateway_of(&listener, &[]);
+    for attempt in 1..=4 {
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut worker = Worker { stream, bytes: Vec::new() };
+        let (header, hello) = worker.receive().expect("LINK_HELLO");
+        assert_eq!((header.link_type, hello.len()), (LinkType::LinkHello, 92));
+        // 48 bytes and an empty proof: no capabilities.
+        let welcome = [&[1, 0, 0, 0, 0, 1, 0, 0][..], &[9; 16], &[3; 16], &[0; 8], &[0]].concat();
+        worker.send(Header::new(LinkType::LinkWelcome, NONE, welcome.len() as u32), &welcome);
+        let (header, _) = worker.receive().expect("LINK_REFUSE");
+        assert_eq!((header.link_type, header.aux), (LinkType::LinkRefuse, 4), "attempt {attempt}");
+    }
+    gateway.wait_for_line("malformed link payload");
+    let lines = gateway.log();
+    let refusals = lines.iter().filter(|line| line.contains("malformed link payload")).count();
+    assert_eq!(refusals, 1, "the cause is no news the second time: {lines:#?}");
+    assert_eq!(gateway.metric("roost_links_up", &[]), 0);
+}
+
+#[test]
+fn a_worker_gives_a_connection_to_the_owner_of_another_hash() {
+    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let [a, b] = listeners.each_ref().map(|listener| listener.local_addr().unwrap());
+    let arguments = ["--worker", &format!("a={a}"), "--worker", &format!("b={b}"), "--shards", "1"];
+    let gateway = Gateway::start(&arguments);
+    let mut workers = listeners.each_ref().map(Worker::accept);
+    wait("both links", || (gateway.metric("roost_links_up", &[]) == 2).then_some(()));
+    let owner = |key: &[u8]| {
+        let names = ["a", "b"].iter().map(|name| hash::routing_hash(name.as_bytes())).enumerate();
+        hash::rendezvous(hash::routing_hash(key), names).unwrap()
+    };
+    let key_of = |wanted| (0..1_000).map(|i| format!("u{i}")).find(|key| owner(key.as_bytes()) == wanted);
+    let (own, other) = (key_of(0).unwrap(), key_of(1).unwrap());
+    let mut client = gateway.connect();
+    client.send_hello(&own);
+    let (header, _) = workers[0].await_frame(LinkType::Open);
+    let mut payload = Vec::new();
+    link::Accept {
+        routing_hash: Some(hash::routing_hash(other.as_bytes())),
+        ..link::Accept::new(SessionRef(7))
+    }
+    .encode_payload(&mut payload);
+    workers[0].send(Header::new(LinkType::Accept, header.connection, payload.len() as u32), &payload);
+    assert_eq!(client.receive().unwrap().frame_type, FrameType::Welcome);
+    let (closed, _) = workers[0].await_frame(LinkType::Closed);
+    assert_eq!(closed.aux_reason(), Reason::Moved);
+    workers[0].send(Header::new(LinkType::Moved, header.connection, 0), &[]);
+    let (reopened, payload) = workers[1].await_frame(LinkType::Reopen);
+    let reopen = link::Reopen::decode(&payload).unwrap();
+    assert_eq!((reopened.connection, reopen.session), (header.connection, SessionRef(7)));
+    assert_eq!(reopen.routing_hash, hash::routing_hash(other.as_bytes()));
+    workers[1].deliver(header.connection, b"from the owner");
+    assert_eq!(client.receive().unwrap().payload, b"from the owner");
 }
 
 /// A port that nobody listens on, and will again.

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use roost_protocol::{Reason, edge::Goaway};
+use roost_protocol::{Reason, edge::Goaway, link::Ending};
 
 use super::{
     Connections, Ended, Upstream,
@@ -31,19 +31,18 @@ impl Connections {
         reason: Reason,
     ) {
         let retry_after_ms = if reason.invites_back() { ctx.retry_after_ms() } else { 0 };
-        self.close(io, ctx, up, slot, (reason, Some(retry_after_ms)));
+        self.close(io, ctx, up, slot, (reason, Some(Ending::after_ms(retry_after_ms))));
     }
 
-    /// Ends a connection. With `goaway` (the retry-after in ms; 0: no advice) the client is told,
-    /// unless its sending side is gone; without, what is queued for it is still flushed after a
-    /// CLOSE of its own. Does nothing for a connection that is ending already.
+    /// Ends a connection. With `goaway` the client is told, and told this, unless its sending side is
+    /// gone; without, what is queued for it is still flushed after a CLOSE of its own. Does nothing for a connection that is ending already.
     pub(crate) fn close(
         &mut self,
         io: &mut impl Io,
         ctx: &mut Context,
         up: &mut impl Upstream,
         slot: Slot,
-        (reason, goaway): (Reason, Option<u32>),
+        (reason, goaway): (Reason, Option<Ending<'_>>),
     ) {
         let hot = *self.hot(slot);
         if matches!(hot.state(), State::Draining | State::Closing) {
@@ -82,9 +81,9 @@ impl Connections {
             return;
         }
         self.set_state(ctx, slot, State::Draining);
-        if let Some(retry_after_ms) = goaway {
+        if let Some(Ending { retry_after_ms, code, text }) = goaway {
             let to = if reason == Reason::Drain { self.drain.alternative() } else { Arc::default() };
-            let goaway = Goaway { reason, retry_after_ms, alternative: to.as_bytes() };
+            let goaway = Goaway { reason, retry_after_ms, code, alternative: to.as_bytes(), text };
             self.queue_reply(io, ctx, up, slot, &Reply::Goaway(goaway));
         } else if self.hot(slot).outbox() == 0 {
             self.shut(io, ctx, slot);

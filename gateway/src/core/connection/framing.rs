@@ -101,7 +101,7 @@ mod tests {
     fn replies_are_frames_that_clients_can_read() {
         let mut out = Vec::new();
         Framing::Edge.encode(&Reply::Pong(b"12345678"), &mut out);
-        let goaway = Goaway { reason: Reason::Drain, retry_after_ms: 7, alternative: b"h:1" };
+        let goaway = Goaway { alternative: b"h:1", ..Goaway::new(Reason::Drain, 7) };
         Framing::Edge.encode(&Reply::Goaway(goaway), &mut out);
         let Ok(edge::Split::Frame { frame_type, frame }) = edge::split(&out, 100) else { panic!("{out:?}") };
         assert_eq!((frame_type, &frame[edge::HEADER_BYTES..]), (FrameType::Pong, &b"12345678"[..]));

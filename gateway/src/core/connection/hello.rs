@@ -50,6 +50,11 @@ impl Connections {
         self.set_state(ctx, slot, State::Opening);
     }
 
+    /// The worker has given the connection another routing hash than that of its key.
+    pub(crate) fn rekey(&mut self, slot: Slot, routing_hash: u64) {
+        self.table.cold_mut(slot).set_routing_hash(routing_hash);
+    }
+
     /// The worker has accepted: the client is welcome.
     pub(crate) fn welcome(
         &mut self,
@@ -63,7 +68,9 @@ impl Connections {
         self.set_state(ctx, slot, State::Open);
         let welcome = Welcome {
             heartbeat_interval_ms: ctx.cfg.heartbeat_interval_ms,
+            idle_timeout_ms: ctx.cfg.idle_timeout_ms,
             frame_bytes_max: ctx.cfg.frame_bytes_max,
+            messages_per_s_max: ctx.cfg.messages_per_s_max,
             session,
         };
         self.queue_reply(io, ctx, up, slot, &Reply::Welcome(welcome));

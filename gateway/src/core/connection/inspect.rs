@@ -23,6 +23,10 @@ pub struct SlotView {
     pub ops: u8,
     /// The worker it is routed to.
     pub worker: u8,
+    /// By which hash; 0 before OPEN and at the end.
+    pub routing_hash: u64,
+    /// The worker's reference; 0 unless it is open.
+    pub session: u64,
     /// Bytes queued for it.
     pub outbox_bytes: u32,
     /// Bytes of its incomplete frame.
@@ -65,6 +69,8 @@ impl Connections {
                 flags: hot.flags(),
                 ops: hot.ops(),
                 worker: hot.worker().get(),
+                routing_hash: if hot.has_session() { self.cold(slot).routing_hash() } else { 0 },
+                session: if hot.is_open() { hot.session().0 } else { 0 },
                 outbox_bytes: self.outbox_bytes(slot),
                 spill_bytes: self.spill_bytes(slot),
                 kept_bytes: self.kept_bytes(slot),

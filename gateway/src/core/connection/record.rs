@@ -213,7 +213,7 @@ impl Cold {
         self.rate_tick = tick;
     }
 
-    /// From OPEN on: the hash of the routing key.
+    /// From OPEN on: the hash of the routing key, or what the worker's ACCEPT put in its place.
     pub(crate) const fn routing_hash(&self) -> u64 {
         self.routing_hash
     }

@@ -48,7 +48,7 @@ impl Link {
     }
 
     /// Appends a frame that may be dropped: if the queue has less than two windows, and memory is not
-    /// short. Returns whether it was appended.
+    /// short. Returns whether it was appended. Nothing is where frames cannot be queued for the session.
     pub(crate) fn append_or_drop(
         &mut self,
         io: &mut impl Io,
@@ -59,7 +59,7 @@ impl Link {
         let window_bytes = self.session.map_or(0, |session| session.window_bytes);
         let much = self.tx.retained_bytes() + u64::from(payload.len) > 2 * u64::from(window_bytes);
         let fits = self.tx.fits(&ctx.pools, header.frame_bytes() as u32) && !ctx.pools.link_tx_is_tight();
-        if much || !fits || self.overrun {
+        if much || !fits || self.overrun || !self.takes_frames() {
             return false;
         }
         self.append(io, ctx, header, iter::once(Piece::Span(payload)));

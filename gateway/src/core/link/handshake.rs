@@ -154,6 +154,11 @@ impl Link {
             received_position: known.map_or(0, |session| session.received()),
             window_bytes: ctx.cfg.link_window_bytes,
             frame_bytes_max: ctx.cfg.frame_bytes_max,
+            capabilities: 0,
+            link_failover_ms: ctx.cfg.link_failover_ms,
+            link_keepalive_ms: ctx.cfg.link_keepalive_ms,
+            idle_timeout_ms: ctx.cfg.idle_timeout_ms,
+            messages_per_s_max: ctx.cfg.messages_per_s_max,
         };
         self.set_state(LinkState::Handshaking);
         handshake::encode_frame(LinkType::LinkHello, &hello.encode_payload(), &mut self.control);
@@ -201,17 +206,16 @@ impl Link {
         Ok(())
     }
 
-    /// Whether the worker begins a session, and [`Self::begin_session`] is to follow.
+    /// Whether the worker begins a session, and [`Links::begin_session`] is to follow.
     pub(super) fn is_new(&self) -> bool {
         self.welcome.is_some()
     }
 
-    /// A session begins with the worker that the link has come up with. An older one has ended by
-    /// [`Links::end_session`].
-    pub(crate) fn begin_session(&mut self, ctx: &mut Context) {
+    /// See [`Links::begin_session`]. `origin`: what the session is known by.
+    pub(super) fn begin_session(&mut self, ctx: &mut Context, origin: u64) {
         let worker = self.welcome.as_ref().expect("LINK_WELCOME comes first").worker;
         let window_bytes = self.take_window_bytes(ctx);
-        self.session = Some(Session::new(worker, window_bytes));
+        self.session = Some(Session::new(worker, origin, window_bytes));
         self.began_at_ms = ctx.now_ms;
         (self.draining, self.session_lost) = (false, false);
         ctx.stats.inc(Stat::LinkSessionsStarted);

@@ -28,6 +28,8 @@ pub(crate) struct Links {
     pub(super) links: Vec<Link>,
     /// Links whose TCP connection has gone since [`Self::take_broken`] was last called.
     broken: Vec<LinkIndex>,
+    /// Sessions that have begun, on all links.
+    sessions: u64,
 }
 
 impl Index<LinkIndex> for Links {
@@ -101,6 +103,23 @@ impl Links {
             _ => {}
         }
         None
+    }
+
+    /// A session begins with the worker that the link has come up with. An older one has ended by
+    /// [`Self::end_session`].
+    pub(crate) fn begin_session(&mut self, ctx: &mut Context, index: LinkIndex) {
+        self.sessions += 1;
+        // Shard, number and link; no two sessions of a gateway share all three. What it is made of is
+        // hidden, so that nobody counts on it, and so that another gateway's origins name nothing here.
+        let hidden = ctx.cfg.gateway.0.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+        let plain = u64::from(ctx.cfg.shard) << 56 | (self.sessions << 24) >> 16 | u64::from(index.get());
+        self[index].begin_session(ctx, plain ^ hidden);
+    }
+
+    /// The link whose worker's session has this origin, if there is one.
+    pub(crate) fn with_origin(&self, origin: u64) -> Option<LinkIndex> {
+        let is_its_own = |link: &&Link| link.session.is_some_and(|session| session.origin == origin);
+        self.links.iter().find(is_its_own).map(|link| link.index)
     }
 
     fn on_closed(&mut self, ctx: &mut Context, index: LinkIndex) {

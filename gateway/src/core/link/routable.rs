@@ -22,6 +22,11 @@ impl Link {
         self.session.is_some()
     }
 
+    /// What other workers know the session by; none without one.
+    pub(crate) fn origin(&self) -> Option<u64> {
+        self.session.map(|session| session.origin)
+    }
+
     /// A connection is routed to this worker from now on.
     pub(crate) fn add_connection(&mut self) {
         self.connections += 1;

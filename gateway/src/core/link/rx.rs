@@ -36,7 +36,7 @@ pub(crate) enum Arrival {
     /// [`Links::on_error`] is to follow.
     Frame(Header, Span),
     /// The link is up, and its worker begins a session. [`Links::end_session`] is to follow if there is
-    /// one, then [`Link::begin_session`].
+    /// one, then [`Links::begin_session`].
     NewSession,
     /// Frames are left for the next turn: as many have been handled as are at a stretch.
     More,

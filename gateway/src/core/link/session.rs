@@ -6,6 +6,8 @@ use roost_protocol::InstanceId;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Session {
     pub(super) worker: InstanceId,
+    /// What other workers' sessions know it by, as the sender of a RELAY: unique in this gateway.
+    pub(super) origin: u64,
     /// Sequenced frames of the worker handled so far.
     received: u64,
     /// Of those, acknowledged on this connection.
@@ -20,8 +22,8 @@ pub(super) struct Session {
 
 impl Session {
     /// A session in which nothing has been said yet.
-    pub(super) fn new(worker: InstanceId, window_bytes: u32) -> Self {
-        Self { worker, received: 0, acked: 0, unacked_bytes: 0, unacked_since_ms: 0, window_bytes }
+    pub(super) fn new(worker: InstanceId, origin: u64, window_bytes: u32) -> Self {
+        Self { worker, origin, received: 0, acked: 0, unacked_bytes: 0, unacked_since_ms: 0, window_bytes }
     }
 
     /// Sequenced frames of the worker handled so far.

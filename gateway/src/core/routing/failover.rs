@@ -13,7 +13,10 @@ use std::{collections::BTreeMap, iter};
 
 use roost_protocol::{
     ConnectionId, Reason,
-    link::{Header, LinkType, Relay, header::FLAG_RESENT},
+    link::{
+        Header, LinkType, Relay,
+        header::{FLAG_ALL, FLAG_DIRECT, FLAG_RESENT},
+    },
 };
 
 use super::Routing;
@@ -195,6 +198,8 @@ impl Routing {
                 let hot = hot(header.connection)?;
                 hot.has_session().then_some(hot.worker())
             }
+            // It was for this session, or the others have theirs.
+            LinkType::Relay if header.flags & (FLAG_DIRECT | FLAG_ALL) != 0 => None,
             LinkType::Relay => self.route_any(Relay::decode(payload).ok()?.routing_hash),
             // The new worker never knew the connection, or has its own REOPEN.
             _ => None,
@@ -204,6 +209,7 @@ impl Routing {
     fn leave_out(&mut self, ctx: &Context, header: Header) {
         match header.link_type {
             LinkType::Open => drop(self.unsent_opens.remove(&header.connection.to_bits())),
+            LinkType::Relay if header.flags & FLAG_DIRECT != 0 => ctx.stats.inc(Stat::RelaysOriginGone),
             LinkType::Relay => ctx.stats.inc(Stat::RelaysDropped),
             _ => {}
         }

@@ -1,9 +1,9 @@
 //! What workers say about connections, in the order in which it arrives.
 
 use roost_protocol::{
-    ConnectionId, Reason, SessionRef,
+    ConnectionId, Reason,
     edge::{self, FrameType},
-    link::{Header, LinkError, LinkType, Relay, body, header},
+    link::{Accept, Ending, Header, LinkError, LinkType, Relay, body, header},
 };
 
 use super::Routing;
@@ -13,7 +13,7 @@ use crate::{
         connection::Connections,
         context::Context,
         index::{LinkIndex, Slot, WorkerIndex},
-        link::{Arrival, NO_CONNECTION},
+        link::Arrival,
         record::{State, flag},
         span::Span,
         stats::Stat,
@@ -91,7 +91,7 @@ impl Routing {
             let unacked = self.links.end_session(io, ctx, link);
             self.fail_over(ctx, connections, link.worker(), &unacked);
         }
-        self.links[link].begin_session(ctx);
+        self.links.begin_session(ctx, link);
         self.start_rebalance();
     }
 
@@ -111,18 +111,10 @@ impl Routing {
                 deliver(io, ctx, connections, self, (routed, Stat::MessagesDelivered), payload);
             }
             LinkType::Accept => {
-                let session = SessionRef(body::decode_u64(payload.bytes(io))?);
-                self.on_accept(io, ctx, connections, worker, header.connection, session);
+                self.on_accept(io, ctx, connections, (worker, header.connection), payload)?;
             }
             LinkType::Reject | LinkType::Close => {
-                let retry_after_ms = body::decode_retry_after_ms(payload.bytes(io))?;
-                match self.find_routed(connections, worker, header.connection) {
-                    Some(slot) => {
-                        let end = (close_reason(header), Some(retry_after_ms));
-                        connections.close(io, ctx, self, slot, end);
-                    }
-                    None => count_stale(ctx),
-                }
+                self.on_ending(io, ctx, connections, (worker, header), payload)?;
             }
             LinkType::Moved if payload.len > 0 => return Err(LinkError::Malformed),
             LinkType::Moved => match self.find_routed(connections, worker, header.connection) {
@@ -139,7 +131,7 @@ impl Routing {
                     return Ok(Handled::Stalled);
                 }
             }
-            LinkType::Relay => self.on_relay(io, ctx, payload)?,
+            LinkType::Relay => self.on_relay(io, ctx, (worker, header), payload)?,
             LinkType::Draining if payload.len > 0 => return Err(LinkError::Malformed),
             LinkType::Draining => {
                 if self.links[worker.link()].start_draining(ctx) {
@@ -168,23 +160,54 @@ impl Routing {
         (is_its_own && !awaits).then_some(slot)
     }
 
+    /// ACCEPT: the client is welcome. The worker may give the connection another routing hash, by which
+    /// it may be another worker's: then it moves there at once (SPEC.md 3.6).
     fn on_accept(
         &mut self,
         io: &mut impl Io,
         ctx: &mut Context,
         connections: &mut Connections,
-        worker: WorkerIndex,
-        connection: ConnectionId,
-        session: SessionRef,
-    ) {
+        (worker, connection): (WorkerIndex, ConnectionId),
+        payload: Span,
+    ) -> Result<(), LinkError> {
+        // The edge protocol has no subprotocols: one that is stated is not told to the client.
+        let Accept { session, routing_hash, .. } = Accept::decode(payload.bytes(io))?;
         let unsent = self.unsent_opens.contains(&connection.to_bits());
         match self.find_routed(connections, worker, connection) {
             Some(slot) if connections.hot(slot).state() == State::Opening && !unsent => {
+                let of_open = connections.cold(slot).routing_hash();
+                let rekeyed = routing_hash.filter(|&routing_hash| routing_hash != of_open);
+                if let Some(routing_hash) = rekeyed {
+                    ctx.stats.inc(Stat::ConnectionsRekeyed);
+                    connections.rekey(slot, routing_hash);
+                }
                 connections.welcome(io, ctx, self, slot, session);
-                self.settle(io, ctx, connections, slot);
+                self.settle(io, ctx, connections, (slot, rekeyed.is_some()));
             }
             _ => count_stale(ctx),
         }
+        Ok(())
+    }
+
+    /// REJECT or CLOSE: the client is told what the worker has for it.
+    fn on_ending(
+        &mut self,
+        io: &mut impl Io,
+        ctx: &mut Context,
+        connections: &mut Connections,
+        (worker, header): (WorkerIndex, Header),
+        payload: Span,
+    ) -> Result<(), LinkError> {
+        // A copy: blocks change hands while a connection is closed.
+        let mut copy = [0; Ending::PAYLOAD_BYTES_MAX];
+        let copy = copy.get_mut(..payload.len as usize).ok_or(LinkError::Malformed)?;
+        copy.copy_from_slice(payload.bytes(io));
+        let ending = Ending::decode(copy)?;
+        match self.find_routed(connections, worker, header.connection) {
+            Some(slot) => connections.close(io, ctx, self, slot, (close_reason(header), Some(ending))),
+            None => count_stale(ctx),
+        }
+        Ok(())
     }
 
     fn on_multicast(
@@ -210,15 +233,44 @@ impl Routing {
         Ok(())
     }
 
-    /// RELAY goes to the worker that owns the hash, which may be the one that sent it. Two workers that
-    /// wait for each other to read would wait for ever: so it is dropped rather than kept.
-    fn on_relay(&mut self, io: &mut impl Io, ctx: &mut Context, payload: Span) -> Result<(), LinkError> {
-        let relay = Relay::decode(payload.bytes(io))?;
-        let header = Header::new(LinkType::Relay, NO_CONNECTION, payload.len);
-        let owner = self.route_any(relay.routing_hash);
-        let passed =
-            owner.is_some_and(|worker| self.links[worker.link()].append_or_drop(io, ctx, header, payload));
-        ctx.stats.inc(if passed { Stat::RelaysForwarded } else { Stat::RelaysDropped });
+    /// RELAY goes to the worker that owns the hash, which may be the one that sent it; or to the session
+    /// that it names; or to all other workers. Two workers that wait for each other to read would wait for
+    /// ever: so it is dropped rather than kept.
+    fn on_relay(
+        &mut self,
+        io: &mut impl Io,
+        ctx: &mut Context,
+        (from, header): (WorkerIndex, Header),
+        payload: Span,
+    ) -> Result<(), LinkError> {
+        let Relay { routing_hash, .. } = Relay::decode(payload.bytes(io))?;
+        let Some(origin) = self.link(from).origin() else {
+            ctx.stats.inc(Stat::RelaysDropped);
+            return Ok(());
+        };
+        let flags = header.flags & (header::FLAG_ALL | header::FLAG_DIRECT);
+        let passed_on =
+            Header::new(LinkType::Relay, ConnectionId::from_bits(origin), payload.len).flags(flags);
+        let mut pass = |routing: &mut Self, to: Option<LinkIndex>| {
+            let passed =
+                to.is_some_and(|link| routing.links[link].append_or_drop(io, ctx, passed_on, payload));
+            ctx.stats.inc(if passed { Stat::RelaysForwarded } else { Stat::RelaysDropped });
+        };
+        if flags & header::FLAG_ALL != 0 {
+            for link in self.links.indices().filter(|link| link.worker() != from) {
+                if self.links[link].has_session() {
+                    pass(self, Some(link));
+                }
+            }
+        } else if flags & header::FLAG_DIRECT != 0 {
+            match self.links.with_origin(header.origin()) {
+                Some(link) => pass(self, Some(link)),
+                None => ctx.stats.inc(Stat::RelaysOriginGone),
+            }
+        } else {
+            let owner = self.route_any(routing_hash).map(WorkerIndex::link);
+            pass(self, owner);
+        }
         Ok(())
     }
 }

@@ -53,7 +53,8 @@ impl Routing {
         if hot.state() != State::Open {
             return;
         }
-        let reopen = Reopen { routing_hash: cold.routing_hash(), session: hot.session() };
+        let framing = ctx.cfg.framing(cold.listener()).on_links();
+        let reopen = Reopen { routing_hash: cold.routing_hash(), session: hot.session(), framing };
         let header = Header::new(LinkType::Reopen, connections.id(slot), Reopen::PAYLOAD_BYTES as u32);
         let payload = reopen.encode_payload();
         link.append(io, ctx, header.aux(cold.listener()), iter::once(Piece::Bytes(&payload)));
@@ -104,21 +105,33 @@ impl Routing {
 
     /// Whether the connection is open and another worker owns it.
     pub(super) fn is_misplaced(&self, connections: &Connections, slot: Slot) -> bool {
+        self.may_not_stay(connections, slot, |routing_hash| self.route(routing_hash))
+    }
+
+    /// Whether the connection is open and this owner of its hash is another worker.
+    fn may_not_stay(
+        &self,
+        connections: &Connections,
+        slot: Slot,
+        owner: impl Fn(u64) -> Option<WorkerIndex>,
+    ) -> bool {
         let hot = connections.hot(slot);
-        let owner = || self.route(connections.cold(slot).routing_hash());
+        let owner = || owner(connections.cold(slot).routing_hash());
         hot.is_open() && !hot.has(flag::MOVING) && owner().is_some_and(|owner| owner != hot.worker())
     }
 
     /// The owner of a connection that has just opened may have changed since its HELLO: walks leave out
-    /// those that are opening, since no worker could take them over.
+    /// those that are opening, since no worker could take them over. Or its worker has given it another
+    /// hash (`rekeyed`): then the owner may be one that wants to leave, as for a HELLO.
     pub(super) fn settle(
         &mut self,
         io: &mut impl Io,
         ctx: &mut Context,
         connections: &mut Connections,
-        slot: Slot,
+        (slot, rekeyed): (Slot, bool),
     ) {
-        if !self.is_misplaced(connections, slot) {
+        let is_anothers = rekeyed && self.may_not_stay(connections, slot, |hash| self.route_any(hash));
+        if !is_anothers && !self.is_misplaced(connections, slot) {
             return;
         }
         let worker = connections.hot(slot).worker();

@@ -37,10 +37,13 @@ impl Upstream for Routing {
             self.record_mut(worker).may_be_awaited = true;
             return Greeting::Wait;
         }
+let framing = ctx.cfg.framing(listener).on_links();
         // As long as the payload, and not as it may be: the allocator is quick with what is short.
-        let fixed_bytes = Open::PAYLOAD_BYTES_MAX - edge::KEY_BYTES_MAX - edge::TOKEN_BYTES_MAX;
+        let fixed_bytes = Open::PLAIN_BYTES_MAX - edge::KEY_BYTES_MAX - edge::TOKEN_BYTES_MAX;
         let mut payload = Vec::with_capacity(fixed_bytes + hello.key.len() + hello.token.len());
-        Open { routing_hash, peer, key: hello.key, token: hello.token }.encode_payload(&mut payload);
+        // A client of a plain listener has made no request, and has shown no certificate.
+        let open = Open { routing_hash, framing, peer, key: hello.key, token: hello.token, meta: b"" };
+        open.encode_payload(&mut payload);
         let header = Header::new(LinkType::Open, connection, payload.len() as u32).aux(listener);
         link.add_connection();
         link.append(io, ctx, header, iter::once(Piece::Bytes(&payload)));

@@ -170,6 +170,7 @@ fn who_speaks_before_the_proof_is_refused() {
         worker: InstanceId([2; 16]),
         nonce: [3; 16],
         received_position: 0,
+        capabilities: 0,
         proof: None,
     };
     let mut bytes = Vec::new();
@@ -270,6 +271,7 @@ fn a_wrong_position_gives_the_session_up_at_once() {
         worker: InstanceId([2; 16]),
         nonce: [3; 16],
         received_position: 9,
+        capabilities: 0,
         proof: None,
     };
     let mut bytes = Vec::new();

@@ -7,7 +7,7 @@ use roost_protocol::{
     ConnectionId, InstanceId,
     edge::{self, FrameType, Hello},
     hash,
-    link::{self, Header, LinkType, LinkWelcome, Split, handshake},
+    link::{self, Header, LinkType, LinkWelcome, Reopen, Split, handshake},
 };
 
 use crate::{
@@ -95,6 +95,7 @@ impl Rig {
             worker: InstanceId([instance; 16]),
             nonce: [9; handshake::NONCE_BYTES],
             received_position: resumed.unwrap_or_default(),
+            capabilities: 0,
             proof: None,
         };
         let mut bytes = Vec::new();
@@ -268,23 +269,32 @@ impl Rig {
         self.core.link_views().nth(link).expect("a link")
     }
 
-    /// What a worker was sent about a connection: types, and the last byte of each payload.
+    /// What a worker was sent about a connection: types, and the last byte of each payload, or of
+    /// REOPEN's session reference.
     pub(super) fn told(&self, link: usize, id: ConnectionId) -> Vec<(LinkType, u8)> {
         let about = self.said[link].iter().filter(|(header, _)| header.connection == id);
-        about.map(|(header, payload)| (header.link_type, payload.last().copied().unwrap_or(0))).collect()
+        let tells = |(header, payload): &Said| match header.link_type {
+            LinkType::Reopen => Reopen::decode(payload).expect("it decodes").session.0 as u8,
+            _ => payload.last().copied().unwrap_or(0),
+        };
+        about.map(|said| (said.0.link_type, tells(said))).collect()
+    }
+
+    /// What a client was sent of this type, whole frames.
+    pub(super) fn heard(&self, slot: u32, wanted: FrameType) -> Vec<&[u8]> {
+        let (mut rest, mut frames) = (&self.heard[slot as usize][..], Vec::new());
+        while let Ok(edge::Split::Frame { frame_type, frame }) = edge::split(rest, 1 << 20) {
+            if frame_type == wanted {
+                frames.push(frame);
+            }
+            rest = &rest[frame.len()..];
+        }
+        frames
     }
 
     /// The reason in the GOAWAY that a client was sent last.
     pub(super) fn goaway(&self, slot: u32) -> Option<u8> {
-        let mut rest = &self.heard[slot as usize][..];
-        let mut reason = None;
-        while let Ok(edge::Split::Frame { frame_type, frame }) = edge::split(rest, 1 << 20) {
-            if frame_type == FrameType::Goaway {
-                reason = Some(frame[edge::HEADER_BYTES]);
-            }
-            rest = &rest[frame.len()..];
-        }
-        reason
+        self.heard(slot, FrameType::Goaway).last().map(|frame| frame[edge::HEADER_BYTES])
     }
 }
 

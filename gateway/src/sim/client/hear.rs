@@ -8,7 +8,7 @@ use roost_protocol::{
 use super::{Client, Ended, Profile, sealed::Sealed};
 use crate::sim::{
     kernel::World,
-    ledger::{DownHead, Ledger},
+    ledger::{DownHead, Ledger, words_for},
     net::{ConnId, PeerRead},
 };
 
@@ -88,7 +88,7 @@ impl Client {
                 if self.welcomed {
                     ledger.violation(format!("invariant exactly-once: client {id} is welcomed twice"));
                 }
-                if welcome.session.0 != u64::from(id) {
+                if welcome.session.0 as u32 != id || ledger.hash_of(welcome.session.0).is_none() {
                     ledger.violation(format!("invariant right-client: client {id} gets {welcome:?}"));
                 }
                 self.welcomed = true;
@@ -114,6 +114,11 @@ impl Client {
             FrameType::Goaway => {
                 let goaway = Goaway::decode(payload).expect("the gateway's GOAWAY decodes");
                 self.goaway = Some(goaway.reason);
+                let (code, text) = words_for(id);
+                let wordless = (goaway.code, goaway.text) == (0, "");
+                if !wordless && (goaway.code, goaway.text) != (code, text.as_str()) {
+                    ledger.violation(format!("invariant right-client: client {id} hears {goaway:?}"));
+                }
                 // The others also send messages that are not counted.
                 let counted = !matches!(self.profile, Profile::Breaker | Profile::Noise);
                 if goaway.reason == Reason::RateLimited && counted {

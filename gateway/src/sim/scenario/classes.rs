@@ -103,6 +103,19 @@ impl Drawn {
         }
     }
 
+    /// Workers give connections other routing hashes than their keys have, ask all others, answer whoever
+    /// asks, and have words for clients that they send away.
+    pub(super) fn talkers(&self, habits: &mut [Habits]) {
+        let mut rng = self.stream(5, 0x7a1c);
+        if rng.chance(300) {
+            for habits in habits {
+                habits.relays = habits.relays.max(200);
+                (habits.relays_all, habits.answers) = (rng.pick(&[0, 500]), rng.pick(&[200, 900]));
+                (habits.rekeys, habits.words) = (rng.pick(&[0, 100, 800]), rng.pick(&[0, 500]));
+            }
+        }
+    }
+
     /// Workers are stopped (SIGSTOP) until they are given up, and with more to read than their sockets
     /// take: the kernel still sends what the session retains.
     pub(super) fn stopped_workers(

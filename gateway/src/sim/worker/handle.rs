@@ -1,12 +1,18 @@
 //! What a worker does with the gateway's sequenced frames.
 
 use roost_protocol::{
-    Reason, SessionRef, edge,
-    link::{Header, LinkType, Open, Relay, Reopen, header::FLAG_RESENT},
+    Reason, edge, hash,
+    link::{
+        Accept, Framing, Header, LinkType, Open, Relay, Reopen,
+        header::{FLAG_ALL, FLAG_DIRECT, FLAG_RESENT},
+    },
 };
 
-use super::{Worker, session::Conn};
-use crate::sim::ledger::{Down, DownHead, Ledger, decode_up};
+use super::{
+    Worker,
+    session::{Conn, Session},
+};
+use crate::sim::ledger::{Down, DownHead, Ledger, decode_up, encode_ending};
 
 impl Worker {
     pub(super) fn on_sequenced(&mut self, ledger: &mut Ledger, index: usize, header: Header, payload: &[u8]) {
@@ -51,18 +57,33 @@ impl Worker {
                     ledger.violation(format!("invariant whole-frames: OPEN with key {:?}", open.key));
                     return;
                 };
+                if open.routing_hash != hash::routing_hash(open.key)
+                    || (open.framing, open.meta) != (Framing::Edge, b"")
+                {
+                    ledger.violation(format!("invariant link-protocol: {open:?}"));
+                }
                 if self.rng.chance(self.habits.rejects) {
                     session.conns.insert(id, Conn::Ended);
-                    session.push(Header::new(LinkType::Reject, id, 4), &500u32.to_be_bytes());
+                    let ending = encode_ending(client, 500, self.rng.chance(self.habits.words));
+                    session.push(Header::new(LinkType::Reject, id, 0), &ending);
                 } else {
                     session.conns.insert(id, Conn::Open(ledger.begin_tenure(client, true, header.aux)));
-                    session.push(Header::new(LinkType::Accept, id, 8), &u64::from(client).to_be_bytes());
+                    let routing_hash = self.rng.chance(self.habits.rekeys).then(|| self.rng.draw());
+                    let accepted = ledger.on_accept(client, routing_hash.unwrap_or(open.routing_hash));
+                    let mut payload = Vec::new();
+                    Accept { routing_hash, ..Accept::new(accepted) }.encode_payload(&mut payload);
+                    session.push(Header::new(LinkType::Accept, id, 0), &payload);
                 }
             }
             (LinkType::Reopen, None) => {
                 let reopen = Reopen::decode(payload).expect("the gateway's REOPEN decodes");
-                let SessionRef(client) = reopen.session;
-                let tenure = ledger.begin_tenure(client as u32, false, header.aux);
+                let accepted = ledger.hash_of(reopen.session.0);
+                if accepted != Some(reopen.routing_hash) || reopen.framing != Framing::Edge {
+                    ledger.violation(format!(
+                        "invariant placement: {reopen:?} of a connection that was accepted with {accepted:x?}"
+                    ));
+                }
+                let tenure = ledger.begin_tenure(reopen.session.0 as u32, false, header.aux);
                 session.conns.insert(id, Conn::Open(tenure));
             }
             (LinkType::Data, Some(Conn::Open(tenure))) => {
@@ -97,14 +118,38 @@ impl Worker {
                 }
             }
             (LinkType::Relay, _) => {
-                let relay = Relay::decode(payload).expect("the gateway's RELAY decodes");
-                if DownHead::decode(relay.payload).is_none() {
-                    ledger.violation("invariant whole-frames: a relayed payload is not what was sent".into());
-                }
+                let answers = session.retained.len() < 256 && self.rng.chance(self.habits.answers);
+                on_relay(ledger, session, header, payload, answers);
             }
             (other, known) => ledger.violation(format!(
                 "invariant link-protocol: {other:?} for connection {id:?}, which is {known:?} here"
             )),
         }
+    }
+}
+
+/// A RELAY. Its head tells by which flags it was sent, and the number of the session that it came from,
+/// or, of an answer, of the one that it is for.
+fn on_relay(ledger: &mut Ledger, session: &mut Session, header: Header, payload: &[u8], answers: bool) {
+    let relay = Relay::decode(payload).expect("the gateway's RELAY decodes");
+    let Some(head) = DownHead::decode(relay.payload) else {
+        return ledger.violation("invariant whole-frames: a relayed payload is not what was sent".into());
+    };
+    let flags = header.flags & (FLAG_ALL | FLAG_DIRECT);
+    if u32::from(flags) != head.client {
+        ledger.violation(format!("invariant link-protocol: {head:?} is relayed with flags {flags:#x}"));
+    }
+    let is_mine = head.tenure == session.serial;
+    if flags == FLAG_DIRECT && !is_mine || flags == FLAG_ALL && is_mine {
+        ledger.violation(format!(
+            "invariant relay-origin: session {} is passed {head:?} with flags {flags:#x}",
+            session.serial
+        ));
+    }
+    if flags != FLAG_DIRECT && answers {
+        let head = DownHead { client: u32::from(FLAG_DIRECT), ..head };
+        let mut body = relay.routing_hash.to_be_bytes().to_vec();
+        body.extend(head.encode(relay.payload.len()));
+        session.push(Header::new(LinkType::Relay, header.connection, 0).flags(FLAG_DIRECT), &body);
     }
 }

@@ -46,6 +46,14 @@ pub struct Habits {
     pub fans_out: u32,
     /// A wake-up relays something.
     pub relays: u32,
+    /// What it relays is for all other workers.
+    pub relays_all: u32,
+    /// It answers what another worker relays to it.
+    pub answers: u32,
+    /// It accepts a connection with another routing hash.
+    pub rekeys: u32,
+    /// It has a close code and a text for a client that it sends away, and marks a push as text.
+    pub words: u32,
     /// A wake-up closes a connection.
     pub closes: u32,
     /// An OPEN is rejected.

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::sim::{
     kernel::World,
-    ledger::{Down, DownHead},
+    ledger::{Down, DownHead, encode_ending},
 };
 
 impl Worker {
@@ -39,13 +39,18 @@ impl Worker {
                     number: 0,
                 };
                 tenure.order += 1;
-                session.push_message(id, &head.encode(len));
+                // Whether it is text is all the same to clients of the edge protocol.
+                let flags = if self.rng.chance(self.habits.words) { link::header::FLAG_TEXT } else { 0 };
+                let header = Header::new(LinkType::Data, id, 0).flags(flags);
+                session.push(header, &message(&head.encode(len)));
             }
         }
         if !ids.is_empty() && self.rng.chance(self.habits.closes) {
             let id = self.rng.pick(&ids);
-            if matches!(session.conns.insert(id, Conn::Ended), Some(Conn::Open(_))) {
-                session.push(Header::new(LinkType::Close, id, 0), &[]);
+            if let Some(Conn::Open(tenure)) = session.conns.insert(id, Conn::Ended) {
+                let words = self.rng.chance(self.habits.words);
+                let ending = if words { encode_ending(tenure.client, 0, true) } else { Vec::new() };
+                session.push(Header::new(LinkType::Close, id, 0), &ending);
             }
         }
         if self.rng.chance(self.habits.fans_out) {
@@ -77,11 +82,18 @@ impl Worker {
             }
         }
         if self.rng.chance(self.habits.relays) {
-            let head =
-                DownHead { kind: Down::Push, tenure: 0, order: 0, resent: false, client: 0, number: 0 };
+            let flags = if self.rng.chance(self.habits.relays_all) { link::header::FLAG_ALL } else { 0 };
+            let head = DownHead {
+                kind: Down::Push,
+                tenure: session.serial,
+                order: 0,
+                resent: false,
+                client: u32::from(flags),
+                number: 0,
+            };
             let mut body = self.rng.draw().to_be_bytes().to_vec();
             body.extend(head.encode(len));
-            session.push(Header::new(LinkType::Relay, NONE, 0), &body);
+            session.push(Header::new(LinkType::Relay, NONE, 0).flags(flags), &body);
         }
         if self.rng.chance(self.habits.pings) {
             let ping = Header::new(LinkType::Ping, NONE, 0).encode();

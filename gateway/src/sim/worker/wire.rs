@@ -166,6 +166,7 @@ impl Worker {
             worker: self.instance,
             nonce,
             received_position: resumes.map_or(0, |resumption| resumption.stated),
+            capabilities: 0,
             proof: None,
         };
         let proven = welcome.encode_proven();
