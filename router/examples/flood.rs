@@ -145,6 +145,11 @@ fn connect(address: &Address) -> anyhow::Result<Link> {
         received_position: 0,
         window_bytes: 64 * 1024 * 1024,
         frame_bytes_max: FRAME_BYTES_MAX,
+        capabilities: 0,
+        link_failover_ms: 10_000,
+        link_keepalive_ms: 10_000,
+        idle_timeout_ms: 150_000,
+        messages_per_s_max: 0,
     };
     let mut out = Vec::new();
     encode_frame(LinkType::LinkHello, &hello.encode_payload(), &mut out);
@@ -170,8 +175,7 @@ fn connection(number: u64, connections: u32) -> ConnectionId {
 
 fn open(slot: u32) -> Vec<u8> {
     let key = slot.to_be_bytes();
-    let open =
-        Open { routing_hash: roost_protocol::hash::routing_hash(&key), peer: None, key: &key, token: b"" };
+    let open = Open::edge(roost_protocol::hash::routing_hash(&key), None, &key, b"");
     let mut payload = Vec::new();
     open.encode_payload(&mut payload);
     let header = Header::new(LinkType::Open, ConnectionId::new(0, slot, 1), payload.len() as u32);

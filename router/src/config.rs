@@ -1,6 +1,14 @@
 //! What a worker needs to know, as plain numbers.
 
+use std::ops::RangeInclusive;
+
 use roost_protocol::link;
+
+/// How many times its gateway's `link_failover_ms` a session is kept without a TCP connection (SPEC.md,
+/// 3.3).
+pub const SESSION_TTL_FAILOVERS: u64 = 6;
+/// Between which a session is kept, in milliseconds, whatever its gateway states.
+pub const SESSION_TTL_MS: RangeInclusive<u64> = 1_000..=3_600_000;
 
 /// The configuration of a worker. Times in milliseconds, sizes in bytes.
 #[derive(Clone, Debug)]
@@ -17,8 +25,9 @@ pub struct WorkerConfig {
     /// any case. No link's queue grows beyond `pending_bytes_max` and the larger of this and one frame.
     pub call_bytes_max: usize,
     /// How long a session without a TCP connection is kept for its gateway to come back. Should
-    /// be longer than the gateways' `link_failover_ms`.
-    pub session_ttl_ms: u64,
+    /// be longer than the gateways' `link_failover_ms`. None: [`SESSION_TTL_FAILOVERS`] times what the
+    /// session's gateway states as that, within [`SESSION_TTL_MS`].
+    pub session_ttl_ms: Option<u64>,
     /// Silence after which a link is probed, and after twice that given up; 0: never.
     pub keepalive_ms: u64,
     /// Time from accept to a complete handshake.
@@ -65,7 +74,7 @@ impl Default for WorkerConfig {
             window_bytes: link::WINDOW_BYTES_DEFAULT,
             pending_bytes_max: 1024 * 1024,
             call_bytes_max: 8 * 1024 * 1024,
-            session_ttl_ms: 60_000,
+            session_ttl_ms: None,
             keepalive_ms: 10_000,
             handshake_timeout_ms: 5_000,
             handshakes_max: 256,

@@ -17,3 +17,13 @@ pub struct Client {
     /// Its id there.
     pub connection: ConnectionId,
 }
+
+/// Where a relayed payload came from: one session of one worker with one gateway shard. It names nothing
+/// once that session has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// The session here over which the payload came.
+    pub link: LinkId,
+    /// What the gateway calls the other worker's session.
+    pub(crate) session: u64,
+}

@@ -160,11 +160,12 @@ pub use core::{
     Clients, Closed, Context, Handler, JoinError, Limit, Opened, Opening, SendError, TOPIC_NAME_BYTES_MAX,
     TimerId, TimersFull,
 };
-pub use id::{Client, LinkId};
+pub use id::{Client, LinkId, Origin};
 pub use server::{
     Address, AddressError, Answer, BindError, Listener, PushError, Shutdown, ShutdownHandle, Worker,
     WorkerHandle, serve, shutdown,
 };
+pub use session::Gateway;
 pub use stats::{Stat, Stats};
 
 /// The example in the README must compile.

@@ -70,9 +70,10 @@ struct Args {
     /// What becomes of one more.
     #[arg(long, value_enum, default_value = "close-oldest")]
     connections_per_key_policy: KeyPolicyName,
-    /// How long a session is kept for a gateway that has gone away, in ms.
-    #[arg(long, value_name = "MS", default_value_t = WorkerConfig::default().session_ttl_ms)]
-    session_ttl_ms: u64,
+    /// How long a session is kept for a gateway that has gone away, in ms [default: six times what the
+    /// gateway states as its link_failover_ms].
+    #[arg(long, value_name = "MS")]
+    session_ttl_ms: Option<u64>,
     /// Silence after which a link is probed, and after twice that given up, in ms; 0: never.
     #[arg(long, value_name = "MS", default_value_t = WorkerConfig::default().keepalive_ms)]
     keepalive_ms: u64,

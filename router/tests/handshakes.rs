@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use roost_protocol::link::LinkType;
+use roost_protocol::{
+    ConnectionId,
+    link::{HEADER_BYTES, Header, LinkType, Refusal},
+};
 use roost_router::{Address, Stat, WorkerConfig, handlers};
 use serde_json::Value;
 use support::{Link, PATIENCE, Running, peer::Peer, start, wait_until};
@@ -68,6 +71,22 @@ fn what_a_gateway_may_not_say_is_refused_instead_of_a_handshake() {
     }
     wait_until("all are refused", || worker.stats.get(Stat::LinksRefused) == vectors.len() as u64);
     assert_eq!(worker.stats.get(Stat::Sessions), 0);
+    worker.stop();
+}
+
+#[test]
+fn a_gateway_of_an_earlier_draft_is_refused() {
+    let worker = start(WorkerConfig::default(), handlers::Echo);
+    let mut peer = Peer::new(1, 0);
+    peer.connected();
+    let hello = peer.fill();
+    let mut stream = connect(&worker);
+    // As it was: 72 bytes.
+    let header = Header::new(LinkType::LinkHello, ConnectionId::from_bits(0), 72).encode();
+    stream.write_all(&header).unwrap();
+    stream.write_all(&hello[HEADER_BYTES..][..72]).unwrap();
+    assert_eq!(until_the_end(stream), Refusal::Malformed.encode());
+    wait_until("it is counted", || worker.stats.get(Stat::LinksRefused) == 1);
     worker.stop();
 }
 

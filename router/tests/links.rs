@@ -241,7 +241,8 @@ fn a_newer_connection_of_the_same_shard_ends_the_older() {
 
 #[test]
 fn half_a_handshake_is_not_waited_for_and_sessions_expire() {
-    let config = WorkerConfig { handshake_timeout_ms: 50, session_ttl_ms: 50, ..WorkerConfig::default() };
+    let config =
+        WorkerConfig { handshake_timeout_ms: 50, session_ttl_ms: Some(50), ..WorkerConfig::default() };
     let worker = start(config, handlers::Echo);
     let mut silent = TcpStream::connect(tcp(&worker)).unwrap();
     silent.write_all(&[0, 0, 0]).unwrap();

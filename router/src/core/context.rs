@@ -6,7 +6,10 @@ use roost_protocol::{
     ConnectionId, Reason, SessionRef,
     edge::{self, FrameType},
     hash::routing_hash,
-    link::{HEADER_BYTES, Header, LinkType, header::FLAG_ALL},
+    link::{
+        Accept, Ending, HEADER_BYTES, Header, LinkType,
+        header::{FLAG_ALL, FLAG_DIRECT, FLAG_TEXT},
+    },
 };
 
 use super::{
@@ -18,7 +21,8 @@ use super::{
 };
 use crate::{
     config::{KeyPolicy, WorkerConfig},
-    id::{Client, LinkId},
+    id::{Client, LinkId, Origin},
+    session::Gateway,
     stats::{Stat, Stats},
 };
 
@@ -26,6 +30,9 @@ const NO_CONNECTION: ConnectionId = ConnectionId::from_bits(0);
 /// Bytes of a MULTICAST payload before the ids.
 const COUNT_BYTES: usize = 4;
 const ID_BYTES: usize = 8;
+/// What a client is told whose key has too many connections.
+const KEY_IS_FULL: Ending<'static> =
+    Ending { retry_after_ms: 0, code: 0, text: "too many connections of one key" };
 
 /// Why nothing was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -72,6 +79,8 @@ pub struct Context<'a> {
     pub(super) current: Option<LinkId>,
     /// Another thread pushes: it waits for queues as the frames of a link do.
     pub(super) outside: bool,
+    /// The message being handled is marked as text.
+    pub(super) text: bool,
 }
 
 impl Context<'_> {
@@ -94,20 +103,46 @@ impl Context<'_> {
     /// }
     /// ```
     pub fn accept(&mut self, client: Client, session: SessionRef) {
+        self.accept_with(client, &Accept::new(session));
+    }
+
+    /// As [`Self::accept`], and the connection belongs to this routing hash from now on, whatever key
+    /// the client stated: to the user behind a token, say. If another worker owns the hash, the
+    /// connection moves there at once: [`Handler::on_close`](crate::Handler::on_close) follows here with
+    /// [`Closed::Moved`](crate::Closed::Moved), and that worker gets
+    /// [`Handler::on_open`](crate::Handler::on_open) with [`Opened::Moved`](crate::Opened::Moved).
+    pub fn accept_as(&mut self, client: Client, session: SessionRef, routing_hash: u64) {
+        self.accept_with(client, &Accept { routing_hash: Some(routing_hash), ..Accept::new(session) });
+    }
+
+    /// As [`Self::accept`], with all that ACCEPT may state.
+    ///
+    /// Panics if there is a subprotocol that is no token or is too long, or without a routing hash.
+    pub fn accept_with(&mut self, client: Client, accept: &Accept<'_>) {
+        let Some(link) = self.registry.get(client.link) else { return };
+        if link.connections.phase(client.connection) != Some(Phase::Pending) {
+            return;
+        }
+        if let Some(routing_hash) = accept.routing_hash {
+            self.registry.set_key(client, routing_hash);
+        }
         let refused = self.refuses_newest(client);
         let Some(link) = self.registry.get_mut(client.link) else { return };
         if refused {
-            if link.connections.refuse(client.connection, session) {
-                self.push_reject(client, Reason::WorkerRejected, 0);
-                self.stats.add(Stat::KeyLimited, 1);
-            }
-        } else if link.connections.open(client.connection, session) {
-            let header = Header::new(LinkType::Accept, client.connection, 8);
-            link.session.push(header, &[&session.0.to_be_bytes()]);
-            self.registry.note_sent(self.current, client.link);
-            self.registry.opened(client);
-            self.close_oldest(client);
+            link.connections.refuse(client.connection, accept.session);
+            let header = Header::new(LinkType::Reject, client.connection, 0);
+            self.push_ending(header, client.link, Reason::WorkerRejected, &KEY_IS_FULL);
+            self.stats.add(Stat::KeyLimited, 1);
+            return;
         }
+        link.connections.open(client.connection, accept.session);
+        let mut payload = Vec::new();
+        accept.encode_payload(&mut payload);
+        let header = Header::new(LinkType::Accept, client.connection, payload.len() as u32);
+        link.session.push(header, &[&payload]);
+        self.registry.note_sent(self.current, client.link);
+        self.registry.opened(client);
+        self.close_oldest(client);
     }
 
     /// Whether the key of a connection that would open has as many as it may, and those stay.
@@ -130,30 +165,57 @@ impl Context<'_> {
         while self.is_key_over(client, 0) {
             let oldest = self.registry.key(client).and_then(|key| self.registry.count_of(key).1);
             let Some(oldest) = oldest.filter(|&oldest| oldest != client) else { return };
-            self.close(oldest, Reason::WorkerClosed, 0);
-            self.stats.add(Stat::KeyLimited, 1);
+            self.close_for_key(oldest);
         }
+    }
+
+    /// Closes a connection whose key has too many.
+    pub(super) fn close_for_key(&mut self, client: Client) {
+        self.stats.add(Stat::KeyLimited, 1);
+        self.close_with(client, Reason::WorkerClosed, &KEY_IS_FULL);
+    }
+
+    /// Refuses a connection whose key has too many, before the handler hears of it.
+    pub(super) fn reject_for_key(&mut self, client: Client) {
+        self.stats.add(Stat::KeyLimited, 1);
+        self.reject_with(client, Reason::WorkerRejected, &KEY_IS_FULL);
     }
 
     /// Refuses a client that asked for a session; [`crate::Handler::on_close`] will not be called
     /// for it. Does nothing if the client has gone or its session is open. [`Reason::Moved`], which
     /// a worker must not give, becomes [`Reason::WorkerRejected`].
     pub fn reject(&mut self, client: Client, reason: Reason, retry_after_ms: u32) {
+        self.reject_with(client, reason, &Ending::after_ms(retry_after_ms));
+    }
+
+    /// As [`Self::reject`], with a close code and a text of the application's own.
+    ///
+    /// Panics if the code is neither 0 nor within [`edge::CLOSE_CODES`], or the text has more than
+    /// [`edge::CLOSE_TEXT_BYTES_MAX`] bytes.
+    pub fn reject_with(&mut self, client: Client, reason: Reason, ending: &Ending<'_>) {
         let Some(link) = self.registry.get_mut(client.link) else { return };
         if link.connections.phase(client.connection) == Some(Phase::Pending) {
             self.registry.remove_connection(client);
-            self.push_reject(client, reason, retry_after_ms);
+            let reason = if reason == Reason::Moved { Reason::WorkerRejected } else { reason };
+            self.push_ending(
+                Header::new(LinkType::Reject, client.connection, 0),
+                client.link,
+                reason,
+                ending,
+            );
             self.stats.add(Stat::Rejects, 1);
             self.stats.sub(Stat::Connections, 1);
         }
     }
 
-    fn push_reject(&mut self, client: Client, reason: Reason, retry_after_ms: u32) {
-        let Some(link) = self.registry.get_mut(client.link) else { return };
-        let reason = if reason == Reason::Moved { Reason::WorkerRejected } else { reason };
-        let header = Header::new(LinkType::Reject, client.connection, 4).reason(reason);
-        link.session.push(header, &[&retry_after_ms.to_be_bytes()]);
-        self.registry.note_sent(self.current, client.link);
+    /// REJECT or CLOSE, over a link that was just there.
+    fn push_ending(&mut self, mut header: Header, to: LinkId, reason: Reason, ending: &Ending<'_>) {
+        let mut payload = Vec::new();
+        ending.encode_payload(&mut payload);
+        header.payload_bytes = payload.len() as u32;
+        let link = self.registry.get_mut(to).expect("it was just there");
+        link.session.push(header.reason(reason), &[&payload]);
+        self.registry.note_sent(self.current, to);
     }
 
     /// Sends a message to a client.
@@ -177,13 +239,24 @@ impl Context<'_> {
     /// Sends a message that is the concatenation of `parts`.
     #[inline]
     pub fn send_parts(&mut self, client: Client, parts: &[&[u8]]) -> Result<(), SendError> {
-        let sent = self.try_send(client, parts);
+        self.send_flagged(client, 0, parts)
+    }
+
+    /// Sends a message that is marked as text, for framings that tell it from bytes. A client of the
+    /// edge protocol gets it like any other.
+    pub fn send_text(&mut self, client: Client, text: &str) -> Result<(), SendError> {
+        self.send_flagged(client, FLAG_TEXT, &[text.as_bytes()])
+    }
+
+    #[inline]
+    fn send_flagged(&mut self, client: Client, flags: u8, parts: &[&[u8]]) -> Result<(), SendError> {
+        let sent = self.try_send(client, flags, parts);
         self.stats.add(if sent.is_ok() { Stat::MessagesSent } else { Stat::SendsRefused }, 1);
         sent
     }
 
     #[inline]
-    fn try_send(&mut self, client: Client, parts: &[&[u8]]) -> Result<(), SendError> {
+    fn try_send(&mut self, client: Client, flags: u8, parts: &[&[u8]]) -> Result<(), SendError> {
         let link = self.registry.get_mut(client.link).ok_or(SendError::Closed)?;
         if link.connections.phase(client.connection) != Some(Phase::Open) {
             return Err(SendError::Closed);
@@ -192,7 +265,7 @@ impl Context<'_> {
         let payload_bytes = edge_header.len() + parts.iter().map(|part| part.len()).sum::<usize>();
         self.admit(client.link, HEADER_BYTES + payload_bytes)?;
         let link = self.registry.get_mut(client.link).expect("it was just there");
-        let header = Header::new(LinkType::Data, client.connection, payload_bytes as u32);
+        let header = Header::new(LinkType::Data, client.connection, payload_bytes as u32).flags(flags);
         match *parts {
             [payload] => link.session.push(header, &[&edge_header, payload]),
             _ => {
@@ -217,6 +290,15 @@ impl Context<'_> {
     /// }
     /// ```
     pub fn multicast(&mut self, clients: &[Client], payload: &[u8]) -> usize {
+        self.multicast_flagged(clients, 0, payload)
+    }
+
+    /// As [`Self::multicast`], marked as text; see [`Self::send_text`].
+    pub fn multicast_text(&mut self, clients: &[Client], text: &str) -> usize {
+        self.multicast_flagged(clients, FLAG_TEXT, text.as_bytes())
+    }
+
+    fn multicast_flagged(&mut self, clients: &[Client], flags: u8, payload: &[u8]) -> usize {
         let mut clients: Vec<Client> = clients.to_vec();
         clients.sort_unstable_by_key(|client| (client.link.index, client.link.serial, client.connection));
         clients.dedup();
@@ -227,7 +309,7 @@ impl Context<'_> {
                 .filter(|&&client| self.registry.is_open(client))
                 .flat_map(|client| client.connection.to_bits().to_be_bytes())
                 .collect();
-            queued += self.multicast_on(group[0].link, &ids, payload).unwrap_or(0);
+            queued += self.multicast_on(group[0].link, &ids, flags, payload).unwrap_or(0);
         }
         self.stats.add(Stat::SendsRefused, (clients.len() - queued) as u64);
         queued
@@ -239,6 +321,7 @@ impl Context<'_> {
         &mut self,
         id: LinkId,
         ids: &[u8],
+        flags: u8,
         payload: &[u8],
     ) -> Result<usize, SendError> {
         let link = self.registry.get(id).ok_or(SendError::Closed)?;
@@ -255,7 +338,7 @@ impl Context<'_> {
             }
             let link = self.registry.get_mut(id).expect("it was just there");
             let count = ids.len() / ID_BYTES;
-            let header = Header::new(LinkType::Multicast, NO_CONNECTION, payload_bytes as u32);
+            let header = Header::new(LinkType::Multicast, NO_CONNECTION, payload_bytes as u32).flags(flags);
             link.session.push(header, &[&(count as u32).to_be_bytes(), ids, &edge_header, payload]);
             self.stats.add(Stat::FanoutsSent, 1);
             queued += count;
@@ -275,9 +358,19 @@ impl Context<'_> {
     /// }
     /// ```
     pub fn broadcast(&mut self, payload: &[u8], all_workers: bool) -> usize {
+        self.broadcast_flagged(0, payload, all_workers)
+    }
+
+    /// As [`Self::broadcast`], marked as text; see [`Self::send_text`].
+    pub fn broadcast_text(&mut self, text: &str, all_workers: bool) -> usize {
+        self.broadcast_flagged(FLAG_TEXT, text.as_bytes(), all_workers)
+    }
+
+    fn broadcast_flagged(&mut self, flags: u8, payload: &[u8], all_workers: bool) -> usize {
+        let flags = if all_workers { flags | FLAG_ALL } else { flags };
         let mut links = 0;
         for id in self.registry.ids() {
-            match self.broadcast_on(id, payload, all_workers) {
+            match self.broadcast_on(id, flags, payload) {
                 Ok(()) => links += 1,
                 Err(_) => self.stats.add(Stat::SendsRefused, 1),
             }
@@ -285,13 +378,12 @@ impl Context<'_> {
         links
     }
 
-    fn broadcast_on(&mut self, id: LinkId, payload: &[u8], all_workers: bool) -> Result<(), SendError> {
+    fn broadcast_on(&mut self, id: LinkId, flags: u8, payload: &[u8]) -> Result<(), SendError> {
         let link = self.registry.get_mut(id).ok_or(SendError::Closed)?;
         let edge_header = message_header(link, &[payload])?;
         let payload_bytes = edge_header.len() + payload.len();
         self.admit(id, HEADER_BYTES + payload_bytes)?;
-        let mut header = Header::new(LinkType::Broadcast, NO_CONNECTION, payload_bytes as u32);
-        header.flags = if all_workers { FLAG_ALL } else { 0 };
+        let header = Header::new(LinkType::Broadcast, NO_CONNECTION, payload_bytes as u32).flags(flags);
         let link = self.registry.get_mut(id).expect("it was just there");
         link.session.push(header, &[&edge_header, payload]);
         self.stats.add(Stat::FanoutsSent, 1);
@@ -314,25 +406,57 @@ impl Context<'_> {
     /// # Errors
     /// No frame is being handled ([`SendError::Closed`]), the payload is too long, or a bound is reached.
     pub fn relay(&mut self, routing_hash: u64, parts: &[&[u8]]) -> Result<(), SendError> {
-        let sent = self.try_relay(routing_hash, parts);
+        let over = self.current.ok_or(SendError::Closed);
+        self.relay_over(over, Header::new(LinkType::Relay, NO_CONNECTION, 0), routing_hash, parts)
+    }
+
+    /// Hands a payload, the concatenation of `parts`, to the very session of a worker that relayed
+    /// something here: `origin` of [`on_relay`](crate::Handler::on_relay). It is lost when that session
+    /// has ended, or its queue is full.
+    pub fn relay_back(&mut self, origin: Origin, parts: &[&[u8]]) -> Result<(), SendError> {
+        let header = Header::new(LinkType::Relay, ConnectionId::from_bits(origin.session), 0);
+        self.relay_over(Ok(origin.link), header.flags(FLAG_DIRECT), 0, parts)
+    }
+
+    /// Hands a payload, the concatenation of `parts`, to all other workers that have a link with the
+    /// gateway shard whose frame is being handled. It is lost for those whose queue is full.
+    pub fn relay_all(&mut self, parts: &[&[u8]]) -> Result<(), SendError> {
+        let over = self.current.ok_or(SendError::Closed);
+        self.relay_over(over, Header::new(LinkType::Relay, NO_CONNECTION, 0).flags(FLAG_ALL), 0, parts)
+    }
+
+    fn relay_over(
+        &mut self,
+        over: Result<LinkId, SendError>,
+        header: Header,
+        routing_hash: u64,
+        parts: &[&[u8]],
+    ) -> Result<(), SendError> {
+        let sent = over.and_then(|id| self.try_relay(id, header, routing_hash, parts));
         self.stats.add(if sent.is_ok() { Stat::RelaysSent } else { Stat::SendsRefused }, 1);
         sent
     }
 
-    fn try_relay(&mut self, routing_hash: u64, parts: &[&[u8]]) -> Result<(), SendError> {
-        let id = self.current.ok_or(SendError::Closed)?;
+    fn try_relay(
+        &mut self,
+        id: LinkId,
+        mut header: Header,
+        routing_hash: u64,
+        parts: &[&[u8]],
+    ) -> Result<(), SendError> {
         let link = self.registry.get(id).ok_or(SendError::Closed)?;
         let payload_bytes = 8 + parts.iter().map(|part| part.len()).sum::<usize>();
         if payload_bytes > link.session.payload_out_bytes_max() {
             return Err(SendError::TooLong);
         }
         self.admit(id, HEADER_BYTES + payload_bytes)?;
-        let link = self.registry.get_mut(id).expect("it was just there");
+        header.payload_bytes = payload_bytes as u32;
         let hash = routing_hash.to_be_bytes();
         let mut all: Vec<&[u8]> = Vec::with_capacity(1 + parts.len());
         all.push(&hash);
         all.extend(parts);
-        link.session.push(Header::new(LinkType::Relay, NO_CONNECTION, payload_bytes as u32), &all);
+        let link = self.registry.get_mut(id).expect("it was just there");
+        link.session.push(header, &all);
         self.registry.note_sent(self.current, id);
         Ok(())
     }
@@ -351,18 +475,25 @@ impl Context<'_> {
     /// }
     /// ```
     pub fn close(&mut self, client: Client, reason: Reason, retry_after_ms: u32) {
+        self.close_with(client, reason, &Ending::after_ms(retry_after_ms));
+    }
+
+    /// As [`Self::close`], with a close code and a text of the application's own.
+    ///
+    /// Panics if the code is neither 0 nor within [`edge::CLOSE_CODES`], or the text has more than
+    /// [`edge::CLOSE_TEXT_BYTES_MAX`] bytes.
+    pub fn close_with(&mut self, client: Client, reason: Reason, ending: &Ending<'_>) {
         let Some(link) = self.registry.get_mut(client.link) else { return };
         if link.connections.shut(client.connection) {
             let reason = if reason == Reason::Moved { Reason::WorkerClosed } else { reason };
-            let header = Header::new(LinkType::Close, client.connection, 4).reason(reason);
-            link.session.push(header, &[&retry_after_ms.to_be_bytes()]);
-            self.registry.note_sent(self.current, client.link);
+            self.push_ending(Header::new(LinkType::Close, client.connection, 0), client.link, reason, ending);
             self.registry.leave_all(client);
             self.note_topics();
         }
     }
 
-    /// The open connections here whose clients stated `key` in HELLO, oldest first. Connections of
+    /// The open connections here whose clients stated `key` in HELLO, or were accepted as of its
+    /// routing hash, oldest first. Connections of
     /// other workers are not among them: [`Self::relay`] reaches those.
     ///
     /// None where [`Handler::finds_clients_by_key`](crate::Handler::finds_clients_by_key) says no.
@@ -418,6 +549,17 @@ impl Context<'_> {
     /// The longest message that the client's gateway takes, in bytes; none if it has gone.
     pub fn message_bytes_max(&self, client: Client) -> Option<u32> {
         Some(self.registry.get(client.link)?.session.frame_bytes_max())
+    }
+
+    /// What the client's gateway states of itself; none if it has gone.
+    pub fn gateway(&self, client: Client) -> Option<&Gateway> {
+        Some(self.registry.get(client.link)?.session.gateway())
+    }
+
+    /// Whether the message being handled is marked as text. One of a client that speaks the edge
+    /// protocol never is.
+    pub const fn is_text(&self) -> bool {
+        self.text
     }
 
     /// Shows how large topics are.

@@ -2,10 +2,13 @@
 
 use std::net::SocketAddr;
 
-use roost_protocol::{Reason, SessionRef, link::Reopen};
+use roost_protocol::{
+    Reason, SessionRef,
+    link::{Framing, Reopen},
+};
 
 use super::Context;
-use crate::id::Client;
+use crate::id::{Client, Origin};
 
 /// An application behind a worker. Called on the worker's thread, one frame at a time: a call
 /// that blocks holds up every link.
@@ -147,9 +150,10 @@ pub trait Handler: 'static {
         true
     }
 
-    /// A payload that a worker relayed to whoever serves `routing_hash`.
-    fn on_relay(&mut self, ctx: &mut Context<'_>, routing_hash: u64, payload: &[u8]) {
-        let _ = (ctx, routing_hash, payload);
+    /// A payload that a worker relayed to whoever serves `routing_hash`, to all workers, or back to
+    /// this one. [`Context::relay_back`] answers whoever sent it.
+    fn on_relay(&mut self, ctx: &mut Context<'_>, origin: Origin, routing_hash: u64, payload: &[u8]) {
+        let _ = (ctx, origin, routing_hash, payload);
     }
 }
 
@@ -187,4 +191,9 @@ pub struct Opening<'a> {
     pub token: &'a [u8],
     /// The index of the gateway's listener.
     pub listener: u16,
+    /// How the client frames what it says.
+    pub framing: Framing,
+    /// Lines `name: value`, each ended by CRLF, about the client's request or certificate; empty where
+    /// the listener speaks the edge protocol over plain TCP.
+    pub meta: &'a [u8],
 }

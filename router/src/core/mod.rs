@@ -25,7 +25,8 @@ use roost_protocol::{
     InstanceId, Reason, SessionRef,
     link::{
         self, Header, LinkError, LinkHello, LinkType, Open, Relay, Reopen, Split, body,
-        handshake::NONCE_BYTES, header::FLAG_RESENT,
+        handshake::NONCE_BYTES,
+        header::{FLAG_RESENT, FLAG_TEXT},
     },
 };
 
@@ -41,7 +42,7 @@ pub use topics::{JoinError, TOPIC_NAME_BYTES_MAX};
 
 use crate::{
     config::WorkerConfig,
-    id::{Client, LinkId},
+    id::{Client, LinkId, Origin},
     session::{
         Disposition, Due, Position,
         handshake::{self, Handshake, Identity, Resumed},
@@ -280,7 +281,7 @@ impl<H: Handler> Core<H> {
             self.stats.add(Stat::ResentReceived, 1);
         }
         match header.link_type {
-            LinkType::Data => self.handle_data(client, payload, resent)?,
+            LinkType::Data => self.handle_data(client, header, payload)?,
             LinkType::Open => self.handle_open(client, header, payload)?,
             LinkType::Closed if !payload.is_empty() => return Err(LinkError::Malformed),
             LinkType::Closed => self.handle_closed(client, header.aux_reason()),
@@ -288,8 +289,9 @@ impl<H: Handler> Core<H> {
             LinkType::Relay => {
                 let Relay { routing_hash, payload } = Relay::decode(payload)?;
                 self.stats.add(Stat::RelaysReceived, 1);
+                let origin = Origin { link, session: header.origin() };
                 let (handler, mut ctx) = self.call(Some(link));
-                handler.on_relay(&mut ctx, routing_hash, payload);
+                handler.on_relay(&mut ctx, origin, routing_hash, payload);
             }
             other => return Err(LinkError::Unexpected(other)),
         }
@@ -299,7 +301,7 @@ impl<H: Handler> Core<H> {
     }
 
     #[inline]
-    fn handle_data(&mut self, client: Client, frame: &[u8], resent: bool) -> Result<(), LinkError> {
+    fn handle_data(&mut self, client: Client, header: &Header, frame: &[u8]) -> Result<(), LinkError> {
         let entry = self.registry.get(client.link).expect("frames come over live links");
         let payload = body::message_payload(frame, entry.session.frame_bytes_max())?;
         if entry.connections.phase(client.connection) != Some(connections::Phase::Open) {
@@ -308,19 +310,19 @@ impl<H: Handler> Core<H> {
         }
         self.stats.add(Stat::MessagesHandled, 1);
         let (handler, mut ctx) = self.call(Some(client.link));
-        handler.on_message(&mut ctx, client, payload, resent);
+        ctx.text = header.flags & FLAG_TEXT != 0;
+        handler.on_message(&mut ctx, client, payload, header.flags & FLAG_RESENT != 0);
         Ok(())
     }
 
     fn handle_open(&mut self, client: Client, header: &Header, payload: &[u8]) -> Result<(), LinkError> {
-        let Open { routing_hash, peer, key, token } = Open::decode(payload)?;
+        let Open { routing_hash, framing, peer, key, token, meta } = Open::decode(payload)?;
         self.begin(client, routing_hash)?;
         self.stats.add(Stat::Opens, 1);
-        let opening = Opening { routing_hash, peer, key, token, listener: header.aux };
+        let opening = Opening { routing_hash, peer, key, token, listener: header.aux, framing, meta };
         let (handler, mut ctx) = self.call(Some(client.link));
         if ctx.refuses_newest(client) {
-            ctx.stats.add(Stat::KeyLimited, 1);
-            ctx.reject(client, Reason::WorkerRejected, 0);
+            ctx.reject_for_key(client);
         } else {
             handler.on_open(&mut ctx, client, Opened::New(opening));
         }
@@ -337,8 +339,7 @@ impl<H: Handler> Core<H> {
         let (handler, mut ctx) = self.call(Some(client.link));
         if ctx.is_key_over(client, 0) {
             // What has opened here since its worker was another's is younger, and stays.
-            ctx.stats.add(Stat::KeyLimited, 1);
-            ctx.close(client, Reason::WorkerClosed, 0);
+            ctx.close_for_key(client);
             self.registry.remove_connection(client);
             self.stats.add(Stat::Closes, 1);
             self.stats.sub(Stat::Connections, 1);
@@ -517,6 +518,7 @@ impl<H: Handler> Core<H> {
             budget,
             current,
             outside: false,
+            text: false,
         };
         (&mut self.handler, ctx)
     }

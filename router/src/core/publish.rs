@@ -94,7 +94,7 @@ impl Context<'_> {
                 .on_link(topic, place)
                 .flat_map(|connection| connection.to_bits().to_be_bytes())
                 .collect();
-            match self.multicast_on(id, &ids, payload) {
+            match self.multicast_on(id, &ids, 0, payload) {
                 Ok(count) => queued += count,
                 Err(error) => drop(refused.get_or_insert(error)),
             }

@@ -7,7 +7,7 @@ use roost_protocol::{SessionRef, edge::KEY_BYTES_MAX, hash::routing_hash};
 
 use crate::{
     core::{Context, Handler, Opened, SendError},
-    id::Client,
+    id::{Client, Origin},
 };
 
 /// Client to worker: op, id u32, key length u16, key, body.
@@ -73,7 +73,7 @@ impl Handler for Route {
     }
 
     /// A worker passes on a DELIVER, or a RECEIPT for it, in the same layouts as clients get.
-    fn on_relay(&mut self, ctx: &mut Context<'_>, user: u64, payload: &[u8]) {
+    fn on_relay(&mut self, ctx: &mut Context<'_>, _: Origin, user: u64, payload: &[u8]) {
         let status = deliver(ctx, user, &[payload]);
         if let Some((id, sender)) = parse_deliver_head(payload) {
             let receipt = receipt_bytes(id, status);

@@ -25,7 +25,7 @@ pub use handle::{Answer, PushError, WorkerHandle};
 pub use shutdown::{Shutdown, ShutdownHandle, shutdown};
 
 use crate::{
-    config::WorkerConfig,
+    config::{SESSION_TTL_MS, WorkerConfig},
     core::{Attachment, Core, Handler},
     id::LinkId,
     stats::{Stat, Stats},
@@ -393,5 +393,6 @@ async fn accept<H: Handler>(server: Rc<Server<H>>, listener: AsyncListener) {
 
 fn tick_ms(config: &WorkerConfig) -> u64 {
     let keepalive_ms = if config.keepalive_ms == 0 { u64::MAX } else { config.keepalive_ms };
-    (config.session_ttl_ms.min(keepalive_ms).min(config.handshake_timeout_ms) / 4).clamp(10, TICK_MAX_MS)
+    let session_ttl_ms = config.session_ttl_ms.unwrap_or(*SESSION_TTL_MS.start());
+    (session_ttl_ms.min(keepalive_ms).min(config.handshake_timeout_ms) / 4).clamp(10, TICK_MAX_MS)
 }

@@ -87,6 +87,7 @@ impl Handshake {
             worker: identity.worker,
             nonce,
             received_position: resumed.map_or(0, |resumed| resumed.position.frames),
+            capabilities: 0,
             proof: None,
         };
         let welcome_proven = welcome.encode_proven();

@@ -6,6 +6,7 @@
 //! (`retained`); what the gateway sends is acknowledged once it has been handled and what the
 //! handling sent has gone out (`marks`).
 
+mod gateway;
 pub mod handshake;
 mod marks;
 mod retained;
@@ -18,6 +19,7 @@ use roost_protocol::{
     link::{self, HEADER_BYTES, Header, LinkError, LinkHello, LinkType, body},
 };
 
+pub use gateway::Gateway;
 pub(crate) use marks::Barrier;
 use marks::Marks;
 pub use marks::Position;
@@ -38,8 +40,8 @@ pub struct Session {
     marks: Marks,
     /// Sequenced frames that arrived while the handler was held back; whole, in order.
     held: Held,
-    /// What the gateway allows, from its last LINK_HELLO.
-    frame_bytes_max: u32,
+    /// What the gateway states, in its last LINK_HELLO.
+    gateway: Gateway,
     /// What the gateway grants, from its last LINK_HELLO.
     window_out_bytes: usize,
     /// Up to where the gateway had acknowledged, and when that last changed.
@@ -116,7 +118,7 @@ impl Session {
             retained: Retained::default(),
             marks: Marks::default(),
             held: Held::default(),
-            frame_bytes_max: 0,
+            gateway: Gateway::default(),
             window_out_bytes: 0,
             progress: (0, now_ms),
             stalled: false,
@@ -145,7 +147,7 @@ impl Session {
         }
         self.marks.resume(self.retained.acked(), stated);
         self.held = Held::default();
-        self.frame_bytes_max = hello.frame_bytes_max;
+        self.gateway = Gateway::of(hello);
         self.window_out_bytes = hello.window_bytes as usize;
         self.progress = (self.retained.acked(), now_ms);
         self.stalled = false;
@@ -330,9 +332,11 @@ impl Session {
         position.is_some()
     }
 
-    /// What the passing of time asks for. 0 turns `keepalive_ms` off.
-    pub fn tick(&mut self, now_ms: u64, keepalive_ms: u64, session_ttl_ms: u64) -> Due {
+    /// What the passing of time asks for. 0 turns `keepalive_ms` off; without a `session_ttl_ms` the
+    /// gateway's own times say how long the session is kept.
+    pub fn tick(&mut self, now_ms: u64, keepalive_ms: u64, session_ttl_ms: Option<u64>) -> Due {
         if let State::Detached { since_ms } = self.state {
+            let session_ttl_ms = session_ttl_ms.unwrap_or_else(|| self.gateway.session_ttl_ms());
             let expired = now_ms.saturating_sub(since_ms) >= session_ttl_ms;
             return if expired { Due::Expired } else { Due::Nothing };
         }
@@ -394,13 +398,18 @@ impl Session {
     /// The longest payload of an edge MESSAGE that the gateway takes, in bytes.
     #[inline]
     pub fn frame_bytes_max(&self) -> u32 {
-        self.frame_bytes_max
+        self.gateway.frame_bytes_max
+    }
+
+    /// What the gateway states of itself.
+    pub fn gateway(&self) -> &Gateway {
+        &self.gateway
     }
 
     /// The longest payload of a link frame, in bytes.
     #[inline]
     pub fn payload_bytes_max(&self) -> u32 {
-        link::payload_bytes_max(self.frame_bytes_max)
+        link::payload_bytes_max(self.gateway.frame_bytes_max)
     }
 
     /// The longest payload of a link frame that the gateway's window lets through, in bytes.

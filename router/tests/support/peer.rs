@@ -7,8 +7,8 @@ use roost_protocol::{
     auth::{self, Side},
     edge,
     link::{
-        HEADER_BYTES, Header, LinkHello, LinkProof, LinkType, LinkWelcome, Open, Refusal, Relay, Reopen,
-        Split, handshake::encode_frame, header::FLAG_RESENT, payload_bytes_max, split,
+        Framing, HEADER_BYTES, Header, LinkHello, LinkProof, LinkType, LinkWelcome, Open, Refusal, Relay,
+        Reopen, Split, handshake::encode_frame, header::FLAG_RESENT, payload_bytes_max, split,
     },
 };
 
@@ -35,6 +35,8 @@ pub struct Peer {
     pub shard: u16,
     pub secret: Option<Vec<u8>>,
     pub frame_bytes_max: u32,
+    /// What it states as its own, in milliseconds.
+    pub link_failover_ms: u32,
     /// What the worker is granted.
     pub window_in_bytes: u32,
     pub stage: Stage,
@@ -74,6 +76,7 @@ impl Peer {
             shard,
             secret: None,
             frame_bytes_max: 4096,
+            link_failover_ms: 10_000,
             window_in_bytes: 1024 * 1024,
             stage: Stage::Down,
             worker: InstanceId::NONE,
@@ -125,6 +128,11 @@ impl Peer {
             received_position: if self.worker == InstanceId::NONE { 0 } else { self.inbox.len() as u64 },
             window_bytes: self.window_in_bytes,
             frame_bytes_max: self.frame_bytes_max,
+            capabilities: 0,
+            link_failover_ms: self.link_failover_ms,
+            link_keepalive_ms: 10_000,
+            idle_timeout_ms: 150_000,
+            messages_per_s_max: 0,
         };
         let payload = hello.encode_payload();
         self.incoming.clear();
@@ -185,15 +193,18 @@ impl Peer {
     }
 
     pub fn open(&mut self, connection: ConnectionId, key: &[u8]) {
-        let open =
-            Open { routing_hash: roost_protocol::hash::routing_hash(key), peer: None, key, token: b"" };
+        let open = Open::edge(roost_protocol::hash::routing_hash(key), None, key, b"");
         let mut payload = Vec::new();
         open.encode_payload(&mut payload);
         self.push(Header::new(LinkType::Open, connection, payload.len() as u32), &payload);
     }
 
     pub fn reopen(&mut self, connection: ConnectionId, routing_hash: u64) {
-        let reopen = Reopen { routing_hash, session: roost_protocol::SessionRef(routing_hash) };
+        let reopen = Reopen {
+            routing_hash,
+            session: roost_protocol::SessionRef(routing_hash),
+            framing: Framing::Edge,
+        };
         let payload = reopen.encode_payload();
         self.push(Header::new(LinkType::Reopen, connection, payload.len() as u32), &payload);
     }

@@ -49,6 +49,11 @@ fn hellos_that_cannot_be_served_are_refused() {
         received_position: 0,
         window_bytes: 1024 * 1024,
         frame_bytes_max: 65_536,
+        capabilities: 0,
+        link_failover_ms: 10_000,
+        link_keepalive_ms: 10_000,
+        idle_timeout_ms: 150_000,
+        messages_per_s_max: 0,
     };
     let refused = |hello: LinkHello| core.hello(&hello.encode_payload(), [0; 16]).map(drop);
     assert_eq!(refused(hello), Ok(()));
@@ -223,7 +228,7 @@ fn other_bytes_than_before_sent_again_are_dropped_all_the_same() {
 
 #[test]
 fn a_session_waits_for_its_gateway_and_then_expires() {
-    let config = WorkerConfig { session_ttl_ms: 1_000, ..WorkerConfig::default() };
+    let config = WorkerConfig { session_ttl_ms: Some(1_000), ..WorkerConfig::default() };
     let handler = Recorder::new(echo);
     let mut rig = Rig::new(config, handler.clone());
     let (mut peer, mut wire) = rig.link_up(Peer::new(1, 0));
@@ -252,7 +257,7 @@ fn a_session_waits_for_its_gateway_and_then_expires() {
 
 #[test]
 fn a_session_that_ends_during_a_handshake_is_not_resumed() {
-    let config = WorkerConfig { session_ttl_ms: 10, ..WorkerConfig::default() };
+    let config = WorkerConfig { session_ttl_ms: Some(10), ..WorkerConfig::default() };
     let mut rig = Rig::new(config, Recorder::new(echo));
     let (mut peer, mut wire) = rig.link_up(Peer::new(1, 0));
     rig.dial(&mut peer, &mut wire);

@@ -12,6 +12,7 @@ mod random;
 mod time;
 mod topics;
 mod traffic;
+mod wire;
 
 use std::{cell::RefCell, collections::HashSet, rc::Rc, sync::Arc};
 
@@ -233,7 +234,7 @@ impl Handler for Recorder {
         self.note(Event::Close(session, closed));
     }
 
-    fn on_relay(&mut self, _ctx: &mut Context<'_>, routing_hash: u64, payload: &[u8]) {
+    fn on_relay(&mut self, _ctx: &mut Context<'_>, _: Origin, routing_hash: u64, payload: &[u8]) {
         self.note(Event::Relay(routing_hash, payload.to_vec()));
     }
 }

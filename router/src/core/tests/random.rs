@@ -129,8 +129,7 @@ fn any_frame() -> impl Strategy<Value = Vec<u8>> {
                 (16, _) => {
                     let mut payload = Vec::new();
                     let key = &random[..random.len() / 2];
-                    Open { routing_hash: u64::from(aux), peer: None, key, token: b"t" }
-                        .encode_payload(&mut payload);
+                    Open::edge(u64::from(aux), None, key, b"t").encode_payload(&mut payload);
                     payload
                 }
                 (19, _) => {

@@ -208,7 +208,7 @@ fn what_is_not_the_protocol_ends_the_connection_but_not_the_session() {
         [&Header::new(link_type, connection, payload.len() as u32).encode()[..], payload].concat()
     };
     let mut open = Vec::new();
-    Open { routing_hash: 1, peer: None, key: b"", token: b"" }.encode_payload(&mut open);
+    Open::edge(1, None, b"", b"").encode_payload(&mut open);
     let cases: [(Vec<u8>, LinkError); 12] = [
         (vec![0xff; 16], LinkError::UnknownType(0xff)),
         (b"GET / HTTP/1.1\r\n\r\n".to_vec(), LinkError::UnknownType(b'/')),
