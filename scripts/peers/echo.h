@@ -8,10 +8,12 @@
 
 /* Of the edge protocol (protocol/SPEC.md, part 1). */
 enum { HELLO = 1, WELCOME, MESSAGE, PING, PONG, GOAWAY, CLOSE };
-enum { HEADER = 4, WELCOME_BYTES = HEADER + 18 };
+enum { HEADER = 4, WELCOME_BYTES = HEADER + 26 };
 
 __attribute__((unused))
-static const unsigned char welcome[WELCOME_BYTES] = { WELCOME, 0, 0, 18, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0 };
+static const unsigned char welcome[WELCOME_BYTES] = {
+    WELCOME, 0, 0, 26, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0,
+};
 
 static void die(const char *what) { perror(what); exit(1); }
 

@@ -121,7 +121,9 @@ class Client:
             elif kind == "GOAWAY":
                 again = f", come back after {frame['retry_after_ms']} ms" if frame["retry_after_ms"] else ""
                 where = f", at {frame['alternative'].decode()}" if frame["alternative"] else ""
-                raise Ended(f"GOAWAY: {frame['reason']}{again}{where}")
+                words = ": ".join(filter(None, (str(frame["code"] or ""), frame["text"])))
+                words = f" ({words})" if words else ""
+                raise Ended(f"GOAWAY: {frame['reason']}{words}{again}{where}")
             elif kind in ("MESSAGE", "WELCOME"):
                 self.frames.append(frame)
             elif kind != "PONG":

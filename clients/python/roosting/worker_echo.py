@@ -20,7 +20,8 @@ import time
 from .worker import codec as link
 
 WINDOW_BYTES = 4 * 1024 * 1024  # what gateways are granted
-HANDSHAKE_S, KEEPALIVE_S, SESSION_S, DRAIN_S = 10, 10, 300, 10
+HANDSHAKE_S, KEEPALIVE_S, DRAIN_S = 10, 10, 10
+SESSION_FAILOVERS = 6  # a session is kept for so many times its gateway's link_failover_ms
 READ_BYTES = 256 * 1024
 
 
@@ -61,23 +62,39 @@ class Session:
         self.connections = {}  # id: is it open?
         self.link = None  # the TCP connection, if there is one
         self.detached_at = None
+        self.session_s = 0  # how long it is kept without a TCP connection
 
     # What the application may call:
 
-    def accept(self, connection, reference):
+    def accept(self, connection, reference, routing_hash=None):
+        """With a routing hash the connection belongs to that from now on: it may move at once."""
         self.connections[connection] = True
-        self.push({"type": "ACCEPT", "connection": connection, "session": reference})
+        self.push({"type": "ACCEPT", "connection": connection, "session": reference,
+                   "routing_hash": routing_hash})
 
-    def reject(self, connection, reason=0, retry_after_ms=0):
+    def reject(self, connection, reason=0, retry_after_ms=0, code=0, text=""):
         self.push({"type": "REJECT", "connection": connection, "aux": reason,
-                   "retry_after_ms": retry_after_ms})
+                   "retry_after_ms": retry_after_ms, "code": code, "text": text})
 
     def send_message(self, connection, message):
         self.push({"type": "DATA", "connection": connection, "message": message})
 
-    def close(self, connection, reason=0, retry_after_ms=0):
+    def close(self, connection, reason=0, retry_after_ms=0, code=0, text=""):
         self.push({"type": "CLOSE", "connection": connection, "aux": reason,
-                   "retry_after_ms": retry_after_ms})
+                   "retry_after_ms": retry_after_ms, "code": code, "text": text})
+
+    def relay(self, routing_hash, payload):
+        """To the worker that serves the hash."""
+        self.push({"type": "RELAY", "routing_hash": routing_hash, "payload": payload})
+
+    def relay_back(self, origin, payload):
+        """To the session that sent a RELAY: its frame["connection"]."""
+        self.push({"type": "RELAY", "connection": origin, "flags": link.FLAG_DIRECT, "routing_hash": 0,
+                   "payload": payload})
+
+    def relay_all(self, payload):
+        """To all other workers of this gateway shard."""
+        self.push({"type": "RELAY", "flags": link.FLAG_ALL, "routing_hash": 0, "payload": payload})
 
     # What happens to it:
 
@@ -210,7 +227,7 @@ class Link:
             welcome = {
                 "resumed": self.stated is not None, "window_bytes": WINDOW_BYTES,
                 "worker": self.worker.instance, "nonce": os.urandom(16),
-                "received_position": self.stated or 0,
+                "received_position": self.stated or 0, "capabilities": 0,
             }
             self.proven = link.encode_welcome_proven(welcome)
             secret, proof = self.worker.secret, None
@@ -233,6 +250,7 @@ class Link:
         received = self.hello["received_position"] if self.stated is not None else 0
         session.on_ack(received)
         self.session, session.link, session.detached_at = session, self, None
+        session.session_s = max(SESSION_FAILOVERS * self.hello["link_failover_ms"] / 1000, 1)
         self.expects = None
         self.frame_bytes_max = self.hello["frame_bytes_max"]
         self.window_bytes = self.hello["window_bytes"]
@@ -348,7 +366,7 @@ class Worker:
             for each in list(self.links):
                 self.attempt(each, each.tick, now)
             for peer, session in list(self.sessions.items()):
-                if session.detached_at and now - session.detached_at > SESSION_S:
+                if session.detached_at and now - session.detached_at > session.session_s:
                     session.end()
                     del self.sessions[peer]
 

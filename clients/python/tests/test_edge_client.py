@@ -34,8 +34,8 @@ class Gateway:
         self.socket.sendall(edge.encode({"type": kind, **fields}))
 
     def welcome(self, heartbeat_interval_ms=0, frame_bytes_max=65536):
-        self.send("WELCOME", heartbeat_interval_ms=heartbeat_interval_ms,
-                  frame_bytes_max=frame_bytes_max, session=1)
+        self.send("WELCOME", heartbeat_interval_ms=heartbeat_interval_ms, idle_timeout_ms=0,
+                  frame_bytes_max=frame_bytes_max, messages_per_s_max=0, session=1)
 
 
 class ClientTest(unittest.TestCase):
@@ -104,8 +104,9 @@ class ClientTest(unittest.TestCase):
                 if greeted:
                     gateway.next()
                     gateway.welcome()
-                gateway.send("GOAWAY", reason="drain", retry_after_ms=1500, alternative=b"other:7400")
-                self.finish(1, stderr="GOAWAY: drain, come back after 1500 ms, at other:7400")
+                gateway.send("GOAWAY", reason="drain", retry_after_ms=1500, code=4001,
+                             alternative=b"other:7400", text="see you")
+                self.finish(1, stderr="GOAWAY: drain (4001: see you), come back after 1500 ms, at other:7400")
 
     def test_end_without_a_reason(self):
         gateway = self.start()

@@ -23,11 +23,11 @@ def typed(fields):
     """A vector's fields as the codecs have them: hexadecimal becomes bytes or numbers."""
     frame = dict(fields)
     for name in ("key", "token", "payload", "alternative", "message", "gateway", "worker", "nonce",
-                 "expected_worker", "proof"):
+                 "expected_worker", "proof", "meta"):
         if frame.get(name) is not None:
             frame[name] = bytes.fromhex(frame[name])
     for name in ("session", "routing_hash", "position", "received_position", "connection"):
-        if name in frame:
+        if frame.get(name) is not None:
             frame[name] = u64(frame[name])
     if "ids" in frame:
         frame["ids"] = [u64(connection) for connection in frame["ids"]]

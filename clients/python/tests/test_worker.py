@@ -6,9 +6,11 @@ import pathlib
 import random
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 from roosting.worker import codec as link
@@ -42,7 +44,9 @@ class Gateway:
             "type": "LINK_HELLO", "flags": 0, "aux": 0, "connection": 0, "shard": self.shard,
             "shards": 4, "gateway": self.instance, "nonce": os.urandom(16),
             "expected_worker": self.worker, "received_position": self.received,
-            "window_bytes": self.window_bytes, "frame_bytes_max": 65536, **changes})
+            "window_bytes": self.window_bytes, "frame_bytes_max": 65536, "capabilities": 0,
+            "link_failover_ms": 10_000, "link_keepalive_ms": 10_000, "idle_timeout_ms": 150_000,
+            "messages_per_s_max": 0, **changes})
         self.socket.sendall(hello)
         welcome, payload = self.read_frame()
         if welcome["type"] != "LINK_WELCOME":
@@ -73,8 +77,10 @@ class Gateway:
         self.socket.sendall(frame)
 
     def open(self, connection=CONNECTION, key=b"k"):
-        payload = link.routing_hash(key).to_bytes(8, "big") + b"\x00" + link.counted(key) + link.counted(b"")
-        self.send("OPEN", payload, connection, aux=0)
+        frame = link.encode_frame({
+            "type": "OPEN", "flags": 0, "aux": 0, "connection": connection, "framing": link.EDGE,
+            "routing_hash": link.routing_hash(key), "peer": None, "key": key, "token": b"", "meta": b""})
+        self.send("OPEN", frame[link.HEADER_BYTES:], connection)
 
     def on_ack(self, position):
         assert self.acked <= position <= self.acked + len(self.kept), "the ACK is in range"
@@ -206,7 +212,10 @@ class WorkerTest(unittest.TestCase):
 
     def test_wrong_version_and_garbage(self):
         for data, answer in (
-            (link.encode("LINK_HELLO", b"\x02" + bytes(71)), 1),
+            (link.encode("LINK_HELLO", b"\x02" + bytes(91)), 1),
+            # As an earlier draft had it: 72 bytes.
+            (link.encode("LINK_HELLO", struct.pack(">BBHHH16s16s16sQII", 1, 0, 0, 1, 0, b"g" * 16,
+                                                   b"n" * 16, bytes(16), 0, 1 << 20, 65536)), 4),
             (link.encode("LINK_PROOF", b"\x00"), 4),
             (b"GET / HTTP/1.1\r\n\r\n", None),
         ):
@@ -310,11 +319,22 @@ class WorkerTest(unittest.TestCase):
         gateway.worker = link.NO_INSTANCE  # as after a failover
         self.assertFalse(gateway.dial()["resumed"])
         gateway.send("DATA", link.message(b"nobody"))  # not known any more: dropped
-        gateway.send("REOPEN", bytes(8) + (9).to_bytes(8, "big"), CONNECTION + 1)
+        gateway.send("REOPEN", bytes(8) + (9).to_bytes(8, "big") + bytes(1), CONNECTION + 1)
         gateway.send("DATA", link.message(b"again"), CONNECTION + 1, flags=link.FLAG_RESENT)
         self.expect(gateway, "DATA", connection=CONNECTION + 1, message=b"again")
         gateway.settle()
         self.assertEqual(gateway.acked, 3)
+
+    def test_a_session_is_kept_for_as_long_as_its_gateway_needs(self):
+        gateway = Gateway(self.port)
+        self.addCleanup(lambda: gateway.socket.close())
+        gateway.dial(link_failover_ms=10)
+        gateway.open()
+        gateway.settle()
+        gateway.socket.close()
+        # Six times 10 ms, and a second at least; it is looked at once a second.
+        time.sleep(3)
+        self.assertFalse(gateway.dial()["resumed"])
 
     def test_unknown_positions_are_not_resumed(self):
         gateway = self.linked()
@@ -349,7 +369,7 @@ class WorkerTest(unittest.TestCase):
             self.expect(gateway, "DATA", message=b"%d" % number)
 
     def test_protocol_errors_close_the_link(self):
-        for frame in (link.encode("ACCEPT", bytes(8), CONNECTION), link.encode("LINK_HELLO", bytes(72)),
+        for frame in (link.encode("ACCEPT", bytes(8), CONNECTION), link.encode("LINK_HELLO", bytes(92)),
                       link.encode("ACK", (99).to_bytes(8, "big")), link.encode("DATA", b"\x04\0\0\0", 1)):
             with self.subTest(frame=frame[:5]):
                 gateway = self.linked()

@@ -11,8 +11,8 @@ use roost_protocol::{
     ConnectionId, InstanceId, SessionRef,
     edge::{FrameType, Hello, encode_frame},
     link::{
-        Frame, Header, LinkType, LinkWelcome, Split, WINDOW_BYTES_DEFAULT, handshake, payload_bytes_max,
-        split,
+        Accept, Frame, Header, LinkType, LinkWelcome, Split, WINDOW_BYTES_DEFAULT, handshake,
+        payload_bytes_max, split,
     },
 };
 
@@ -269,6 +269,7 @@ impl Stage {
                         worker: InstanceId([2; 16]),
                         nonce: [3; 16],
                         received_position: 0,
+                        capabilities: 0,
                         proof: None,
                     };
                     let payload = welcome.encode_payload();
@@ -281,7 +282,7 @@ impl Stage {
                 LinkType::Open => {
                     self.opened.push(id);
                     let header = Header::new(LinkType::Accept, id, 0);
-                    Frame::Accept(SessionRef(1)).encode(header, &mut self.to_gateway);
+                    Frame::Accept(Accept::new(SessionRef(1))).encode(header, &mut self.to_gateway);
                 }
                 LinkType::Data => {
                     let header = Header::new(LinkType::Data, id, payload.len() as u32);

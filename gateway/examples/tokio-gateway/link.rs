@@ -112,6 +112,11 @@ async fn shake_hands(
         received_position: 0,
         window_bytes: WINDOW_BYTES_DEFAULT,
         frame_bytes_max: FRAME_BYTES_MAX,
+        capabilities: 0,
+        link_failover_ms: 10_000,
+        link_keepalive_ms: 10_000,
+        idle_timeout_ms: 0,
+        messages_per_s_max: 0,
     };
     let mut out = Vec::new();
     handshake::encode_frame(LinkType::LinkHello, &hello.encode_payload(), &mut out);
@@ -171,9 +176,14 @@ impl Link {
         let shared = |part: &[u8]| whole.slice_ref(part);
         match Frame::decode(&header, payload, FRAME_BYTES_MAX)? {
             Frame::Data(_) => deliver(slots, id, &shared(payload)),
-            Frame::Accept(session) => {
-                let welcome =
-                    Welcome { heartbeat_interval_ms: 60_000, frame_bytes_max: FRAME_BYTES_MAX, session };
+            Frame::Accept(accept) => {
+                let welcome = Welcome {
+                    heartbeat_interval_ms: 60_000,
+                    idle_timeout_ms: 0,
+                    frame_bytes_max: FRAME_BYTES_MAX,
+                    messages_per_s_max: 0,
+                    session: accept.session,
+                };
                 slots.open(id);
                 deliver(slots, id, &Bytes::copy_from_slice(&welcome.encode()));
             }
@@ -273,7 +283,7 @@ fn encode(message: &ToLink, out: &mut Vec<u8>) {
         }
         ToLink::Open { id, peer, hello } => {
             let Hello { key, token } = Hello::decode(hello).expect("the client's task has checked it");
-            let open = Open { routing_hash: routing_hash(key), peer: Some(*peer), key, token };
+            let open = Open::edge(routing_hash(key), Some(*peer), key, token);
             Frame::Open(open).encode(Header::new(LinkType::Open, *id, 0), out);
         }
         ToLink::Closed { id, reason } => {

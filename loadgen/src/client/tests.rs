@@ -10,7 +10,13 @@ fn open(clients: &mut Clients, client: u32) {
     let mut out = Vec::new();
     clients.connecting(client, 0);
     clients.hello(client, &mut out);
-    let welcome = Welcome { heartbeat_interval_ms: 0, frame_bytes_max: 65_536, session: SessionRef(1) };
+    let welcome = Welcome {
+        heartbeat_interval_ms: 0,
+        idle_timeout_ms: 0,
+        frame_bytes_max: 65_536,
+        messages_per_s_max: 0,
+        session: SessionRef(1),
+    };
     let mut received = Vec::new();
     clients.on_bytes(client, &welcome.encode(), &mut received);
     assert_eq!(received, [Received::Welcome(welcome)]);
@@ -122,7 +128,7 @@ fn goaway_tells_whether_the_session_was_open() {
     clients.connecting(0, 0);
     clients.hello(0, &mut Vec::new());
     let (mut frame, mut received) = (Vec::new(), Vec::new());
-    Goaway { reason: Reason::Full, retry_after_ms: 250, alternative: b"" }.encode(&mut frame);
+    Goaway::new(Reason::Full, 250).encode(&mut frame);
     clients.on_bytes(0, &frame, &mut received);
     assert_eq!(
         received,

@@ -187,14 +187,16 @@ impl Loop {
                 if let Fault::Refuse(nth, retry_after_ms) = self.fault
                     && nth == self.hellos
                 {
-                    Goaway { reason: Reason::Full, retry_after_ms, alternative: b"" }.encode(&mut client.out);
+                    Goaway::new(Reason::Full, retry_after_ms).encode(&mut client.out);
                     let _ = client.stream.write_all(&client.out);
                     client.dead = true;
                     return;
                 }
                 let welcome = Welcome {
                     heartbeat_interval_ms: 0,
+                    idle_timeout_ms: 0,
                     frame_bytes_max: 65_536,
+                    messages_per_s_max: 0,
                     session: SessionRef(self.hellos),
                 };
                 client.out.extend(welcome.encode());

@@ -9,11 +9,12 @@ VERSION = 1
 HEADER_BYTES = 4
 FRAME_BYTES_MAX = 65536  # until WELCOME says otherwise
 KEY_BYTES_MAX, TOKEN_BYTES_MAX, ALTERNATIVE_BYTES_MAX = 256, 4096, 256
+CLOSE_TEXT_BYTES_MAX, CLOSE_CODES = 117, range(4000, 5000)
 
 TYPES = {1: "HELLO", 2: "WELCOME", 3: "MESSAGE", 4: "PING", 5: "PONG", 6: "GOAWAY", 7: "CLOSE"}
 CODES = {name: code for code, name in TYPES.items()}
 # The longest payload of each type; MESSAGE's is stated in WELCOME.
-PAYLOAD_BYTES_MAX = {"HELLO": 4358, "WELCOME": 18, "PING": 8, "PONG": 8, "GOAWAY": 264, "CLOSE": 1}
+PAYLOAD_BYTES_MAX = {"HELLO": 4358, "WELCOME": 26, "PING": 8, "PONG": 8, "GOAWAY": 385, "CLOSE": 1}
 
 REASONS = dict(enumerate((
     "client_closed client_eof client_reset client_vanished handshake_timeout idle_timeout "
@@ -34,11 +35,13 @@ def encode(frame):
     if kind == "HELLO":
         payload = struct.pack(">BB", VERSION, 0) + counted(frame["key"]) + counted(frame["token"])
     elif kind == "WELCOME":
-        payload = struct.pack(">BBIIQ", VERSION, 0, frame["heartbeat_interval_ms"],
-                              frame["frame_bytes_max"], frame["session"])
+        payload = struct.pack(">BBIIIIQ", VERSION, 0, frame["heartbeat_interval_ms"],
+                              frame["idle_timeout_ms"], frame["frame_bytes_max"],
+                              frame["messages_per_s_max"], frame["session"])
     elif kind == "GOAWAY":
-        payload = struct.pack(">BBI", REASON_CODES[frame["reason"]], 0, frame["retry_after_ms"])
-        payload += counted(frame["alternative"])
+        payload = struct.pack(">BBIH", REASON_CODES[frame["reason"]], 0, frame["retry_after_ms"],
+                              frame["code"])
+        payload += counted(frame["alternative"]) + counted(frame["text"].encode())
     elif kind == "CLOSE":
         payload = b"" if frame["code"] is None else bytes([frame["code"]])
     else:
@@ -57,21 +60,26 @@ def decode_payload(kind, payload):
             raise FrameError("malformed")
     elif kind == "WELCOME":
         check_version(payload)
-        if len(payload) != 18:
+        if len(payload) != 26:
             raise FrameError("malformed")
-        (frame["heartbeat_interval_ms"], frame["frame_bytes_max"],
-         frame["session"]) = struct.unpack(">IIQ", payload[2:])
+        (frame["heartbeat_interval_ms"], frame["idle_timeout_ms"], frame["frame_bytes_max"],
+         frame["messages_per_s_max"], frame["session"]) = struct.unpack(">IIIIQ", payload[2:])
     elif kind == "GOAWAY":
         if len(payload) >= 2 and payload[1] != 0:
             raise FrameError("reserved_bits")
-        if len(payload) < 8:
+        if len(payload) < 12:
             raise FrameError("malformed")
         # Later versions of the protocol may know more reasons.
         frame["reason"] = REASONS.get(payload[0], "internal")
-        frame["retry_after_ms"] = int.from_bytes(payload[2:6], "big")
-        frame["alternative"], rest = split_counted(payload[6:], ALTERNATIVE_BYTES_MAX)
-        if rest:
+        frame["retry_after_ms"], frame["code"] = struct.unpack_from(">IH", payload, 2)
+        frame["alternative"], rest = split_counted(payload[8:], ALTERNATIVE_BYTES_MAX)
+        text, rest = split_counted(rest, CLOSE_TEXT_BYTES_MAX)
+        if rest or (frame["code"] and frame["code"] not in CLOSE_CODES):
             raise FrameError("malformed")
+        try:
+            frame["text"] = text.decode()
+        except UnicodeDecodeError:
+            raise FrameError("malformed") from None
     elif kind == "CLOSE":
         frame["code"] = payload[0] if payload else None
     else:

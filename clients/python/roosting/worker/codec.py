@@ -6,17 +6,25 @@ A frame is a dict: "type" by name, "flags", "aux", "connection", and the fields 
 import hashlib
 import hmac
 import ipaddress
+import re
 import struct
 
 VERSION = 1
 HEADER_BYTES = 16
 EDGE_HEADER_BYTES = 4
 HANDSHAKE_BYTES_MAX = 256  # the longest payload in a handshake
-WELCOME_PROVEN_BYTES = 48  # what proofs cover of LINK_WELCOME
+HELLO_LAYOUT = ">BBHHH16s16s16sQIIIIIII"
+WELCOME_LAYOUT = ">BBHI16s16sQI"
+WELCOME_PROVEN_BYTES = struct.calcsize(WELCOME_LAYOUT)  # what proofs cover of LINK_WELCOME
 NO_INSTANCE = bytes(16)
-FLAG_RESENT, FLAG_ALL = 0x01, 0x02
+FLAG_RESENT, FLAG_ALL, FLAG_TEXT, FLAG_DIRECT = 0x01, 0x02, 0x04, 0x10
 SHARDS_MAX, FRAME_BYTES_LIMIT = 256, 2**24 - 1
-KEY_BYTES_MAX, TOKEN_BYTES_MAX = 256, 4096
+KEY_BYTES_MAX, TOKEN_BYTES_MAX, META_BYTES_MAX = 256, 4096, 8192
+EDGE, WEBSOCKET, MQTT, FRAMES = range(4)  # how a client frames what it says
+SUBPROTOCOL = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")
+CLOSE_TEXT_BYTES_MAX, CLOSE_CODES = 117, range(4000, 5000)
+# What LINK_HELLO states besides who the gateway is and where the session stands.
+STATED = ("capabilities", "link_failover_ms", "link_keepalive_ms", "idle_timeout_ms", "messages_per_s_max")
 
 TYPES = {
     1: "LINK_HELLO", 2: "LINK_WELCOME", 3: "LINK_PROOF", 4: "LINK_REFUSE", 5: "ACK", 6: "PING",
@@ -24,7 +32,8 @@ TYPES = {
     21: "CLOSE", 22: "MULTICAST", 23: "BROADCAST", 24: "REOPEN", 25: "MOVED", 26: "RELAY",
 }
 CODES = {name: code for code, name in TYPES.items()}
-REFUSALS = {1: "version", 2: "a secret is required", 3: "the secrets differ", 4: "malformed"}
+REFUSALS = {1: "version", 2: "a secret is required", 3: "the secrets differ", 4: "malformed",
+            5: "linked under another name already"}
 REASON_MOVED = 25
 
 
@@ -51,8 +60,7 @@ def split(data, bytes_max):
     if code not in TYPES:
         raise LinkError("unknown_type")
     kind = TYPES[code]
-    allowed = FLAG_ALL if kind == "BROADCAST" else FLAG_RESENT if is_sequenced(kind) else 0
-    if flags & ~allowed:
+    if flags & ~allowed_flags(kind) or flags & FLAG_ALL and flags & FLAG_DIRECT:
         raise LinkError("reserved_flags")
     if payload_bytes > bytes_max:
         raise LinkError("oversize")
@@ -60,6 +68,16 @@ def split(data, bytes_max):
         return None
     header = {"type": kind, "flags": flags, "aux": aux, "connection": connection}
     return header, bytes(data[HEADER_BYTES:HEADER_BYTES + payload_bytes])
+
+
+def allowed_flags(kind):
+    if kind == "BROADCAST":
+        return FLAG_ALL | FLAG_TEXT
+    if kind in ("DATA", "MULTICAST"):
+        return FLAG_RESENT | FLAG_TEXT
+    if kind == "RELAY":
+        return FLAG_RESENT | FLAG_ALL | FLAG_DIRECT
+    return FLAG_RESENT if is_sequenced(kind) else 0
 
 
 def encode(kind, payload=b"", connection=0, aux=0, flags=0):
@@ -78,9 +96,10 @@ def encode_frame(frame):
     """A whole frame from its dict."""
     kind, aux = frame["type"], frame["aux"]
     if kind == "LINK_HELLO":
-        payload = struct.pack(">BBHHH16s16s16sQII", VERSION, 0, frame["shard"], frame["shards"], 0,
+        payload = struct.pack(HELLO_LAYOUT, VERSION, 0, frame["shard"], frame["shards"], 0,
                               frame["gateway"], frame["nonce"], frame["expected_worker"],
-                              frame["received_position"], frame["window_bytes"], frame["frame_bytes_max"])
+                              frame["received_position"], frame["window_bytes"], frame["frame_bytes_max"],
+                              *(frame[name] for name in STATED))
     elif kind == "LINK_WELCOME":
         payload = encode_welcome_proven(frame) + encode_proof(frame["proof"])
     elif kind == "LINK_PROOF":
@@ -92,19 +111,26 @@ def encode_frame(frame):
     elif kind in ("PING", "PONG"):
         payload = frame["payload"]
     elif kind == "OPEN":
-        payload = struct.pack(">Q", frame["routing_hash"]) + encode_peer(frame["peer"])
-        payload += counted(frame["key"]) + counted(frame["token"])
+        payload = struct.pack(">QB", frame["routing_hash"], frame["framing"]) + encode_peer(frame["peer"])
+        payload += counted(frame["key"]) + counted(frame["token"]) + counted(frame["meta"])
     elif kind == "ACCEPT":
         payload = struct.pack(">Q", frame["session"])
+        if frame.get("routing_hash") is not None:
+            payload += struct.pack(">Q", frame["routing_hash"])
+            if frame.get("subprotocol") is not None:
+                payload += counted(frame["subprotocol"].encode())
     elif kind in ("REJECT", "CLOSE"):
         payload = struct.pack(">I", frame["retry_after_ms"])
+        code, text = frame.get("code", 0), frame.get("text", "").encode()
+        if code or text:
+            payload += struct.pack(">H", code) + text
     elif kind in ("DATA", "BROADCAST"):
         payload = message(frame["message"])
     elif kind == "MULTICAST":
         ids = frame["ids"]
         payload = struct.pack(f">I{len(ids)}Q", len(ids), *ids) + message(frame["message"])
     elif kind == "REOPEN":
-        payload = struct.pack(">QQ", frame["routing_hash"], frame["session"])
+        payload = struct.pack(">QQB", frame["routing_hash"], frame["session"], frame["framing"])
     elif kind == "RELAY":
         payload = struct.pack(">Q", frame["routing_hash"]) + frame["payload"]
     else:  # DRAINING, CLOSED, MOVED
@@ -122,7 +148,8 @@ def decode_frame(header, payload, frame_bytes_max):
             raise LinkError("reserved_flags")
         (_, _, frame["shard"], frame["shards"], zero, frame["gateway"], frame["nonce"],
          frame["expected_worker"], frame["received_position"], frame["window_bytes"],
-         frame["frame_bytes_max"]) = unpack(">BBHHH16s16s16sQII", payload)
+         frame["frame_bytes_max"], *stated) = unpack(HELLO_LAYOUT, payload)
+        frame.update(zip(STATED, stated))
         check(zero == 0 and frame["gateway"] != NO_INSTANCE)
         check(frame["shard"] < frame["shards"] <= SHARDS_MAX)
         check(frame["frame_bytes_max"] <= FRAME_BYTES_LIMIT)
@@ -131,7 +158,8 @@ def decode_frame(header, payload, frame_bytes_max):
         if len(payload) > 1 and payload[1] & ~1:
             raise LinkError("reserved_flags")
         (_, flags, zero, frame["window_bytes"], frame["worker"], frame["nonce"],
-         frame["received_position"]) = unpack(">BBHI16s16sQ", payload[:WELCOME_PROVEN_BYTES])
+         frame["received_position"], frame["capabilities"]) = unpack(WELCOME_LAYOUT,
+                                                                     payload[:WELCOME_PROVEN_BYTES])
         frame["resumed"] = flags == 1
         frame["proof"] = decode_proof(payload[WELCOME_PROVEN_BYTES:])
         check(zero == 0 and frame["window_bytes"] > 0 and frame["worker"] != NO_INSTANCE)
@@ -147,15 +175,27 @@ def decode_frame(header, payload, frame_bytes_max):
         check(len(payload) <= 8)
         frame["payload"] = payload
     elif kind == "OPEN":
-        (frame["routing_hash"],) = unpack(">Q", payload[:8])
-        frame["peer"], rest = split_peer(payload[8:])
+        frame["routing_hash"], frame["framing"] = unpack(">QB", payload[:9])
+        check(frame["framing"] <= FRAMES)
+        frame["peer"], rest = split_peer(payload[9:])
         frame["key"], rest = split_counted(rest, KEY_BYTES_MAX)
         frame["token"], rest = split_counted(rest, TOKEN_BYTES_MAX)
+        frame["meta"], rest = split_counted(rest, META_BYTES_MAX)
         check(not rest)
     elif kind == "ACCEPT":
-        (frame["session"],) = unpack(">Q", payload)
+        frame["routing_hash"] = frame["subprotocol"] = None
+        (frame["session"],) = unpack(">Q", payload[:8])
+        if len(payload) > 8:
+            (frame["routing_hash"],) = unpack(">Q", payload[8:16])
+        if len(payload) > 16:
+            subprotocol, rest = split_counted(payload[16:], 64)
+            check(SUBPROTOCOL.fullmatch(subprotocol) and not rest)
+            frame["subprotocol"] = subprotocol.decode()
     elif kind in ("REJECT", "CLOSE"):
-        (frame["retry_after_ms"],) = unpack(">I", payload or bytes(4))
+        (frame["retry_after_ms"],) = unpack(">I", payload[:4] or bytes(4))
+        (frame["code"],) = unpack(">H", payload[4:6] or bytes(2))
+        check(frame["code"] in (0, *CLOSE_CODES) and len(payload) <= 6 + CLOSE_TEXT_BYTES_MAX)
+        frame["text"] = decode_text(payload[6:])
     elif kind in ("DATA", "BROADCAST"):
         frame["message"] = decode_message(payload, frame_bytes_max)
     elif kind == "MULTICAST":
@@ -164,7 +204,8 @@ def decode_frame(header, payload, frame_bytes_max):
         frame["ids"] = list(struct.unpack_from(f">{count}Q", payload, 4))
         frame["message"] = decode_message(payload[4 + 8 * count:], frame_bytes_max)
     elif kind == "REOPEN":
-        frame["routing_hash"], frame["session"] = unpack(">QQ", payload)
+        frame["routing_hash"], frame["session"], frame["framing"] = unpack(">QQB", payload)
+        check(frame["framing"] <= FRAMES)
     elif kind == "RELAY":
         (frame["routing_hash"],) = unpack(">Q", payload[:8])
         frame["payload"] = payload[8:]
@@ -175,8 +216,16 @@ def decode_frame(header, payload, frame_bytes_max):
 
 def encode_welcome_proven(frame):
     """LINK_WELCOME's payload up to the proof: what proofs cover."""
-    return struct.pack(">BBHI16s16sQ", VERSION, 1 if frame["resumed"] else 0, 0, frame["window_bytes"],
-                       frame["worker"], frame["nonce"], frame["received_position"])
+    return struct.pack(WELCOME_LAYOUT, VERSION, 1 if frame["resumed"] else 0, 0, frame["window_bytes"],
+                       frame["worker"], frame["nonce"], frame["received_position"], frame["capabilities"])
+
+
+def decode_text(data):
+    """UTF-8."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise LinkError("malformed") from None
 
 
 def decode_message(data, frame_bytes_max):
