@@ -38,7 +38,7 @@ fn known(shard: u8) -> ConnectionInfo {
         connection: ConnectionId::new(shard, 7, 3),
         state: State::Open,
         worker: Some("b".into()),
-        routing_hash: Some(0xabc),
+        routing_hash: Some(5_000 << 50 | 0xabc),
         session: Some(5),
         idle_ms: 2_000,
         outbox_bytes: 10,
@@ -290,6 +290,10 @@ fn connections_are_listed_looked_up_and_closed_by_token() {
     let (status, one) = bed.api("GET", &format!("/api/connections/{id}"));
     assert_eq!(status, 200);
     assert_eq!((one["state"].as_str(), one["worker"].as_str()), (Some("open"), Some("b")));
+    assert_eq!(
+        (one["routing_hash"].as_str(), one["partition"].as_u64()),
+        (Some("4e20000000000abc"), Some(5_000))
+    );
     assert!(bed.shards[1].commands.lock().unwrap().is_empty());
 
     let (status, _) = bed.api("DELETE", &format!("/api/connections/{id}"));

@@ -138,15 +138,28 @@ class Routing(unittest.TestCase):
             self.assertEqual(link.mix(u64(case["input"])), u64(case["output"]))
         for case in file["keys"]:
             key = bytes.fromhex(case["key"])
-            self.assertEqual(link.fnv1a(key), u64(case["fnv1a"]))
+            self.assertEqual(link.fnv1a_32(key), int(case["fnv1a_32"], 16))
+            self.assertEqual(link.fnv1a_64(key), u64(case["fnv1a_64"]))
+            self.assertEqual(link.partition(key), case["partition"])
             self.assertEqual(link.routing_hash(key), u64(case["routing_hash"]))
+            self.assertEqual(link.partition_of(u64(case["routing_hash"])), case["partition"])
+        for case in file["workers"]:
+            self.assertEqual(link.fnv1a_64(case["name"].encode()), u64(case["fnv1a_64"]))
+            self.assertEqual(link.worker_hash(case["name"]), u64(case["worker_hash"]))
 
     def test_rendezvous(self):
         for case in load("rendezvous.json")["cases"]:
-            key, names = bytes.fromhex(case["key"]), case["workers"]
-            weights = [link.weight(link.routing_hash(key), link.routing_hash(name.encode())) for name in names]
+            partition, names = case["partition"], case["workers"]
+            weights = [link.weight(partition, link.worker_hash(name)) for name in names]
             self.assertEqual(weights, list(map(u64, case["weights"])))
-            self.assertEqual(link.owner(key, names), case["owner"])
+            self.assertEqual(link.rendezvous(partition, names), case["owner"])
+
+    def test_the_top_bits_of_a_routing_hash_decide(self):
+        names = ["a", "b", "c"]
+        for key in (b"", b"user-7", bytes(range(256))):
+            route = link.routing_hash(key)
+            for low in (0, 1, 2**50 - 1):
+                self.assertEqual(link.rendezvous(link.partition_of(route >> 50 << 50 | low), names), link.owner(key, names))
 
     def test_proofs(self):
         for case in load("proof.json")["cases"]:

@@ -83,11 +83,11 @@ fn link_decode() -> u64 {
 
 fn rendezvous() -> u64 {
     let workers: Vec<_> =
-        (0..8_u64).map(|worker| (worker, hash::routing_hash(&worker.to_le_bytes()))).collect();
+        (0..8_u64).map(|worker| (worker, hash::worker_hash(&worker.to_le_bytes()))).collect();
     let keys: Vec<_> = (0..1_000).map(|key| format!("user-{key:06}")).collect();
     measured(|| {
         for key in &keys {
-            black_box(hash::rendezvous(hash::routing_hash(key.as_bytes()), workers.iter().copied()));
+            black_box(hash::rendezvous(hash::partition(key.as_bytes()), workers.iter().copied()));
         }
     });
     keys.len() as u64

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use hyper::StatusCode;
-use roost_protocol::{ConnectionId, Reason};
+use roost_protocol::{ConnectionId, Reason, hash};
 use serde_json::{Value, json};
 
 use crate::{
@@ -139,6 +139,7 @@ fn show(info: &ConnectionInfo) -> Value {
         "state": format!("{:?}", info.state).to_lowercase(),
         "worker": info.worker.as_deref(),
         "routing_hash": info.routing_hash.map(|hash| format!("{hash:016x}")),
+        "partition": info.routing_hash.map(hash::partition_of),
         "session": info.session.map(|session| format!("{session:016x}")),
         "idle_ms": info.idle_ms,
         "outbox_bytes": info.outbox_bytes,

@@ -9,6 +9,9 @@
 pub struct Bounds {
     /// Slots that a failover, a rebalance or the search for waiting HELLOs visits per turn.
     pub routing_visits: u32,
+    /// Weights of workers for partitions computed per turn, when the workers that are up have changed:
+    /// 0.2 to 0.3 ms (docs/performance.md).
+    pub weights: u32,
     /// Blocked connections resumed per link and turn; waiting HELLOs looked at per turn.
     pub resumes: u32,
     /// Connections of one worker whose MOVED is awaited at once.
@@ -38,6 +41,7 @@ impl Bounds {
     /// What a gateway uses.
     pub const GATEWAY: Self = Self {
         routing_visits: 2_048,
+        weights: 65_536,
         resumes: 256,
         moving: 1_024,
         resends: 1_024,

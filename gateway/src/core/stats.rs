@@ -170,6 +170,8 @@ pub struct LinkStats {
     pub connections: AtomicU64,
     /// Connections blocked by the link.
     pub blocked: AtomicU64,
+    /// Partitions of keys that the worker owns, when they were last all known.
+    pub partitions: AtomicU64,
     /// Attempts to bring it up that have failed since it was up.
     pub failures: AtomicU64,
     /// TCP connections that broke or did not come up; only grows.
@@ -191,6 +193,7 @@ impl LinkStats {
             lag_frames: zero(),
             connections: zero(),
             blocked: zero(),
+            partitions: zero(),
             failures: zero(),
             breaks: zero(),
             failovers: zero(),

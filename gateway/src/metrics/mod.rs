@@ -145,6 +145,7 @@ impl Scrape {
             names::LINK_CONNECTIONS => &|link| link.connections.load(Relaxed),
             names::LINK_BLOCKED => &|link| link.blocked.load(Relaxed),
             names::LINK_FAILURES => &|link| link.failures.load(Relaxed),
+            names::WORKER_PARTITIONS => &|link| link.partitions.load(Relaxed),
             names::WORKER_BREAKS => &|link| link.breaks.load(Relaxed),
             names::WORKER_FAILOVERS => &|link| link.failovers.load(Relaxed),
             _ => return Ok(()),
@@ -282,6 +283,7 @@ mod tests {
         let link = &shards[1].links()[1];
         link.lag_frames.store(77, Relaxed);
         link.state.store(4, Relaxed);
+        link.partitions.store(8_192, Relaxed);
         let text = scraped(shards.to_vec());
         for (number, &stat) in (1..).zip(Stat::ALL) {
             let Some((family, label)) = super::names::of(stat) else { continue };
@@ -295,6 +297,7 @@ mod tests {
         assert_eq!(value(&text, "roost_link_lag_frames{shard=\"1\",worker=\"b\\\"\\\\\"}"), 77.0);
         assert_eq!(value(&text, "roost_link_up{shard=\"1\",worker=\"b\\\"\\\\\"}"), 1.0);
         assert_eq!(value(&text, "roost_link_up{shard=\"1\",worker=\"a\"}"), 0.0);
+        assert_eq!(value(&text, "roost_worker_partitions{shard=\"1\",worker=\"b\\\"\\\\\"}"), 8_192.0);
         assert_eq!(value(&text, "roost_ready"), 0.0);
         assert!(text.ends_with("# EOF\n"));
     }

@@ -81,6 +81,7 @@ families! {
     LINK_CONNECTIONS = gauge("roost_link_connections", ["shard", "worker"], "Connections routed over the link.");
     LINK_BLOCKED = gauge("roost_link_connections_blocked", ["shard", "worker"], "Connections that wait for credit of the link.");
     LINK_FAILURES = gauge("roost_link_attempts_failed", ["shard", "worker"], "Attempts to bring the link up that have failed since it was up; the log says why.");
+    WORKER_PARTITIONS = gauge("roost_worker_partitions", ["shard", "worker"], "Partitions of keys that this worker owns, of 16,384.");
     WORKER_BREAKS = counter("roost_worker_link_breaks", ["shard", "worker"], "TCP connections to this worker that broke or did not come up.");
     WORKER_FAILOVERS = counter("roost_worker_failovers", ["shard", "worker"], "Sessions with this worker that were given up.");
     LINK_BYTES = counter("roost_link_bytes", ["shard", "direction"], "Bytes received and sent on links, repeated ones included.");

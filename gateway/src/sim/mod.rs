@@ -34,6 +34,7 @@ pub mod kernel;
 pub mod ledger;
 pub mod memory;
 pub mod net;
+mod placement;
 pub mod rng;
 pub mod run;
 pub mod scenario;

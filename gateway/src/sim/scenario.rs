@@ -280,6 +280,8 @@ fn draw_bounds(rng: &mut Rng) -> Bounds {
         client_frames: draw(usual.client_frames),
         shutdowns: draw(usual.shutdowns),
         sweep_slice: draw(usual.sweep_slice),
+        // Not so few that the table of owners were never whole; and drawn last.
+        weights: rng.log_range(2_048, u64::from(usual.weights)) as u32,
     }
 }
 

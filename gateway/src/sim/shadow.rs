@@ -18,6 +18,7 @@ use crate::{
         holds::Holds,
         kernel::World,
         net::ConnId,
+        placement::Placement,
     },
 };
 
@@ -35,6 +36,7 @@ pub struct Shadow {
     slots: Vec<Option<SlotView>>,
     links: Vec<Option<LinkView>>,
     holds: Holds,
+    placement: Placement,
     /// The last socket in each slot, and the generation of its connection.
     sockets: BTreeMap<u32, (ConnId, u32)>,
     /// Who waits for a receive buffer, at which place, and the slots that have received since.
@@ -70,6 +72,7 @@ impl Shadow {
             return;
         }
         core.check_invariants();
+        self.placement.check(core);
         self.check_ops(core, world);
         self.check_slots(core, world);
         self.check_links(core);

@@ -220,8 +220,8 @@ fn a_worker_gives_a_connection_to_the_owner_of_another_hash() {
     let mut workers = listeners.each_ref().map(Worker::accept);
     wait("both links", || (gateway.metric("roost_links_up", &[]) == 2).then_some(()));
     let owner = |key: &[u8]| {
-        let names = ["a", "b"].iter().map(|name| hash::routing_hash(name.as_bytes())).enumerate();
-        hash::rendezvous(hash::routing_hash(key), names).unwrap()
+        let names = ["a", "b"].iter().map(|name| hash::worker_hash(name.as_bytes())).enumerate();
+        hash::rendezvous(hash::partition(key), names).unwrap()
     };
     let key_of = |wanted| (0..1_000).map(|i| format!("u{i}")).find(|key| owner(key.as_bytes()) == wanted);
     let (own, other) = (key_of(0).unwrap(), key_of(1).unwrap());

@@ -6,7 +6,6 @@ use proptest::{collection::vec, prelude::*, sample::Index};
 use roost_protocol::{
     ConnectionId, InstanceId, Reason, SessionRef,
     edge::{self, Decoder, Goaway, Hello, Welcome},
-    hash::{rendezvous, routing_hash},
     link::{
         self, Accept, Ending, Framing, Header, LinkHello, LinkProof, LinkType, LinkWelcome, Open, Refusal,
         Relay, Reopen, body::META_BYTES_MAX,
@@ -261,28 +260,6 @@ proptest! {
         input.extend(Header::new(link_type, ConnectionId::from_bits(0), payload.len() as u32).encode());
         input.extend(payload);
         bodies::link(&input);
-    }
-
-    /// The owner does not depend on the order of the workers, and a worker that goes gives only
-    /// its own keys away.
-    #[test]
-    fn rendezvous_moves_no_key_without_need(
-        key in vec(any::<u8>(), 0..40),
-        names in proptest::collection::btree_set("[a-z]{1,8}", 2..9),
-        gone in any::<Index>(),
-    ) {
-        let hash = routing_hash(&key);
-        let workers: Vec<(usize, u64)> =
-            names.iter().map(|name| routing_hash(name.as_bytes())).enumerate().collect();
-        let owner = rendezvous(hash, workers.iter().copied()).unwrap();
-        prop_assert_eq!(rendezvous(hash, workers.iter().rev().copied()), Some(owner));
-        let gone = gone.index(workers.len());
-        let left = rendezvous(hash, workers.iter().copied().filter(|(index, _)| *index != gone));
-        if gone != owner {
-            prop_assert_eq!(left, Some(owner));
-        } else {
-            prop_assert!(left.is_some_and(|left| left != gone));
-        }
     }
 }
 

@@ -4,7 +4,7 @@ use roost_protocol::{
     Reason,
     auth::{Side, prove, verify},
     edge,
-    hash::{mix, rendezvous, routing_hash, weight},
+    hash::{PARTITIONS, mix, partition, partition_of, rendezvous, routing_hash, weight, worker_hash},
     link::{self, LinkHello, LinkType, LinkWelcome},
 };
 use serde_json::Value;
@@ -16,9 +16,20 @@ fn hashes() {
     let file = load("hash.json");
     for_each(&file["mix"], |case| assert_eq!(mix(u64_of(&case["input"])), u64_of(&case["output"])));
     for_each(&file["keys"], |case| {
-        let hash = u64_of(&case["routing_hash"]);
-        assert_eq!(routing_hash(&bytes(&case["key"])), hash);
-        assert_eq!(mix(u64_of(&case["fnv1a"])), hash);
+        let key = bytes(&case["key"]);
+        let (stated, hash) = (u16_of(&case["partition"]), u64_of(&case["routing_hash"]));
+        assert_eq!(partition(&key), stated);
+        assert_eq!(routing_hash(&key), hash);
+        assert_eq!(partition_of(hash), stated);
+        // The steps on the way, too, so that whoever implements this sees where it goes wrong.
+        let short = u32::from_str_radix(text(&case["fnv1a_32"]), 16).unwrap();
+        assert_eq!(short % PARTITIONS, u32::from(stated));
+        assert_eq!(u64::from(stated) << 50 | mix(u64_of(&case["fnv1a_64"])) >> 14, hash);
+    });
+    for_each(&file["workers"], |case| {
+        let hash = u64_of(&case["worker_hash"]);
+        assert_eq!(worker_hash(text(&case["name"]).as_bytes()), hash);
+        assert_eq!(mix(u64_of(&case["fnv1a_64"])), hash);
     });
 }
 
@@ -26,20 +37,21 @@ fn hashes() {
 fn owners() {
     let file = load("rendezvous.json");
     for_each(&file["cases"], |case| {
-        let key = routing_hash(&bytes(&case["key"]));
+        let partition = u16_of(&case["partition"]);
         let names: Vec<&str> = case["workers"].as_array().unwrap().iter().map(text).collect();
-        let hashes: Vec<u64> = names.iter().map(|name| routing_hash(name.as_bytes())).collect();
-        let weights: Vec<u64> = hashes.iter().map(|&worker| weight(key, worker)).collect();
+        let hashes: Vec<u64> = names.iter().map(|name| worker_hash(name.as_bytes())).collect();
+        let weights: Vec<u64> = hashes.iter().map(|&worker| weight(partition, worker)).collect();
         let expected: Vec<u64> = case["weights"].as_array().unwrap().iter().map(u64_of).collect();
         assert_eq!(weights, expected);
-        let owner = rendezvous(key, hashes.iter().copied().enumerate()).map(|index| names[index]);
+        let owner = rendezvous(partition, hashes.iter().copied().enumerate()).map(|index| names[index]);
         assert_eq!(owner, case["owner"].as_str());
         // The order in which workers are listed does not matter.
-        let reversed = rendezvous(key, hashes.iter().copied().enumerate().rev()).map(|index| names[index]);
-        assert_eq!(reversed, owner);
+        let reversed = rendezvous(partition, hashes.iter().copied().enumerate().rev());
+        assert_eq!(reversed.map(|index| names[index]), owner);
     });
 }
 
+///
 #[test]
 fn of_workers_with_equal_hashes_the_last_wins() {
     assert_eq!(rendezvous(7, [(0, 1), (1, 1)]), Some(1));

@@ -293,6 +293,7 @@ def check(condition):
 # --- routing and proofs ---
 
 U64 = 2**64 - 1
+PARTITIONS = 16_384
 
 
 def mix(x):
@@ -301,25 +302,50 @@ def mix(x):
     return x ^ x >> 31
 
 
-def fnv1a(data):
+def fnv1a_32(data):
+    value = 0x811c9dc5
+    for byte in data:
+        value = (value ^ byte) * 0x01000193 & 0xffffffff
+    return value
+
+
+def fnv1a_64(data):
     value = 0xcbf29ce484222325
     for byte in data:
         value = (value ^ byte) * 0x100000001b3 & U64
     return value
 
 
-def routing_hash(data):
-    return mix(fnv1a(data))
+def partition(key):
+    """The partition of a key, 0 to 16,383: what nats-server's {{partition(16384,1)}} computes, too."""
+    return fnv1a_32(key) % PARTITIONS
 
 
-def weight(key_hash, worker_hash):
-    return mix(key_hash ^ worker_hash)
+def partition_of(routing_hash):
+    """The partition that a routing hash states: its top 14 bits."""
+    return routing_hash >> 50
+
+
+def routing_hash(key):
+    return partition(key) << 50 | mix(fnv1a_64(key)) >> 14
+
+
+def worker_hash(name):
+    return mix(fnv1a_64(name.encode()))
+
+
+def weight(partition, worker_hash):
+    return mix(mix(partition + 1) ^ worker_hash)
+
+
+def rendezvous(partition, names):
+    """The worker, of these that are up, that owns a partition; None if there is none."""
+    return max(names, key=lambda name: weight(partition, worker_hash(name)), default=None)
 
 
 def owner(key, names):
     """The worker, of these that are up, that a key belongs to; None if there is none."""
-    key_hash = routing_hash(key)
-    return max(names, key=lambda name: weight(key_hash, routing_hash(name.encode())), default=None)
+    return rendezvous(partition(key), names)
 
 
 def prove(secret, side, hello, welcome):

@@ -19,6 +19,8 @@ pub struct LinkView {
     pub removed: bool,
     /// Connections can be routed to it.
     pub routable: bool,
+    /// Frames can be queued for it: it has a session that is not being cleared away.
+    pub takes_frames: bool,
     /// Where its TCP connection is in its life.
     pub state: LinkState,
     /// A send is in the kernel.
@@ -73,6 +75,7 @@ impl Link {
             vacant: self.vacant,
             removed: self.removed,
             routable: self.is_routable(),
+            takes_frames: self.takes_frames(),
             state: self.state,
             is_sending: self.ops & op_bit::SEND != 0,
             session: self.session.map(|session| session.worker),

@@ -80,7 +80,7 @@ pub(crate) struct Link {
     stats: Arc<LinkStats>,
     /// What the worker must prove that it knows.
     secret: Option<Vec<u8>>,
-    /// The worker's hash in the rendezvous choice.
+    /// The hash of the worker's name in the rendezvous choice.
     worker_hash: u64,
     session: Option<Session>,
     /// The worker asked for its connections to go elsewhere.
@@ -161,7 +161,7 @@ impl Link {
             state: LinkState::Down,
             ops: 0,
             generation: 0,
-            worker_hash: hash::routing_hash(worker.name.as_bytes()),
+            worker_hash: hash::worker_hash(worker.name.as_bytes()),
             session: None,
             draining: false,
             undrains_at_ms: None,

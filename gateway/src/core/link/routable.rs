@@ -1,6 +1,6 @@
 //! What whoever routes asks of a link, and tells it.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use roost_protocol::ConnectionId;
 
@@ -12,9 +12,14 @@ impl Link {
         &self.stats.worker
     }
 
-    /// The worker's hash in the rendezvous choice.
+    /// The hash of the worker's name in the rendezvous choice.
     pub(crate) fn worker_hash(&self) -> u64 {
         self.worker_hash
+    }
+
+    /// The worker owns so many partitions.
+    pub(crate) fn publish_partitions(&self, partitions: u32) {
+        self.stats.partitions.store(u64::from(partitions), Relaxed);
     }
 
     /// Whether there is a session.

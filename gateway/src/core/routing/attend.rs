@@ -25,7 +25,12 @@ impl Routing {
             if let Some(unacked) = self.links.end_gone_session(io, ctx, index) {
                 self.fail_over(ctx, connections, index.worker(), &unacked);
             }
+            let had_session = self.links[index].has_session();
             self.links.attend(io, ctx, index);
+            if had_session && !self.links[index].has_session() {
+                // Of one that is removed, which counted as up if all others want to leave.
+                self.owners.forget();
+            }
             if self.links.may_vacate(index) && self.is_left(index) {
                 self.links.vacate(ctx, index);
                 self.workers[index.index()] = WorkerRecord::new();

@@ -12,7 +12,7 @@
 use std::{collections::BTreeMap, iter};
 
 use roost_protocol::{
-    ConnectionId, Reason,
+    ConnectionId, Reason, hash,
     link::{
         Header, LinkType, Relay,
         header::{FLAG_ALL, FLAG_DIRECT, FLAG_RESENT},
@@ -54,6 +54,7 @@ impl Routing {
         worker: WorkerIndex,
         unacked: &[u8],
     ) {
+        self.owners.forget();
         self.look_at_waiting();
         let unacked = without_answered(connections, worker, unacked);
         for (header, payload) in frames_in(&unacked) {
@@ -101,6 +102,8 @@ impl Routing {
         if to == connections.high_water() {
             self.record_mut(failed).failover = None;
             self.links[failed.link()].end_failover();
+            // It may be back, and counts as up from now on.
+            self.owners.forget();
             self.failovers -= 1;
         }
         true
@@ -122,13 +125,19 @@ impl Routing {
 
     /// The worker for a connection of a failed one, which may itself be back.
     fn failover_target(&self, routing_hash: u64, failed: WorkerIndex) -> Option<WorkerIndex> {
-        let is_back = |link: WorkerIndex| link == failed && self.link(failed).has_session();
-        self.choose(routing_hash, |index, link| {
-            link.is_routable() || is_back(index.worker()) && !link.is_leaving()
-        })
-        .or_else(|| self.route_any(routing_hash))
-        // One that wants to leave, or should, is better than none.
-        .or_else(|| is_back(failed).then_some(failed))
+        let owner = self.route_any(routing_hash);
+        let back = self.link(failed);
+        if !back.has_session() {
+            return owner;
+        }
+        if back.is_leaving() {
+            // One that wants to leave, or should, is better than none.
+            return owner.or(Some(failed));
+        }
+        // It takes no frames before the walk has ended; yet then it owns what it owned.
+        let up = owner.filter(|&owner| self.link(owner).is_routable());
+        let both = up.into_iter().chain([failed]).map(|worker| (worker, self.link(worker).worker_hash()));
+        hash::rendezvous(hash::partition_of(routing_hash), both)
     }
 
     fn reassign(

@@ -1,5 +1,7 @@
 //! What must hold of routing between any two steps.
 
+use roost_protocol::hash;
+
 use super::Routing;
 use crate::core::{connection::Connections, context::Context, index::Slot, record::flag};
 
@@ -38,12 +40,20 @@ impl Routing {
                 self.awaits_failover(worker, slot.get()) || self.link(worker).is_moving(connections.id(slot)),
                 "invariant deadlines: slot {slot} is being moved and nobody looks how long"
             );
-        } else if !self.is_failing_over() && self.is_misplaced(connections, slot) {
+        } else if !self.is_failing_over() && hot.is_open() && self.is_elsewhere(connections, slot) {
             let record = self.record(worker);
             assert!(
                 record.rebalance_again || record.rebalance.is_some_and(|cursor| cursor <= slot.get()),
                 "invariant placement: slot {slot} stays with worker {worker}, which does not own it"
             );
         }
+    }
+
+    /// Whether another worker owns the connection: by the definition, not by the table of owners.
+    fn is_elsewhere(&self, connections: &Connections, slot: Slot) -> bool {
+        let stay = self.links.iter().filter(|(_, link)| link.is_routable());
+        let stay = stay.map(|(index, link)| (index.worker(), link.worker_hash()));
+        let partition = hash::partition_of(connections.cold(slot).routing_hash());
+        hash::rendezvous(partition, stay).is_some_and(|owner| owner != connections.hot(slot).worker())
     }
 }

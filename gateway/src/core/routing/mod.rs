@@ -6,6 +6,7 @@
 //! * [`upstream`]: what connections ask and say: HELLO, messages, their ends.
 //! * [`opening`]: clients whose HELLO waits for a worker that is up and has room.
 //! * [`frames`]: what workers say about connections.
+//! * [`owners`]: who owns which partition.
 //! * [`attend`]: links are looked at once per turn, and sessions end.
 //! * [`moves`]: connections go to their owners when the workers that are up have changed.
 //! * [`failover`]: a worker is given up, and others get what it had.
@@ -21,6 +22,7 @@ mod inspect;
 mod invariants;
 mod moves;
 mod opening;
+mod owners;
 mod upstream;
 
 use std::{
@@ -30,7 +32,7 @@ use std::{
 
 use broadcast::Broadcast;
 use opening::Waiting;
-use roost_protocol::hash;
+use owners::Owners;
 
 use crate::{
     core::{
@@ -85,6 +87,7 @@ pub(crate) struct Routing {
     links: Links,
     /// By the index of the worker's link.
     workers: Vec<WorkerRecord>,
+    owners: Owners,
     /// Failed workers whose connections are being given to others.
     failovers: u32,
     /// Frames that failed workers had not acknowledged, until it is known who gets them.
@@ -103,6 +106,7 @@ impl Routing {
         let mut routing = Self {
             links: Links::default(),
             workers: Vec::new(),
+            owners: Owners::new(),
             failovers: 0,
             unacked: Resend::default(),
             unsent_opens: BTreeSet::new(),
@@ -123,26 +127,6 @@ impl Routing {
     fn link_workers(&mut self, ctx: &mut Context) {
         self.links.configure(ctx);
         self.workers.resize_with(self.links.indices().count(), WorkerRecord::new);
-    }
-
-    /// The worker for a routing hash among those that are up.
-    fn route(&self, routing_hash: u64) -> Option<WorkerIndex> {
-        self.choose(routing_hash, |_, link| link.is_routable())
-    }
-
-    /// Like [`Self::route`], but a worker that wants to leave is better than none.
-    fn route_any(&self, routing_hash: u64) -> Option<WorkerIndex> {
-        self.route(routing_hash).or_else(|| self.choose(routing_hash, |_, link| link.takes_frames()))
-    }
-
-    /// The worker for a routing hash among these.
-    fn choose(
-        &self,
-        routing_hash: u64,
-        is_candidate: impl Fn(LinkIndex, &Link) -> bool,
-    ) -> Option<WorkerIndex> {
-        let candidates = self.links.iter().filter(|&(index, link)| is_candidate(index, link));
-        hash::rendezvous(routing_hash, candidates.map(|(index, link)| (index.worker(), link.worker_hash())))
     }
 
     fn link(&self, worker: WorkerIndex) -> &Link {
@@ -174,7 +158,7 @@ impl Routing {
 
     /// Runs a bounded part of failovers, moves and resumptions. Returns whether more is left.
     pub(crate) fn run(&mut self, io: &mut impl Io, ctx: &mut Context, connections: &mut Connections) -> bool {
-        let mut busy = false;
+        let mut busy = self.run_owners(ctx);
         if self.failovers > 0 {
             for link in self.links.indices() {
                 busy |= self.run_failover(io, ctx, connections, link.worker());

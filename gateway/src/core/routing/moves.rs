@@ -25,6 +25,7 @@ impl Routing {
     /// Which workers are up has changed: whoever is not with its owner is moved. A walk that is under
     /// way ends first, so that one who comes and goes does not keep it from ever ending.
     pub(super) fn start_rebalance(&mut self) {
+        self.owners.forget();
         self.look_at_waiting();
         for record in &mut self.workers {
             match record.rebalance {
@@ -75,6 +76,10 @@ impl Routing {
     ) -> bool {
         if self.is_failing_over() {
             // First things first; and a failing worker must not be told of moves.
+            return false;
+        }
+        if !self.owners.is_whole() {
+            // Without the table a walk past thousands of connections costs a weight for each of all workers.
             return false;
         }
         let moving_max = ctx.cfg.bounds.moving;

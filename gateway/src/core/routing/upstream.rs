@@ -37,7 +37,7 @@ impl Upstream for Routing {
             self.record_mut(worker).may_be_awaited = true;
             return Greeting::Wait;
         }
-let framing = ctx.cfg.framing(listener).on_links();
+        let framing = ctx.cfg.framing(listener).on_links();
         // As long as the payload, and not as it may be: the allocator is quick with what is short.
         let fixed_bytes = Open::PLAIN_BYTES_MAX - edge::KEY_BYTES_MAX - edge::TOKEN_BYTES_MAX;
         let mut payload = Vec::with_capacity(fixed_bytes + hello.key.len() + hello.token.len());

@@ -2,7 +2,7 @@
 
 pub use crate::core::{connection::SlotView, link::inspect::LinkView};
 use crate::{
-    core::{pool::Class, record::State, shard::ShardCore},
+    core::{index::WorkerIndex, pool::Class, record::State, shard::ShardCore},
     op::{Block, Token},
 };
 
@@ -26,6 +26,11 @@ impl ShardCore {
     /// Every link.
     pub fn link_views(&self) -> impl Iterator<Item = LinkView> {
         self.routing.link_views(&self.ctx)
+    }
+
+    /// The worker that owns a partition, as connections are routed.
+    pub fn owner(&self, partition: u16) -> Option<u8> {
+        self.routing.owner(partition).map(WorkerIndex::get)
     }
 
     /// First and longest time for which a worker is held down.

@@ -302,8 +302,8 @@ fn a_link_that_overruns_what_all_share_is_given_up_and_loses_nothing() {
     rig.up(1, window);
     // Nine in ten are the second's.
     let owner = |key: &[u8; 4]| {
-        let names = (0..2).map(|i| (i, hash::routing_hash(format!("worker-{i}").as_bytes())));
-        hash::rendezvous(hash::routing_hash(key), names)
+        let names = (0..2).map(|i| (i, hash::worker_hash(format!("worker-{i}").as_bytes())));
+        hash::rendezvous(hash::partition(key), names)
     };
     let keys = |worker: u32, count: usize| {
         (0..u32::MAX).map(u32::to_be_bytes).filter(move |key| owner(key) == Some(worker)).take(count)

@@ -11,6 +11,7 @@ mod handshake;
 mod hellos;
 mod moves;
 mod outbox;
+mod owners;
 mod proxy;
 mod rekeys;
 mod relays;

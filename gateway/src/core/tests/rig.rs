@@ -300,8 +300,8 @@ impl Rig {
 
 /// The worker that owns a key among these.
 pub(super) fn owner(key: &[u8], among: &[usize]) -> usize {
-    let names = among.iter().map(|&i| (i, hash::routing_hash(format!("w{i}").as_bytes())));
-    hash::rendezvous(hash::routing_hash(key), names).expect("a worker")
+    let names = among.iter().map(|&i| (i, hash::worker_hash(format!("w{i}").as_bytes())));
+    hash::rendezvous(hash::partition(key), names).expect("a worker")
 }
 
 /// The first key that belongs to each of these in turn, as the ones before are gone.
