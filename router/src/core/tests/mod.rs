@@ -16,7 +16,7 @@ mod wire;
 
 use std::{cell::RefCell, collections::HashSet, rc::Rc, sync::Arc};
 
-use roost_protocol::{ConnectionId, InstanceId, Reason, SessionRef};
+use roost_protocol::{ConnectionId, InstanceId, Reason, SessionRef, link::Open};
 
 use super::*;
 use peer::Peer;
