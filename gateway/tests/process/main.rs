@@ -19,3 +19,4 @@ mod python;
 mod saying;
 mod start;
 mod support;
+mod topics;

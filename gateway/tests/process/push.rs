@@ -13,13 +13,13 @@ use roost_router::{Listener, Worker, WorkerConfig, handlers, shutdown};
 use crate::support::{Gateway, wait};
 
 /// A way for TCP from the gateway to the worker that can be cut.
-struct Way {
-    address: SocketAddr,
+pub(crate) struct Way {
+    pub(crate) address: SocketAddr,
     open: Arc<Mutex<Vec<TcpStream>>>,
 }
 
 impl Way {
-    fn to(worker: SocketAddr) -> Self {
+    pub(crate) fn to(worker: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let open = Arc::new(Mutex::new(Vec::new()));
@@ -38,7 +38,7 @@ impl Way {
         Self { address, open }
     }
 
-    fn cut(&self) {
+    pub(crate) fn cut(&self) {
         for stream in self.open.lock().unwrap().drain(..) {
             // It may have ended by itself.
             let _ = stream.shutdown(std::net::Shutdown::Both);
