@@ -6,9 +6,8 @@ from roost import ROOT
 
 sys.path.append(str(ROOT / "clients/python"))
 
-from roosting import client as edge_client
-from roosting import worker_echo as worker
+from roosting import edge, worker
 from roosting.edge import codec as edge_codec
 from roosting.worker import codec as link_codec
 
-__all__ = ["edge_client", "edge_codec", "link_codec", "worker"]
+__all__ = ["edge", "edge_codec", "link_codec", "worker"]

@@ -1,148 +1,125 @@
-"""A client of a roost gateway, written from protocol/SPEC.md; Python 3, standard library only.
+"""A program: a client that sends messages and prints the replies.
 
-    python3 -m roosting.client 127.0.0.1 7400 --key alice --send hello --count 3
+    python3 -m roosting.client 127.0.0.1:7400 --key alice --send hello --count 3
 
-sends a message three times and prints the replies. Exits with 1, and says why, if the session is
-refused or ends early, or if a reply is missing (or, with --check-echo, is not what was sent).
+ends with 1, and says why, if the session is refused or ends early, or if a reply is missing (or, with
+--check-echo, is not what was sent). With --events it comes back instead, prints every event as a line of JSON,
+sends each line of its standard input, and closes at that input's end.
 """
 
 import argparse
+import asyncio
+import dataclasses
+import json
 import os
-import random
-import socket
 import sys
-import time
+import threading
 
-from .edge import codec as edge
-
-
-class Ended(Exception):
-    """The session is over; args[0] says why."""
+from . import edge
 
 
-class Client:
-    """One session: HELLO, messages both ways, heartbeat, CLOSE."""
+class Failed(Exception):
+    """args[0] says why."""
 
-    def __init__(self, host, port, timeout_s):
-        self.timeout_s = timeout_s
-        self.socket = socket.create_connection((host, port), timeout_s)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.decoder = edge.Decoder()
-        self.frames = []  # whole frames that nobody has asked for yet
-        self.interval_s = 0  # heartbeat; 0: none
-        self.spoke_at = time.monotonic()
-        self.pinged_at = None  # when the last PING went out, if nothing has been heard since
 
-    def open(self, key, token):
-        """HELLO, then waits for WELCOME."""
-        self.send({"type": "HELLO", "key": key, "token": token})
-        frame = self.receive("WELCOME", time.monotonic() + self.timeout_s)
-        self.interval_s = frame["heartbeat_interval_ms"] / 1000
-        # The first heartbeat comes after a random part of the interval, so that clients that
-        # came together do not beat together.
-        self.spoke_at = time.monotonic() - random.random() * self.interval_s
-        return frame
-
-    def send_message(self, payload):
-        if len(payload) > self.decoder.frame_bytes_max:
-            raise Ended("the message is longer than the gateway's limit")
-        self.send({"type": "MESSAGE", "payload": payload})
-
-    def receive_message(self):
-        return self.receive("MESSAGE", time.monotonic() + self.timeout_s)["payload"]
-
-    def hold(self, seconds):
-        """Stays connected, doing nothing but the heartbeat."""
-        until = time.monotonic() + seconds
-        while (now := time.monotonic()) < until:
-            self.step(until - now)
-
-    def close(self):
-        """CLOSE, then waits for the gateway's FIN: it has then read everything before CLOSE."""
-        self.send({"type": "CLOSE", "code": None})
-        deadline = time.monotonic() + self.timeout_s
-        while True:
-            self.socket.settimeout(max(deadline - time.monotonic(), 0.001))
-            if not self.socket.recv(65536):
-                break
-        self.socket.close()
-
-    # --- below: one frame at a time ---
-
-    def send(self, frame):
-        self.socket.settimeout(self.timeout_s)
+async def talk(client, options):
+    """Sends and awaits one reply after the other."""
+    message = os.fsencode(options.send)
+    await until_open(client, options.timeout)
+    await hold(client, options.hold)
+    for _ in range(options.count):
+        await client.send(message)
         try:
-            self.socket.sendall(edge.encode(frame))
-        except (BrokenPipeError, ConnectionResetError):
-            # The gateway has ended the session, and most likely said why.
-            self.read_last_words()
-        self.spoke_at = time.monotonic()
+            reply = await asyncio.wait_for(next_message(client), options.timeout)
+        except asyncio.TimeoutError:
+            raise Failed(f"no MESSAGE within {options.timeout} s") from None
+        print(reply.decode(errors="backslashreplace"))
+        if options.check_echo and reply != message:
+            raise Failed("the reply is not what was sent")
+    if not await client.close(options.timeout):
+        raise Failed("the gateway did not confirm CLOSE")
 
-    def receive(self, wanted, deadline):
-        """The next frame of the wanted type. Others that may come are dealt with."""
-        while True:
-            while self.frames:
-                frame = self.frames.pop(0)
-                if frame["type"] == wanted:
-                    return frame
-                raise Ended(f"{frame['type']} came while {wanted} was awaited")
-            now = time.monotonic()
-            if now >= deadline:
-                raise Ended(f"no {wanted} within {self.timeout_s} s")
-            self.step(deadline - now)
 
-    def step(self, wait_s):
-        """Waits for bytes, at most so long, and keeps the heartbeat meanwhile."""
-        if self.interval_s:
-            now = time.monotonic()
-            if self.pinged_at is not None and now - self.pinged_at > self.interval_s:
-                raise Ended("the gateway is silent")
-            if now - self.spoke_at >= self.interval_s:
-                self.send({"type": "PING", "payload": b""})
-                self.pinged_at = self.pinged_at or now
-            wait_s = min(wait_s, self.interval_s / 4)
-        self.socket.settimeout(max(wait_s, 0.001))
-        try:
-            data = self.socket.recv(65536)
-        except TimeoutError:
-            return
-        if not data:
-            raise Ended("the gateway ended the connection without a reason")
-        self.pinged_at = None  # any byte is a sign of life
-        self.take(data)
+async def until_open(client, timeout_s):
+    async def step():
+        async for event in client:
+            check(event)
+            if isinstance(event, edge.Open):
+                return
+    try:
+        await asyncio.wait_for(step(), timeout_s)
+    except asyncio.TimeoutError:
+        raise Failed(f"no WELCOME within {timeout_s} s") from None
 
-    def take(self, data):
-        for kind, payload in self.decoder.feed(data):
-            frame = edge.decode_payload(kind, payload)
-            if kind == "WELCOME":  # its limit holds from the very next frame on
-                self.decoder.frame_bytes_max = frame["frame_bytes_max"]
-            if kind == "PING":
-                self.send({"type": "PONG", "payload": payload})
-            elif kind == "GOAWAY":
-                again = f", come back after {frame['retry_after_ms']} ms" if frame["retry_after_ms"] else ""
-                where = f", at {frame['alternative'].decode()}" if frame["alternative"] else ""
-                words = ": ".join(filter(None, (str(frame["code"] or ""), frame["text"])))
-                words = f" ({words})" if words else ""
-                raise Ended(f"GOAWAY: {frame['reason']}{words}{again}{where}")
-            elif kind in ("MESSAGE", "WELCOME"):
-                self.frames.append(frame)
-            elif kind != "PONG":
-                raise Ended(f"a gateway does not send {kind}")
 
-    def read_last_words(self):
-        """Reads what the gateway sent before it closed; there is a GOAWAY as a rule."""
-        try:
-            while data := self.socket.recv(65536):
-                self.take(data)
-        except OSError:
-            pass
-        raise Ended("the gateway closed the connection")
+async def hold(client, seconds):
+    """Stays connected, doing nothing but the heartbeat."""
+    if not seconds:
+        return
+
+    async def step():
+        async for event in client:
+            check(event)
+    try:
+        await asyncio.wait_for(step(), seconds)
+    except asyncio.TimeoutError:
+        pass
+
+
+async def next_message(client):
+    async for event in client:
+        check(event)
+        if isinstance(event, edge.Message):
+            return event.payload
+    raise Failed("the client has ended")
+
+
+def check(event):
+    """Without --events the first end is the last."""
+    if isinstance(event, (edge.Lost, edge.Ended)):
+        told = f": {event.text}" if event.text else ""
+        code = f" ({event.code})" if event.code else ""
+        later = f", come back after {event.retry_in_s:.3f} s" if isinstance(event, edge.Lost) else ""
+        raise Failed(f"{event.reason}{code}{told}{later}")
+    if isinstance(event, edge.Unsent):
+        raise Failed("the message is longer than the gateway's limit")
+
+
+async def follow(client):
+    """Prints events, and sends what comes on standard input."""
+    threading.Thread(target=feed, args=(client, asyncio.get_running_loop()), daemon=True).start()
+    ended = None
+    async for event in client:
+        fields = {name: value.decode(errors="backslashreplace") if isinstance(value, bytes) else value
+                  for name, value in dataclasses.asdict(event).items()}
+        print(json.dumps({"event": type(event).__name__.lower(), **fields}), flush=True)
+        ended = event
+    if ended.reason != "closed":
+        raise Failed(ended.reason)
+
+
+def feed(client, loop):
+    """A thread: standard input blocks, whatever it is."""
+    try:
+        for line in sys.stdin.buffer:
+            try:
+                asyncio.run_coroutine_threadsafe(client.send(line.rstrip(b"\n")), loop).result()
+            except edge.TooLong as error:
+                print(f"client: not sent: {error}", file=sys.stderr)
+        asyncio.run_coroutine_threadsafe(client.close(), loop).result()
+    except (edge.Closed, RuntimeError):
+        pass  # the client, or the loop, has ended
+
+
+async def run(options):
+    async with edge.connect(options.address, key=os.fsencode(options.key), token=os.fsencode(options.token),
+                            open_timeout_s=options.timeout) as client:
+        await (follow(client) if options.events else talk(client, options))
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("host")
-    parser.add_argument("port", type=int)
+    parser = argparse.ArgumentParser(prog="roosting.client", description=__doc__.split("\n")[0])
+    parser.add_argument("address", nargs="+", metavar="HOST:PORT")
     parser.add_argument("--key", default="", help="routing key: who shares it shares a worker")
     parser.add_argument("--token", default="", help="goes to the worker unread")
     parser.add_argument("--send", metavar="TEXT", default="hello", help="the message")
@@ -151,22 +128,16 @@ def main():
     parser.add_argument("--hold", metavar="SECONDS", type=float, default=0,
                         help="stay connected for so long before the messages")
     parser.add_argument("--timeout", metavar="SECONDS", type=float, default=10)
-    args = parser.parse_args()
-    message = os.fsencode(args.send)
+    parser.add_argument("--events", action="store_true",
+                        help="come back, print events as JSON, send lines of standard input")
+    options = parser.parse_args()
     try:
-        client = Client(args.host, args.port, args.timeout)
-        client.open(os.fsencode(args.key), os.fsencode(args.token))
-        client.hold(args.hold)
-        for _ in range(args.count):
-            client.send_message(message)
-            reply = client.receive_message()
-            print(reply.decode(errors="backslashreplace"))
-            if args.check_echo and reply != message:
-                raise Ended("the reply is not what was sent")
-        client.close()
-    except (Ended, edge.FrameError, OSError) as error:
+        asyncio.run(run(options))
+    except (Failed, ValueError) as error:
         print(f"client: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -15,8 +15,10 @@ import unittest
 
 from roosting.worker import codec as link
 
-HERE = pathlib.Path(__file__).resolve().parent
-WORKER = [sys.executable, "-m", "roosting.worker_echo"]
+from .played import HELLO
+from .programs import ROOT, VECTORS
+
+WORKER = [sys.executable, "-B", "-m", "roosting.worker_echo"]
 SECRET = b"a secret for the tests"
 CONNECTION = 7 << 32 | 1
 TIMEOUT_S = 30
@@ -41,12 +43,9 @@ class Gateway:
         previous, self.buffer = getattr(self, "socket", None), b""
         self.socket = socket.create_connection(("127.0.0.1", self.port), TIMEOUT_S)
         hello = link.encode_frame({
-            "type": "LINK_HELLO", "flags": 0, "aux": 0, "connection": 0, "shard": self.shard,
-            "shards": 4, "gateway": self.instance, "nonce": os.urandom(16),
+            **HELLO, "shard": self.shard, "gateway": self.instance, "nonce": os.urandom(16),
             "expected_worker": self.worker, "received_position": self.received,
-            "window_bytes": self.window_bytes, "frame_bytes_max": 65536, "capabilities": 0,
-            "link_failover_ms": 10_000, "link_keepalive_ms": 10_000, "idle_timeout_ms": 150_000,
-            "messages_per_s_max": 0, **changes})
+            "window_bytes": self.window_bytes, **changes})
         self.socket.sendall(hello)
         welcome, payload = self.read_frame()
         if welcome["type"] != "LINK_WELCOME":
@@ -77,10 +76,8 @@ class Gateway:
         self.socket.sendall(frame)
 
     def open(self, connection=CONNECTION, key=b"k"):
-        frame = link.encode_frame({
-            "type": "OPEN", "flags": 0, "aux": 0, "connection": connection, "framing": link.EDGE,
-            "routing_hash": link.routing_hash(key), "peer": None, "key": key, "token": b"", "meta": b""})
-        self.send("OPEN", frame[link.HEADER_BYTES:], connection)
+        payload = link.routing_hash(key).to_bytes(8, "big") + bytes(2) + link.counted(key) + bytes(4)
+        self.send("OPEN", payload, connection, aux=0)
 
     def on_ack(self, position):
         assert self.acked <= position <= self.acked + len(self.kept), "the ACK is in range"
@@ -132,7 +129,7 @@ class SecretTest(unittest.TestCase):
             path.write_bytes(content)
             path.chmod(mode)
             ended = subprocess.run(
-                [*WORKER, "--listen", "127.0.0.1:0", "--secret-file", path], cwd=HERE.parent,
+                [*WORKER, "--listen", "127.0.0.1:0", "--secret-file", path], cwd=ROOT,
                 capture_output=True, text=True, timeout=30)
         self.assertNotEqual(ended.returncode, 0)
         return ended.stderr
@@ -151,7 +148,7 @@ class WorkerTest(unittest.TestCase):
         secret = pathlib.Path(directory.name) / "secret"
         secret.write_bytes(SECRET + b"\n")
         self.process = subprocess.Popen(
-            [*WORKER, "--listen", "127.0.0.1:0", "--secret-file", secret], cwd=HERE.parent,
+            [*WORKER, "--listen", "127.0.0.1:0", "--secret-file", secret], cwd=ROOT,
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         self.addCleanup(self.stop)
         self.port = int(self.process.stdout.readline().rpartition(":")[2])
@@ -182,7 +179,7 @@ class WorkerTest(unittest.TestCase):
         gateway.settle()
         self.assertEqual(gateway.acked, 2)
 
-    def test_bytes_one_by_one(self):
+    def test_bytes_one_by_one(self):  # E-2
         gateway = self.linked()
         gateway.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         gateway.open()
@@ -191,7 +188,7 @@ class WorkerTest(unittest.TestCase):
             gateway.socket.sendall(bytes([byte]))
         self.expect(gateway, "DATA", message=b"slow")
 
-    def test_handshake_refusals(self):
+    def test_handshake_refusals(self):  # L-31, L-39 to L-42
         for changes, secret, code in (
             ({"frame_bytes_max": 1 << 24}, SECRET, 4),
             ({"shard": 4}, SECRET, 4),
@@ -210,21 +207,21 @@ class WorkerTest(unittest.TestCase):
                     gateway.read_frame()
                 gateway.socket.close()
 
-    def test_wrong_version_and_garbage(self):
+    def test_wrong_version_and_garbage(self):  # L-12, L-35
         for data, answer in (
             (link.encode("LINK_HELLO", b"\x02" + bytes(91)), 1),
             # As an earlier draft had it: 72 bytes.
             (link.encode("LINK_HELLO", struct.pack(">BBHHH16s16s16sQII", 1, 0, 0, 1, 0, b"g" * 16,
                                                    b"n" * 16, bytes(16), 0, 1 << 20, 65536)), 4),
             (link.encode("LINK_PROOF", b"\x00"), 4),
-            (b"GET / HTTP/1.1\r\n\r\n", None),
+            (b"GET / HTTP/1.1\r\n\r\n", 4),
         ):
             with self.subTest(data=data[:8]), socket.create_connection(("127.0.0.1", self.port), TIMEOUT_S) as peer:
                 peer.sendall(data)
                 received = peer.recv(100)
-                self.assertEqual(received, b"" if answer is None else link.encode("LINK_REFUSE", aux=answer))
+                self.assertEqual(received, link.encode("LINK_REFUSE", aux=answer))
 
-    def test_refused_handshake_leaves_the_session_alone(self):
+    def test_refused_handshake_leaves_the_session_alone(self):  # L-45
         gateway = self.linked()
         gateway.open()
         gateway.next()
@@ -237,7 +234,7 @@ class WorkerTest(unittest.TestCase):
         gateway.send("DATA", link.message(b"still here"))
         self.expect(gateway, "DATA", message=b"still here")
 
-    def test_breaks_lose_nothing_and_repeat_nothing(self):
+    def test_breaks_lose_nothing_and_repeat_nothing(self):  # L-79 to L-83
         """Cuts the TCP connection again and again, at any byte and in either direction."""
         rng = random.Random(int(os.environ.get("SEED", "1")))
         gateway = self.linked()
@@ -275,7 +272,7 @@ class WorkerTest(unittest.TestCase):
         numbers = [int(frame["message"].rstrip(b"\0")) for frame in gateway.frames[1:]]
         self.assertEqual(numbers, list(range(sent)))
 
-    def test_resume_states_only_what_the_gateway_has_the_replies_of(self):
+    def test_resume_states_only_what_the_gateway_has_the_replies_of(self):  # L-79
         gateway = self.linked()
         gateway.open()
         gateway.settle()
@@ -292,7 +289,7 @@ class WorkerTest(unittest.TestCase):
         gateway.settle()
         self.assertEqual(gateway.received, 3)
 
-    def test_window_holds_replies_back_until_acknowledged(self):
+    def test_window_holds_replies_back_until_acknowledged(self):  # L-71, L-74
         window_bytes = 65536 + 32
         gateway = self.linked(window_bytes=window_bytes)
         gateway.open()
@@ -311,7 +308,7 @@ class WorkerTest(unittest.TestCase):
             self.expect(gateway, "DATA", message=bytes(20_000))
         gateway.settle()
 
-    def test_new_session_and_reopen(self):
+    def test_new_session_and_reopen(self):  # L-52, L-146
         gateway = self.linked()
         gateway.open()
         gateway.settle()
@@ -319,24 +316,24 @@ class WorkerTest(unittest.TestCase):
         gateway.worker = link.NO_INSTANCE  # as after a failover
         self.assertFalse(gateway.dial()["resumed"])
         gateway.send("DATA", link.message(b"nobody"))  # not known any more: dropped
-        gateway.send("REOPEN", bytes(8) + (9).to_bytes(8, "big") + bytes(1), CONNECTION + 1)
+        gateway.send("REOPEN", bytes(8) + (9).to_bytes(8, "big") + b"\0", CONNECTION + 1)
         gateway.send("DATA", link.message(b"again"), CONNECTION + 1, flags=link.FLAG_RESENT)
         self.expect(gateway, "DATA", connection=CONNECTION + 1, message=b"again")
         gateway.settle()
         self.assertEqual(gateway.acked, 3)
 
-    def test_a_session_is_kept_for_as_long_as_its_gateway_needs(self):
+    def test_a_session_is_kept_for_as_long_as_its_gateway_needs(self):  # L-58
         gateway = Gateway(self.port)
         self.addCleanup(lambda: gateway.socket.close())
         gateway.dial(link_failover_ms=10)
         gateway.open()
         gateway.settle()
         gateway.socket.close()
-        # Six times 10 ms, and a second at least; it is looked at once a second.
+        # Six times 10 ms, and a second at least.
         time.sleep(3)
         self.assertFalse(gateway.dial()["resumed"])
 
-    def test_unknown_positions_are_not_resumed(self):
+    def test_unknown_positions_are_not_resumed(self):  # L-48
         gateway = self.linked()
         gateway.open()
         gateway.settle()
@@ -344,7 +341,7 @@ class WorkerTest(unittest.TestCase):
         gateway.received += 5
         self.assertFalse(gateway.dial()["resumed"])
 
-    def test_moved(self):
+    def test_moved(self):  # L-148
         gateway = self.linked()
         gateway.open()
         gateway.send("DATA", link.message(b"last"))
@@ -355,7 +352,7 @@ class WorkerTest(unittest.TestCase):
         gateway.send("CLOSED", connection=12345, aux=link.REASON_MOVED)
         self.expect(gateway, "MOVED", connection=12345)
 
-    def test_links_of_two_shards_and_two_gateways(self):
+    def test_links_of_two_shards_and_two_gateways(self):  # L-9, L-46
         gateways = [self.linked(), self.linked(shard=1), self.linked()]
         gateways[1].instance = gateways[0].instance
         gateways[1].socket.close()
@@ -368,7 +365,7 @@ class WorkerTest(unittest.TestCase):
         for number, gateway in enumerate(gateways):
             self.expect(gateway, "DATA", message=b"%d" % number)
 
-    def test_protocol_errors_close_the_link(self):
+    def test_protocol_errors_close_the_link(self):  # L-121 to L-126
         for frame in (link.encode("ACCEPT", bytes(8), CONNECTION), link.encode("LINK_HELLO", bytes(92)),
                       link.encode("ACK", (99).to_bytes(8, "big")), link.encode("DATA", b"\x04\0\0\0", 1)):
             with self.subTest(frame=frame[:5]):
@@ -378,7 +375,7 @@ class WorkerTest(unittest.TestCase):
                     gateway.next()
 
     def test_every_bad_vector_closes_the_link(self):
-        vectors = json.loads((HERE.parents[2] / "protocol/vectors/link.json").read_text(encoding="utf-8"))
+        vectors = json.loads((VECTORS / "link.json").read_text(encoding="utf-8"))
         for vector in vectors["bad"]:
             limit = vector.get("frame_bytes_max", 65536)
             with self.subTest(name=vector["name"]):
@@ -390,12 +387,12 @@ class WorkerTest(unittest.TestCase):
                         gateway.read_frame()
                 gateway.socket.close()
 
-    def test_an_ack_comes_right_behind_the_handshake(self):
+    def test_an_ack_comes_right_behind_the_handshake(self):  # L-14
         gateway = self.linked()
         frame, _ = gateway.read_frame()
         self.assertEqual((frame["type"], frame["position"]), ("ACK", 0))
 
-    def test_drain(self):
+    def test_drain(self):  # L-158, L-160
         gateway = self.linked()
         gateway.open()
         gateway.settle()
@@ -412,9 +409,30 @@ class WorkerTest(unittest.TestCase):
         self.assertEqual(self.process.wait(TIMEOUT_S), 0)
 
 
+class UnixTest(unittest.TestCase):
+    def test_a_unix_socket_and_a_port_at_once(self):
+        with tempfile.TemporaryDirectory() as directory:
+            path = f"{directory}/worker"
+            process = subprocess.Popen([*WORKER, "--listen", f"unix:{path}", "--listen", "127.0.0.1:0"], cwd=ROOT,
+                                       stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            try:
+                self.assertEqual(process.stdout.readline(), f"listening on {path}\n")
+                port = int(process.stdout.readline().rpartition(":")[2])
+                for family, address in ((socket.AF_UNIX, path), (socket.AF_INET, ("127.0.0.1", port))):
+                    with socket.socket(family) as peer:
+                        peer.connect(address)
+                        peer.settimeout(TIMEOUT_S)
+                        peer.sendall(link.encode("LINK_PROOF", b"\x00"))
+                        self.assertEqual(peer.recv(100), link.encode("LINK_REFUSE", aux=4))
+            finally:
+                process.kill()
+                process.wait()
+                process.stdout.close()
+
+
 class StartTest(unittest.TestCase):
-    def test_refuses_to_listen_beyond_loopback_without_a_secret(self):
-        run = subprocess.run([*WORKER, "--listen", "0.0.0.0:0"], cwd=HERE.parent,
+    def test_refuses_to_listen_beyond_loopback_without_a_secret(self):  # L-44
+        run = subprocess.run([*WORKER, "--listen", "0.0.0.0:0"], cwd=ROOT,
                              capture_output=True, text=True, timeout=TIMEOUT_S)
         self.assertNotEqual(run.returncode, 0)
         self.assertIn("--secret-file", run.stderr)

@@ -28,9 +28,8 @@ impl Drop for Worker {
 
 fn client(gateway: &Gateway, count: u32) {
     let mut client = program("roosting.client");
-    let (host, port) = (gateway.clients.ip().to_string(), gateway.clients.port().to_string());
-    client.args([&host, &port, "--key", "alice", "--send", "hello from Python", "--check-echo"]);
-    client.args(["--count", &count.to_string()]);
+    client.args([&gateway.clients.to_string(), "--key", "alice", "--send", "hello from Python"]);
+    client.args(["--check-echo", "--count", &count.to_string()]);
     let (status, text) = output(client);
     assert!(status.success(), "{text}");
     assert_eq!(text.matches("hello from Python").count(), count as usize, "{text}");

@@ -92,31 +92,34 @@ class Decoder:
 
     def __init__(self, frame_bytes_max=FRAME_BYTES_MAX):
         self.frame_bytes_max = frame_bytes_max
-        self.rest = b""
+        self.rest = bytearray()
 
     def feed(self, data):
         """Takes what was received; yields (type, payload) of each frame that is whole now."""
         self.rest += data
-        while True:
-            kind, payload_bytes = self.check_header()
-            if payload_bytes is None or len(self.rest) < HEADER_BYTES + payload_bytes:
-                return
-            end = HEADER_BYTES + payload_bytes
-            payload, self.rest = self.rest[HEADER_BYTES:end], self.rest[end:]
-            yield kind, payload
+        at = 0
+        try:
+            while True:
+                kind, payload_bytes = self.check_header(at)
+                if payload_bytes is None or len(self.rest) < at + HEADER_BYTES + payload_bytes:
+                    return
+                begin, at = at + HEADER_BYTES, at + HEADER_BYTES + payload_bytes
+                yield kind, bytes(self.rest[begin:at])
+        finally:
+            del self.rest[:at]
 
-    def check_header(self):
-        """Type and payload length of the first frame, as far as they are known."""
-        if not self.rest:
+    def check_header(self, at):
+        """Type and payload length of the frame that begins here, as far as they are known."""
+        if len(self.rest) == at:
             return None, None
-        code = self.rest[0]
+        code = self.rest[at]
         if code & 0xe0:
             raise FrameError("reserved_bits")
         if code not in TYPES:
             raise FrameError("unknown_type")
-        if len(self.rest) < HEADER_BYTES:
+        if len(self.rest) < at + HEADER_BYTES:
             return TYPES[code], None
-        payload_bytes = int.from_bytes(self.rest[1:HEADER_BYTES], "big")
+        payload_bytes = int.from_bytes(self.rest[at + 1:at + HEADER_BYTES], "big")
         if payload_bytes > PAYLOAD_BYTES_MAX.get(TYPES[code], self.frame_bytes_max):
             raise FrameError("oversize")
         return TYPES[code], payload_bytes
