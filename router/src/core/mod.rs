@@ -14,6 +14,7 @@ mod presence;
 mod publish;
 mod reach;
 mod registry;
+mod sessions;
 #[cfg(test)]
 mod tests;
 mod time;
