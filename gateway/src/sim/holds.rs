@@ -1,5 +1,5 @@
-//! What the simulation knows of workers that are given up again and again: reckoned from outside, and
-//! to the core's favour where the two may differ by a turn.
+//! What the simulation knows of workers that are given up again and again: reckoned from outside, in the
+//! core's time, which stands still during a turn and in a pause.
 
 use crate::core::{link::LinkState, shard::inspect::LinkView};
 
@@ -31,7 +31,7 @@ impl Holds {
     }
 
     /// Looks at all links at the end of each turn, of one without completions, too: a session may be
-    /// given up by a deadline alone. `pauses_ms` are the first and the longest.
+    /// given up by a deadline alone. `now_ms` is the core's; `pauses_ms` are the first and the longest.
     pub(super) fn look(&mut self, links: Vec<LinkView>, now_ms: u64, pauses_ms: (u32, u32)) {
         if std::mem::take(&mut self.reloads) {
             self.pasts.clear();

@@ -350,6 +350,7 @@ impl Run {
         self.asks.clear();
         // Two queues' worth for one worker needs what queues share.
         let calm = CoreConfig { link_shared_percent: 100, ..self.scenario.config.clone() };
+        self.shadow.reloads();
         self.handle.send(configure(calm, 1));
         let mut world = self.world.borrow_mut();
         world.note(|| "calm".into());

@@ -65,7 +65,7 @@ impl Shadow {
             world.now_us() / 1_000,
             core.now_ms()
         );
-        self.holds.look(core.link_views().collect(), world.now_us() / 1_000, core.link_hold_ms());
+        self.holds.look(core.link_views().collect(), core.now_ms(), core.link_hold_ms());
         if before == (self.ops_submitted, self.completions) {
             // Nothing came in and nothing went out: what held still holds, and is looked at again
             // when it matters.

@@ -62,13 +62,16 @@ impl Drawn {
 
     /// A slow machine: a turn takes time, and each op that it submits takes more. Deadlines pass
     /// within a turn, and what arrives meanwhile comes all at once. A worker's answer still has
-    /// a hundred turns, or links would never be up for long.
+    /// a hundred turns, and some for each part of the longest frame that its socket takes at once, or
+    /// links would never be up for long.
     pub(super) fn slow_turns(&self, config: &CoreConfig, faults: &mut Faults) {
         let mut rng = self.stream(8, 0x7a5e);
         if rng.chance(300) {
             let answer_us = u64::from(config.link_failover_ms) * 1_000;
-            faults.turn_us = rng.log_range(5, answer_us / 100);
-            faults.op_us = rng.log_range(1, answer_us / 2_000);
+            let parts = self.link_down.map_or(0, |(least, _)| u64::from(config.frame_bytes_max) / least);
+            let turns = 100 + 4 * parts;
+            faults.turn_us = rng.log_range(5, answer_us / turns);
+            faults.op_us = rng.log_range(1, answer_us / (20 * turns));
         }
     }
 
