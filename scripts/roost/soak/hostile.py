@@ -180,7 +180,7 @@ def garbage(crowd):
     while crowd.running():
         socks = crowd.crowd(20, lambda index: crowd.key(index) if index % 2 else b"")
         for sock in socks:
-            data = crowd.rng.randbytes(crowd.rng.randrange(1, 3_000))
+            data = crowd.rng.randbytes(crowd.rng.randrange(2, 3_000))
             if crowd.rng.random() < 0.3:
                 data = frame(MESSAGE, data)[:crowd.rng.randrange(1, len(data))]
             crowd.write(sock, data)
