@@ -120,6 +120,13 @@ class WithGatewayTest(unittest.IsolatedAsyncioTestCase):
         self.addCleanup(gateway.stop)
         return gateway
 
+    async def linked(self, gateway, workers):
+        """Waits until all are linked: a client that comes before moves to its owner later."""
+        until = asyncio.get_running_loop().time() + TIMEOUT_S
+        while gateway.text().count("link up") < 2 * workers:
+            self.assertLess(asyncio.get_running_loop().time(), until, gateway.text())
+            await asyncio.sleep(0.02)
+
     def connect(self, gateway, **options):
         client = edge.connect(gateway.address, **options)
         self.addAsyncCleanup(client.close, 1)
@@ -198,17 +205,18 @@ class WithGatewayTest(unittest.IsolatedAsyncioTestCase):
         handlers = [Echo(), Echo()]
         workers = [await self.worker(handler) for handler in handlers]
         gateway = self.gateway({str(n): f"127.0.0.1:{port}" for n, (_, port, _) in enumerate(workers)})
+        await self.linked(gateway, len(workers))
         client = self.connect(gateway, key=b"k")
         await self.event(client, edge.Open)
         self.assertEqual(await self.echo(client, 0, 50), list(range(50)))
-        has = 0 if handlers[0].openings else 1
+        has = max((0, 1), key=lambda index: len(handlers[index].messages))
         replies = asyncio.create_task(self.echo(client, 50, 2000))
         await asyncio.sleep(0.02)
         one, _, task = workers[has]
         one.drain()
         self.assertEqual(await replies, list(range(50, 2000)))
         await asyncio.wait_for(task, TIMEOUT_S)
-        (_, opening), = handlers[1 - has].openings
+        _, opening = handlers[1 - has].openings[-1]
         self.assertEqual((opening.moved, opening.session), (True, link.routing_hash(b"k")))
         self.assertFalse(any(message.resent for handler in handlers for message in handler.messages))
         self.assertEqual(await self.echo(client, 2000, 2010), list(range(2000, 2010)))
@@ -219,12 +227,16 @@ class WithGatewayTest(unittest.IsolatedAsyncioTestCase):
         workers = [await self.worker(handler) for handler in handlers]
         gateway = self.gateway({str(n): f"127.0.0.1:{port}" for n, (_, port, _) in enumerate(workers)},
                                "--set", "link_failover_ms=1000")
+        await self.linked(gateway, len(workers))
         client = self.connect(gateway, key=b"k")
         await self.event(client, edge.Open)
-        has = 0 if handlers[0].openings else 1
         replies = asyncio.create_task(self.echo(client, 0, 2000))
-        while len(handlers[has].messages) < 100:
+        # The connection may have moved already: to a worker that came up after the other.
+        until = asyncio.get_running_loop().time() + TIMEOUT_S
+        while not any(len(handler.messages) >= 100 for handler in handlers):
+            self.assertLess(asyncio.get_running_loop().time(), until, "no worker hears 100 messages")
             await asyncio.sleep(0.001)
+        has = max((0, 1), key=lambda index: len(handlers[index].messages))
         _, _, task = workers[has]
         task.cancel()  # its sockets close, and nobody listens
         found = await replies
@@ -232,7 +244,7 @@ class WithGatewayTest(unittest.IsolatedAsyncioTestCase):
         self.assertEqual(sorted(set(found)), list(range(2000)))
         # It may have handled all of them before it died: the other one has to serve the next.
         await self.echo(client, 2000, 2010)
-        self.assertTrue(handlers[1 - has].openings[0][1].moved)
+        self.assertTrue(handlers[1 - has].openings[-1][1].moved)
 
     async def test_workers_speak_with_each_other(self):
         class Asks(Echo):
@@ -254,6 +266,7 @@ class WithGatewayTest(unittest.IsolatedAsyncioTestCase):
         handlers = [Asks(), Asks()]
         workers = [await self.worker(handler) for handler in handlers]
         gateway = self.gateway({str(n): f"127.0.0.1:{port}" for n, (_, port, _) in enumerate(workers)})
+        await self.linked(gateway, len(workers))
         client = self.connect(gateway, key=b"k")
         await self.event(client, edge.Open)
         has = 0 if handlers[0].openings else 1
