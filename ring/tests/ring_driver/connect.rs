@@ -43,7 +43,7 @@ fn connect(rig: &mut Rig, slot: u32, source: Option<SocketAddr>, target: SocketA
 fn server(clients: usize) -> (SocketAddr, JoinHandle<Vec<TcpStream>>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     // Room for all: who finds the queue full on a busy machine believes that it is connected, for ever.
-    rustix::net::listen(&listener, clients as i32 + 1).expect("a longer queue");
+    rustix::net::listen(&listener, i32::try_from(clients).expect("not so many") + 1).expect("a longer queue");
     let address = listener.local_addr().expect("an address");
     (address, thread::spawn(move || (0..clients).map(|_| listener.accept().expect("a client").0).collect()))
 }
