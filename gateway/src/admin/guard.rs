@@ -4,13 +4,12 @@
 //! The name in `Host` is checked because a page may let its own name resolve to this address (DNS
 //! rebinding) and would then be of the same origin; an address in numbers cannot be rebound.
 
-use std::net::IpAddr;
-
 use hyper::{
     HeaderMap, StatusCode,
-    header::{AUTHORIZATION, HOST, HeaderName, ORIGIN},
+    header::{AUTHORIZATION, HOST, ORIGIN},
     http::uri::Authority,
 };
+use roost_router::shell::http::access::{cannot_be_rebound, is_secret, single};
 
 /// Decides on requests to `/api/`.
 #[derive(Debug)]
@@ -50,25 +49,15 @@ impl Guard {
         }
         let given = single(headers, &AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
         match given {
-            Some(given) if equal(given.trim().as_bytes(), token) => Ok(()),
+            Some(given) if is_secret(given.trim().as_bytes(), token) => Ok(()),
             Some(_) => Err((StatusCode::UNAUTHORIZED, "wrong token")),
             None => Err((StatusCode::UNAUTHORIZED, "no token: send Authorization: Bearer TOKEN")),
         }
     }
 
     fn is_own(&self, host: &str) -> bool {
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        bare.parse::<IpAddr>().is_ok()
-            || host.eq_ignore_ascii_case("localhost")
-            || self.hosts.iter().any(|own| host.eq_ignore_ascii_case(own))
+        cannot_be_rebound(host) || self.hosts.iter().any(|own| host.eq_ignore_ascii_case(own))
     }
-}
-
-/// The value of a header that must stand once.
-fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    let mut values = headers.get_all(name).iter();
-    let value = values.next()?;
-    if values.next().is_some() { None } else { value.to_str().ok() }
 }
 
 /// Whether `origin` is the origin of the page that this very host served (RFC 6454). Behind a
@@ -76,11 +65,6 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
 fn same(origin: &str, host: &Authority) -> bool {
     let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
     authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host.as_str()))
-}
-
-/// Compares in a time that depends on the lengths only.
-fn equal(given: &[u8], token: &[u8]) -> bool {
-    given.len() == token.len() && given.iter().zip(token).fold(0, |diff, (a, b)| diff | (a ^ b)) == 0
 }
 
 #[cfg(test)]

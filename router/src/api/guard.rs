@@ -3,15 +3,14 @@
 //! A page in a browser on this machine can send requests to loopback. It cannot leave out `Origin` where it
 //! posts to another origin, and a name that it lets resolve to this address (DNS rebinding) stands in `Host`.
 
-use std::{hint::black_box, net::IpAddr};
-
 use hyper::{
     HeaderMap,
-    header::{AUTHORIZATION, HOST, HeaderName, ORIGIN},
+    header::{AUTHORIZATION, HOST, ORIGIN},
     http::uri::Authority,
 };
 
 use super::answer::Refusal;
+use crate::shell::http::access::{cannot_be_rebound, is_secret, single};
 
 /// Decides on every request.
 #[derive(Clone)]
@@ -30,7 +29,7 @@ impl Guard {
         let given = single(headers, &AUTHORIZATION).and_then(|value| value.split_once(' '));
         match given {
             Some((scheme, given)) if scheme.eq_ignore_ascii_case("bearer") => {
-                if equal(given.trim().as_bytes(), token) {
+                if is_secret(given.trim().as_bytes(), token) {
                     Ok(())
                 } else {
                     Err(Refusal::UNAUTHORIZED.because("wrong token"))
@@ -46,29 +45,12 @@ fn no_page(headers: &HeaderMap) -> Result<(), Refusal> {
         return Err(Refusal::FORBIDDEN.because("a web page may not, unless the worker has --api-token-file"));
     }
     let host = single(headers, &HOST).and_then(|host| host.parse::<Authority>().ok());
-    let is_own = host.is_some_and(|host| {
-        let bare = host.host().trim_start_matches('[').trim_end_matches(']');
-        bare.parse::<IpAddr>().is_ok() || bare.eq_ignore_ascii_case("localhost")
-    });
-    if is_own {
+    if host.is_some_and(|host| cannot_be_rebound(host.host())) {
         Ok(())
     } else {
         Err(Refusal::FORBIDDEN
             .because("without --api-token-file, Host is localhost or an address in numbers"))
     }
-}
-
-/// The value of a header that must stand once.
-fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    let mut values = headers.get_all(name).iter();
-    let value = values.next()?;
-    if values.next().is_some() { None } else { value.to_str().ok() }
-}
-
-/// Compares in a time that depends on the lengths only.
-fn equal(given: &[u8], token: &[u8]) -> bool {
-    given.len() == token.len()
-        && given.iter().zip(token).fold(0, |diff, (a, b)| black_box(diff | (a ^ b))) == 0
 }
 
 #[cfg(test)]

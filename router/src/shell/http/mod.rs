@@ -1,14 +1,16 @@
-//! HTTP/1.1 for figures, health and the worker's API, each server on a thread of its own, where whoever plays with a public port
-//! harms nobody else.
+//! HTTP/1.1 for figures, health and the worker's API, each server on a thread of its own, where whoever
+//! plays with a public port harms nobody else.
 //!
 //! * [`places`]: how many connections are served, and who gives way to a newcomer.
 //! * [`connection`]: one connection and its deadlines.
 //! * [`body`]: what a request brings, bounded in bytes and time.
+//! * [`access`]: what those share who decide whether a request may pass.
 //!
 //! Connections are taken as they come: a probe does not wait in the listener's queue behind those
 //! that do nothing. Where places run out, the address that holds most of them gives one back: the
 //! one on which its client has kept us waiting longest.
 
+pub mod access;
 mod body;
 mod connection;
 mod places;
