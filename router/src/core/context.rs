@@ -325,8 +325,8 @@ impl Context<'_> {
     }
 
     /// The open connections here whose clients stated `key` in HELLO, or were accepted as of its
-    /// routing hash, oldest first. Connections of
-    /// other workers are not among them: [`Self::relay`] reaches those.
+    /// routing hash, oldest first. Connections of other workers are not among them: [`Self::relay`]
+    /// reaches those.
     ///
     /// None where [`Handler::finds_clients_by_key`](crate::Handler::finds_clients_by_key) says no.
     ///
@@ -381,6 +381,12 @@ impl Context<'_> {
     /// The longest message that the client's gateway takes, in bytes; none if it has gone.
     pub fn message_bytes_max(&self, client: Client) -> Option<u32> {
         Some(self.registry.get(client.link)?.session.frame_bytes_max())
+    }
+
+    /// The longest message, in bytes, that every gateway with a session here takes, as
+    /// [`Self::broadcast`] needs it; none where no gateway has one.
+    pub fn message_bytes_max_of_all(&self) -> Option<u32> {
+        self.registry.iter().map(|link| link.session.frame_bytes_max()).min()
     }
 
     /// What the client's gateway states of itself; none if it has gone.

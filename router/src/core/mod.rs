@@ -12,7 +12,6 @@ mod handler;
 mod outside;
 mod presence;
 mod publish;
-mod reach;
 mod registry;
 mod sessions;
 #[cfg(test)]

@@ -20,9 +20,9 @@ impl Context<'_> {
     /// Opens the session of a client that asked for one. `session` must mean the same to every
     /// worker of the fleet. Does nothing if the client has gone or has been answered.
     ///
-    /// Where its key has [`connections_per_key_max`](crate::WorkerConfig::connections_per_key_max) open connections
-    /// here, its oldest one is closed, or this one is refused, as the configuration says. One that is refused
-    /// here, after [`on_open`](crate::Handler::on_open), is told of by [`on_close`](crate::Handler::on_close).
+    /// Where its key has [`connections_per_key_max`](crate::WorkerConfig::connections_per_key_max) open
+    /// connections here, its oldest one is closed, or this one is refused, as the configuration says. One that
+    /// is refused here, after [`on_open`](crate::Handler::on_open), is told of by [`on_close`](crate::Handler::on_close).
     ///
     /// ```
     /// # use roost_router::{Client, Context, Opening};
@@ -123,8 +123,8 @@ impl Context<'_> {
 
     /// As [`Self::reject`], with a close code and a text of the application's own.
     ///
-    /// Panics if the code is neither 0 nor within [`CLOSE_CODES`](roost_protocol::edge::CLOSE_CODES), or the text has more than
-    /// [`CLOSE_TEXT_BYTES_MAX`](roost_protocol::edge::CLOSE_TEXT_BYTES_MAX) bytes.
+    /// Panics if the code is neither 0 nor within [`CLOSE_CODES`](roost_protocol::edge::CLOSE_CODES), or the
+    /// text has more than [`CLOSE_TEXT_BYTES_MAX`](roost_protocol::edge::CLOSE_TEXT_BYTES_MAX) bytes.
     pub fn reject_with(&mut self, client: Client, reason: Reason, ending: &Ending<'_>) {
         let Some(link) = self.registry.get_mut(client.link) else { return };
         if link.connections.phase(client.connection) == Some(Phase::Pending) {
@@ -170,8 +170,8 @@ impl Context<'_> {
 
     /// As [`Self::close`], with a close code and a text of the application's own.
     ///
-    /// Panics if the code is neither 0 nor within [`CLOSE_CODES`](roost_protocol::edge::CLOSE_CODES), or the text has more than
-    /// [`CLOSE_TEXT_BYTES_MAX`](roost_protocol::edge::CLOSE_TEXT_BYTES_MAX) bytes.
+    /// Panics if the code is neither 0 nor within [`CLOSE_CODES`](roost_protocol::edge::CLOSE_CODES), or the
+    /// text has more than [`CLOSE_TEXT_BYTES_MAX`](roost_protocol::edge::CLOSE_TEXT_BYTES_MAX) bytes.
     pub fn close_with(&mut self, client: Client, reason: Reason, ending: &Ending<'_>) {
         let Some(link) = self.registry.get_mut(client.link) else { return };
         if link.connections.shut(client.connection) {
