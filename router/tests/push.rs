@@ -39,23 +39,7 @@ fn a_push_to_an_idle_client_wakes_the_worker() {
 fn what_is_pushed_while_the_link_is_cut_arrives_once_and_in_order() {
     let (worker, mut link) = with_alice(WorkerConfig::default());
     let id = link.peer.id(1);
-    let mut expected = Vec::new();
-    for round in 0..30u32 {
-        if round % 3 != 0 {
-            link.cut();
-        }
-        for number in 0..20u32 {
-            let body = (round * 20 + number).to_be_bytes();
-            worker.push.send_to_key("alice", body.to_vec()).unwrap();
-            expected.push(body.to_vec());
-        }
-        if round % 2 == 0 {
-            link.turn();
-        }
-        if !link.peer.is_up() {
-            link.up();
-        }
-    }
+    let expected = link.push_over_cuts(20, |body| worker.push.send_to_key("alice", body).unwrap());
     link.run_until("all is there", |peer| peer.messages(id).len() >= expected.len());
     assert_eq!(link.peer.messages(id), expected);
     assert!(link.peer.resumes >= 20 && link.peer.sessions == 1, "{} resumes", link.peer.resumes);

@@ -162,6 +162,28 @@ impl Link {
         self.peer.disconnected();
     }
 
+    /// Pushes numbers, so many in each of 30 rounds, of which two in three begin with a cut. Gives them.
+    pub fn push_over_cuts(&mut self, per_round: u32, push: impl Fn(Vec<u8>)) -> Vec<Vec<u8>> {
+        let mut pushed = Vec::new();
+        for round in 0..30 {
+            if round % 3 != 0 {
+                self.cut();
+            }
+            for number in 0..per_round {
+                let body = (round * per_round + number).to_be_bytes().to_vec();
+                push(body.clone());
+                pushed.push(body);
+            }
+            if round % 2 == 0 {
+                self.turn();
+            }
+            if !self.peer.is_up() {
+                self.up();
+            }
+        }
+        pushed
+    }
+
     /// Runs the link, dialling again when it breaks, until the condition holds.
     pub fn run_until(&mut self, what: &str, mut condition: impl FnMut(&Peer) -> bool) {
         let deadline = Instant::now() + PATIENCE;

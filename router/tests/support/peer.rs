@@ -116,10 +116,9 @@ impl Peer {
         self
     }
 
-    /// A TCP connection is up: says hello.
-    pub fn connected(&mut self) {
-        self.nonce = self.nonce.wrapping_add(1);
-        let hello = LinkHello {
+    /// What it says of itself, and from where its session goes on.
+    pub fn hello(&self) -> LinkHello {
+        LinkHello {
             shard: self.shard,
             shards: self.shard + 1,
             gateway: self.gateway,
@@ -133,8 +132,13 @@ impl Peer {
             link_keepalive_ms: 10_000,
             idle_timeout_ms: 150_000,
             messages_per_s_max: 0,
-        };
-        let payload = hello.encode_payload();
+        }
+    }
+
+    /// A TCP connection is up: says hello.
+    pub fn connected(&mut self) {
+        self.nonce = self.nonce.wrapping_add(1);
+        let payload = self.hello().encode_payload();
         self.incoming.clear();
         self.to_send.clear();
         encode_frame(LinkType::LinkHello, &payload, &mut self.to_send);

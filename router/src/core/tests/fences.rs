@@ -40,21 +40,7 @@ fn secrets_are_proved_in_both_directions() {
 #[test]
 fn hellos_that_cannot_be_served_are_refused() {
     let core = Core::new(WorkerConfig::default(), InstanceId([1; 16]), Recorder::new(echo), Arc::default());
-    let hello = LinkHello {
-        shard: 0,
-        shards: 1,
-        gateway: InstanceId([2; 16]),
-        nonce: [0; 16],
-        expected_worker: InstanceId::NONE,
-        received_position: 0,
-        window_bytes: 1024 * 1024,
-        frame_bytes_max: 65_536,
-        capabilities: 0,
-        link_failover_ms: 10_000,
-        link_keepalive_ms: 10_000,
-        idle_timeout_ms: 150_000,
-        messages_per_s_max: 0,
-    };
+    let hello = Peer::new(2, 0).with_frame_bytes_max(65_536).hello();
     let refused = |hello: LinkHello| core.hello(&hello.encode_payload(), [0; 16]).map(drop);
     assert_eq!(refused(hello), Ok(()));
     assert_eq!(refused(LinkHello { shard: 255, shards: 256, ..hello }), Ok(()));

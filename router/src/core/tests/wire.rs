@@ -4,7 +4,7 @@ use roost_protocol::{
     ConnectionId, InstanceId, edge,
     hash::routing_hash,
     link::{
-        Accept, Ending, Framing, Header, LinkHello, LinkType, Open, Refusal, Relay,
+        Accept, Ending, Framing, Header, LinkType, Open, Refusal, Relay,
         header::{FLAG_ALL, FLAG_DIRECT, FLAG_TEXT},
     },
 };
@@ -205,21 +205,7 @@ fn without_an_option_a_session_is_kept_for_six_failovers() {
 #[test]
 fn a_link_hello_of_an_earlier_draft_is_refused() {
     let core = Core::new(WorkerConfig::default(), InstanceId([1; 16]), Recorder::new(echo), Arc::default());
-    let hello = LinkHello {
-        shard: 0,
-        shards: 1,
-        gateway: InstanceId([2; 16]),
-        nonce: [0; 16],
-        expected_worker: InstanceId::NONE,
-        received_position: 0,
-        window_bytes: 1024 * 1024,
-        frame_bytes_max: 65_536,
-        capabilities: 0,
-        link_failover_ms: 10_000,
-        link_keepalive_ms: 10_000,
-        idle_timeout_ms: 150_000,
-        messages_per_s_max: 0,
-    };
+    let hello = Peer::new(2, 0).hello();
     let payload = hello.encode_payload();
     assert_eq!(payload.len(), 92);
     assert!(core.hello(&payload, [0; 16]).is_ok());
