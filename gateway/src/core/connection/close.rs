@@ -35,7 +35,8 @@ impl Connections {
     }
 
     /// Ends a connection. With `goaway` the client is told, and told this, unless its sending side is
-    /// gone; without, what is queued for it is still flushed after a CLOSE of its own. Does nothing for a connection that is ending already.
+    /// gone; without, what is queued for it is still flushed after a CLOSE of its own. Does nothing for a
+    /// connection that is ending already.
     pub(crate) fn close(
         &mut self,
         io: &mut impl Io,

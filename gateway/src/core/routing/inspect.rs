@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Routing;
 use crate::{
-    core::{connection::Connections, context::Context, index::WorkerIndex, link::inspect::LinkView},
+    core::{connection::Connections, context::Context, link::inspect::LinkView},
     op::Token,
 };
 
@@ -17,11 +17,6 @@ impl Routing {
     /// The tokens of all ops on links that are believed to be in the kernel.
     pub(crate) fn ops_in_kernel(&self) -> impl Iterator<Item = Token> {
         self.links.ops_in_kernel()
-    }
-
-    /// The owner of a partition, as connections are routed.
-    pub(crate) fn owner(&self, partition: u16) -> Option<WorkerIndex> {
-        self.route_any(u64::from(partition) << 50)
     }
 
     /// Blocked connections that stand on no list from which they would ever be resumed.

@@ -3,7 +3,7 @@
 //!
 //! When the workers that are up change, the table is forgotten and learnt anew, a bounded part per turn:
 //! a weight for each worker and partition. What it does not hold is computed for whoever asks
-//! ([`Routing::route_any`]), so no answer is of workers that were up before.
+//! ([`Routing::owner`]), so no answer is of workers that were up before.
 
 use roost_protocol::hash::{self, PARTITIONS};
 
@@ -66,7 +66,11 @@ impl Routing {
 
     /// Like [`Self::route`], but a worker that wants to leave is better than none.
     pub(super) fn route_any(&self, routing_hash: u64) -> Option<WorkerIndex> {
-        let partition = hash::partition_of(routing_hash);
+        self.owner(hash::partition_of(routing_hash))
+    }
+
+    /// The owner of a partition: as the table has it, else by the definition.
+    pub(crate) fn owner(&self, partition: u16) -> Option<WorkerIndex> {
         self.owners.get(partition).or_else(|| hash::rendezvous(partition, self.workers_up()))
     }
 

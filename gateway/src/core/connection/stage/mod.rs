@@ -40,7 +40,7 @@ impl Connections {
         if !self.staged {
             return Framing::default();
         }
-        ctx.cfg.listeners[usize::from(self.cold(slot).listener())].framing
+        ctx.cfg.framing(self.cold(slot).listener())
     }
 
     /// The cipher of a client's listener.
