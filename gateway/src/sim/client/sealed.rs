@@ -12,8 +12,9 @@ use crate::{
 pub(super) struct Sealed {
     /// Bytes to come that go as they are: a PROXY header, or noise.
     pub(super) clear_bytes: usize,
-    /// The last byte of what is written next stays away.
+    /// The last byte of what is written next stays away, and all that would follow it.
     pub(super) cuts: bool,
+    is_cut: bool,
     /// Bytes for the socket.
     wire: Vec<u8>,
     /// Bytes from the socket that are no whole record yet.
@@ -23,11 +24,16 @@ pub(super) struct Sealed {
 
 impl Sealed {
     pub(super) fn new(seed: u64) -> Self {
-        Self { clear_bytes: 0, cuts: false, wire: Vec::new(), unopened: Vec::new(), rng: Rng::new(seed) }
+        let (wire, unopened) = (Vec::new(), Vec::new());
+        Self { clear_bytes: 0, cuts: false, is_cut: false, wire, unopened, rng: Rng::new(seed) }
     }
 
     /// Seals all of `out` once everything before has been written. Gives the bytes for the socket.
     pub(super) fn seal(&mut self, out: &mut Vec<u8>) -> &mut Vec<u8> {
+        if self.is_cut {
+            // The next record would be taken for the end of this one.
+            out.clear();
+        }
         if self.wire.is_empty() && !out.is_empty() {
             let clear = self.clear_bytes.min(out.len());
             self.clear_bytes -= clear;
@@ -37,6 +43,7 @@ impl Sealed {
             out.clear();
             if self.cuts {
                 self.wire.pop();
+                self.is_cut = true;
             }
         }
         &mut self.wire
