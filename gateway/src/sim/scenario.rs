@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use roost_protocol::{InstanceId, Reason};
 
-use self::classes::{Drawn, starve};
+use self::classes::{Drawn, starve, turn_us_max};
 use crate::{
     core::{
         CoreConfig, ListenerConfig,
@@ -137,9 +137,12 @@ impl Scenario {
         drawn.hoarders(&mut config, &mut manners);
         drawn.leavers(&mut chaos, &mut habits, &mut manners);
         drawn.stopped_workers(&mut config, &mut chaos, &mut manners);
-        drawn.slow_turns(&config, &mut faults);
         drawn.talkers(&mut habits);
-        let Drawn { calm_at_us, latency_max_us, link_down, .. } = drawn;
+        let client_buffers = [small(&mut rng), small(&mut rng)];
+        let link_buffers = [small(&mut rng), drawn.link_down.unwrap_or_else(|| small(&mut rng))];
+        let turn_us_max = turn_us_max(&config, link_buffers[1].0);
+        drawn.slow_turns(turn_us_max, &mut faults);
+        let Drawn { calm_at_us, latency_max_us, .. } = drawn;
         Self {
             seed,
             comfortable,
@@ -149,8 +152,8 @@ impl Scenario {
             chaos,
             calm_at_us,
             asks,
-            client_buffers: [small(&mut rng), small(&mut rng)],
-            link_buffers: [small(&mut rng), link_down.unwrap_or_else(|| small(&mut rng))],
+            client_buffers,
+            link_buffers,
             latency_us: (rng.log_range(1, 50), rng.log_range(50, 50_000).min(latency_max_us)),
             backlog_max: if crowd { 512 } else { rng.log_range(1, 64) as usize },
             manners,
@@ -161,7 +164,8 @@ impl Scenario {
             },
             crowd,
             config,
-            gather_us_max: if rng.chance(500) { 0 } else { rng.log_range(20, 5_000) as u32 },
+            // A part of a frame may take as long as completions gather.
+            gather_us_max: if rng.chance(500) { 0 } else { rng.log_range(20, 5_000).min(turn_us_max) as u32 },
             rng,
         }
     }

@@ -61,17 +61,12 @@ impl Drawn {
     }
 
     /// A slow machine: a turn takes time, and each op that it submits takes more. Deadlines pass
-    /// within a turn, and what arrives meanwhile comes all at once. A worker's answer still has
-    /// a hundred turns, and some for each part of the longest frame that its socket takes at once, or
-    /// links would never be up for long.
-    pub(super) fn slow_turns(&self, config: &CoreConfig, faults: &mut Faults) {
+    /// within a turn, and what arrives meanwhile comes all at once.
+    pub(super) fn slow_turns(&self, turn_us_max: u64, faults: &mut Faults) {
         let mut rng = self.stream(8, 0x7a5e);
         if rng.chance(300) {
-            let answer_us = u64::from(config.link_failover_ms) * 1_000;
-            let parts = self.link_down.map_or(0, |(least, _)| u64::from(config.frame_bytes_max) / least);
-            let turns = 100 + 4 * parts;
-            faults.turn_us = rng.log_range(5, answer_us / turns);
-            faults.op_us = rng.log_range(1, answer_us / (20 * turns));
+            faults.turn_us = rng.log_range(5, turn_us_max);
+            faults.op_us = rng.log_range(1, turn_us_max.div_ceil(20));
         }
     }
 
@@ -98,8 +93,9 @@ impl Drawn {
 
     /// Workers let connections go, and die before they have acknowledged what they had handled.
     pub(super) fn leavers(&mut self, chaos: &mut Chaos, habits: &mut [Habits], manners: &mut Manners) {
-        if self.stream(40, !0).chance(100) {
+        if self.stream(40, !0).chance(200) {
             (chaos.drains, chaos.kills, chaos.cuts) = (500, 500, 0);
+            chaos.pace_us = (1_000, 100_000);
             habits.iter_mut().for_each(|habits| habits.acknowledges = 20);
             manners.think_us = (50, 20_000);
             self.calm_at_us = self.calm_at_us.max(5_000_000);
@@ -143,6 +139,17 @@ impl Drawn {
         self.latency_max_us = 300;
         self.link_down = Some((64, rng.log_range(65, 512)));
     }
+}
+
+/// How long a turn may take, in microseconds, so that links are up for long: a worker's answer still has a
+/// hundred turns, and some for each part of the longest frame, of which its socket takes `least_bytes` at once.
+pub(super) fn turn_us_max(config: &CoreConfig, least_bytes: u64) -> u64 {
+    let answer_ms = match config.link_keepalive_ms {
+        0 => config.link_failover_ms,
+        keepalive_ms => config.link_failover_ms.min(keepalive_ms),
+    };
+    let parts = u64::from(config.frame_bytes_max) / least_bytes;
+    (u64::from(answer_ms) * 1_000 / (100 + 4 * parts)).max(5)
 }
 
 /// Hardly a receive buffer for all, and each held for as long as its completion is late.
